@@ -1,1 +1,8 @@
-//! Placeholder.
+//! The contract of BarkFS: ids, requests and replies, messages, framing and placement.
+//!
+//! Everything that two programs of different age must agree on lives here.
+
+pub mod ids;
+pub mod limits;
+pub mod message;
+pub mod operation;

@@ -1,0 +1,35 @@
+//! Bounds on everything that comes from outside, shared by nodes and clients.
+
+pub const KIB: usize = 1024;
+pub const MIB: usize = 1024 * KIB;
+
+/// Longest key, in bytes.
+pub const KEY_SIZE_MAX: usize = 64 * KIB;
+/// Longest value unless the node is configured lower; a value travels in one log entry.
+pub const VALUE_SIZE_MAX: usize = 512 * MIB;
+/// Longest name of a directory entry, in bytes.
+pub const NAME_SIZE_MAX: usize = 255;
+/// Longest path, in bytes.
+pub const PATH_SIZE_MAX: usize = 4096;
+/// A file up to this size lives inside its inode.
+pub const INLINE_SIZE_MAX: usize = 8 * KIB;
+/// The block size clients cut files into unless told otherwise.
+pub const BLOCK_SIZE_DEFAULT: usize = MIB;
+/// Largest block.
+pub const BLOCK_SIZE_MAX: usize = 4 * MIB;
+/// Largest file: 16 TiB.
+pub const FILE_SIZE_MAX: u64 = 16 << 40;
+/// Most symbolic links followed in one walk.
+pub const SYMLINKS_MAX: u32 = 40;
+/// Most entries in one page of a directory or key listing.
+pub const PAGE_ENTRIES_MAX: u32 = 4096;
+/// Largest extent list in one publish command; a longer file is published in several.
+pub const EXTENTS_PER_COMMAND_MAX: usize = 4096;
+/// Largest frame from a client that has not logged in.
+pub const FRAME_SIZE_GREETING_MAX: usize = 64 * KIB;
+/// Largest frame otherwise: one block and its envelope.
+pub const FRAME_SIZE_MAX: usize = 5 * MIB;
+/// Largest frame between nodes: a value of the largest size and its envelope.
+pub const FRAME_SIZE_PEER_MAX: usize = VALUE_SIZE_MAX + MIB;
+/// Most segments in one frame.
+pub const FRAME_SEGMENTS_MAX: u32 = 64;

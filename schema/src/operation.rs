@@ -1,0 +1,663 @@
+//! What can be asked of the cluster, and what it answers.
+//!
+//! A [`Request`] is addressed to one partition's leader ([`Query`], [`Command`], [`Namespace`]) or to
+//! any node ([`NodeRequest`]). Queries read; commands change one partition by one log entry; namespace
+//! operations may touch several partitions and are coordinated by the leader of the first one.
+//! Every change carries a [`RequestId`], so that repeating it is harmless.
+//!
+//! Invariants:
+//! - A command's effect depends on the partition's state, the command and the entry's time, nothing else.
+//! - A [`Failure`] says which of the three outcomes it is: see [`Failure::outcome`].
+
+use bytes::Bytes;
+
+use crate::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId, TransactionId};
+
+/// Names one change for the exactly-once tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestId {
+    pub client: ClientId,
+    pub sequence: u64,
+    /// The client has its answer for every sequence below this one: their replies may be dropped.
+    pub acknowledged_below: u64,
+}
+
+/// Milliseconds since the Unix epoch.
+pub type UnixMillis = u64;
+/// Nanoseconds since the Unix epoch; negative is before it.
+pub type UnixNanos = i64;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request {
+    /// To the leader of `partition`.
+    Query { partition: PartitionId, query: Query },
+    /// To the leader of `partition`: one log entry.
+    Command {
+        partition: PartitionId,
+        id: RequestId,
+        command: Command,
+    },
+    /// To the leader of the operation's first partition ([`Namespace::primary`]), which coordinates.
+    Namespace { id: RequestId, operation: Namespace },
+    /// To any node, or to the node that has the thing.
+    Node(NodeRequest),
+}
+
+/// A read of one partition; linearizable.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Query {
+    KeyGet {
+        key: Bytes,
+    },
+    /// All keys must live in the partition asked. Atomic within it.
+    KeyGetMany {
+        keys: Vec<Bytes>,
+    },
+    KeyExists {
+        keys: Vec<Bytes>,
+    },
+    /// Keys in byte order after `after` that start with `prefix`.
+    KeyScan {
+        after: Bytes,
+        prefix: Bytes,
+        limit: u32,
+    },
+    KeyCount,
+    Lookup {
+        directory: InodeId,
+        name: Bytes,
+    },
+    Attributes {
+        inode: InodeId,
+    },
+    /// Entries in byte order after `after`; attributes are included for inodes whose home is here.
+    ReadDirectory {
+        directory: InodeId,
+        after: Bytes,
+        limit: u32,
+    },
+    ReadLink {
+        inode: InodeId,
+    },
+    /// Where the bytes `offset .. offset + length` are, or the bytes themselves when they are inline.
+    Layout {
+        inode: InodeId,
+        offset: u64,
+        length: u64,
+    },
+    /// Counters, applied index and state hash.
+    PartitionStatus,
+    /// What became of a transaction whose first partition this is. Coordinators and participants ask.
+    TransactionOutcome {
+        transaction: TransactionId,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// Never expires.
+    Never,
+    /// Keeps the time to live the key has.
+    Keep,
+    /// At a time of the wall clock.
+    At(UnixMillis),
+    /// That long after the entry's time.
+    After(u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    Always,
+    IfAbsent,
+    IfPresent,
+    IfVersion(u64),
+}
+
+/// A change of one partition by one log entry.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    KeySet {
+        key: Bytes,
+        value: Bytes,
+        expiry: Expiry,
+        condition: Condition,
+        return_previous: bool,
+    },
+    KeyDelete {
+        keys: Vec<Bytes>,
+        condition: Condition,
+    },
+    KeyIncrement {
+        key: Bytes,
+        by: i64,
+    },
+    /// Drops up to `limit` keys whose time has come; proposed by leaders only.
+    KeyExpireDue {
+        limit: u32,
+    },
+    /// A new regular file or symbolic link, born in the directory's partition.
+    /// `exclusive`: an existing entry is an error; otherwise an existing regular file is opened as it is.
+    Create {
+        directory: InodeId,
+        name: Bytes,
+        attributes: NewInode,
+        content: NewContent,
+        exclusive: bool,
+    },
+    /// Removes a non-directory. `CrossPartition` when the inode's home is elsewhere.
+    Unlink {
+        directory: InodeId,
+        name: Bytes,
+    },
+    /// Renames within this partition. `CrossPartition` when anything it touches is elsewhere.
+    Rename {
+        from: Entry,
+        to: Entry,
+        replace: bool,
+    },
+    SetAttributes {
+        inode: InodeId,
+        change: AttributeChange,
+    },
+    /// Writes into a file that stays at most INLINE_SIZE_MAX; `TooLargeForInline` otherwise.
+    WriteInline {
+        inode: InodeId,
+        offset: u64,
+        data: Bytes,
+        truncate: bool,
+    },
+    /// Makes blocks part of a file. `replace_all` first drops what the file had.
+    /// `base_version`: refuses with `Conflict` if the file's content changed since.
+    Publish {
+        inode: InodeId,
+        extents: Vec<Extent>,
+        size: u64,
+        replace_all: bool,
+        base_version: Option<u64>,
+    },
+    /// Two-phase commit, see ARCHITECTURE: holds the steps at a participant.
+    Prepare {
+        transaction: TransactionId,
+        primary: PartitionId,
+        steps: Vec<Step>,
+    },
+    /// At the first participant: checks and applies its own steps and records the outcome,
+    /// or records that the transaction was aborted (`commit` false).
+    Decide {
+        transaction: TransactionId,
+        commit: bool,
+        steps: Vec<Step>,
+        participants: Vec<PartitionId>,
+        reply: Box<Reply>,
+        acknowledged_below: u64,
+    },
+    /// At a participant: applies or drops the prepared steps.
+    Finish {
+        transaction: TransactionId,
+        commit: bool,
+    },
+    /// At the first participant: every participant has finished, the outcome record may go.
+    Forget {
+        transaction: TransactionId,
+    },
+}
+
+/// What one log entry holds: a command, the leader's time for it and whose request it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Proposal {
+    /// Wall clock of the leader, never before the entry it follows.
+    pub time: UnixNanos,
+    /// None for what nodes propose by themselves: expiry and the later steps of transactions.
+    pub id: Option<RequestId>,
+    pub command: Command,
+}
+
+/// A change that may touch several partitions.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Namespace {
+    MakeDirectory {
+        directory: InodeId,
+        name: Bytes,
+        attributes: NewInode,
+    },
+    RemoveDirectory {
+        directory: InodeId,
+        name: Bytes,
+    },
+    Unlink {
+        directory: InodeId,
+        name: Bytes,
+    },
+    Rename {
+        from: Entry,
+        to: Entry,
+        replace: bool,
+    },
+    Link {
+        inode: InodeId,
+        to: Entry,
+    },
+    /// Several keys, atomically; the first partition is that of the first key.
+    KeySetMany {
+        partition: PartitionId,
+        pairs: Vec<(PartitionId, Bytes, Bytes)>,
+    },
+    KeyDeleteMany {
+        partition: PartitionId,
+        keys: Vec<(PartitionId, Bytes)>,
+    },
+}
+
+/// A request that any node, or a named one, answers by itself.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NodeRequest {
+    /// Walks a path from `start`, following links (the last one only if asked), and reads up to
+    /// `first_bytes` of the file found: walk, open and first read in one round trip.
+    Walk {
+        start: InodeId,
+        path: Bytes,
+        follow_last: bool,
+        first_bytes: u32,
+    },
+    /// Stores a block on this node and, unless `local_only`, on `replicas` through it. Answers when a majority has it on disk.
+    BlockPut {
+        block: BlockId,
+        data: Bytes,
+        checksum: u32,
+        replicas: Vec<NodeNumber>,
+        local_only: bool,
+    },
+    /// Reads part of a block this node has.
+    BlockGet {
+        block: BlockId,
+        offset: u32,
+        length: u32,
+    },
+    BlockDelete {
+        blocks: Vec<BlockId>,
+    },
+    ClusterStatus,
+}
+
+/// A name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    pub directory: InodeId,
+    pub name: Bytes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FileKind {
+    Regular,
+    Directory,
+    Symlink,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewInode {
+    /// Permission bits, 0o7777.
+    pub mode: u32,
+    pub owner: u32,
+    pub group: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NewContent {
+    /// A regular file with these bytes, at most INLINE_SIZE_MAX.
+    Inline(Bytes),
+    /// A symbolic link to this target.
+    Symlink(Bytes),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AttributeChange {
+    pub mode: Option<u32>,
+    pub owner: Option<u32>,
+    pub group: Option<u32>,
+    /// Truncates or extends with zeros.
+    pub size: Option<u64>,
+    pub accessed: Option<UnixNanos>,
+    pub modified: Option<UnixNanos>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attributes {
+    pub inode: InodeId,
+    pub kind: FileKind,
+    pub mode: u32,
+    pub owner: u32,
+    pub group: u32,
+    pub size: u64,
+    pub link_count: u32,
+    pub accessed: UnixNanos,
+    pub modified: UnixNanos,
+    pub changed: UnixNanos,
+    /// Counts every change of the content: the base for `Publish` and ETags.
+    pub version: u64,
+}
+
+/// A run of a file's bytes inside one block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Where in the file.
+    pub offset: u64,
+    pub length: u32,
+    pub block: BlockId,
+    /// Where in the block.
+    pub block_offset: u32,
+    /// Size and CRC-32C of the whole block, computed by the client that cut it.
+    pub block_size: u32,
+    pub checksum: u32,
+    /// The nodes that acknowledged the block.
+    pub nodes: Vec<NodeNumber>,
+}
+
+/// One check and change inside a transaction, at the partition that holds the object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Adds a directory entry. `expected` is the inode the name must have now: none, or the one being replaced.
+    InsertEntry {
+        entry: Entry,
+        inode: InodeId,
+        kind: FileKind,
+        expected: Option<InodeId>,
+    },
+    /// Removes a directory entry that must point at `inode`.
+    RemoveEntry {
+        entry: Entry,
+        inode: InodeId,
+    },
+    /// Births a directory inode here, with this id (the counter moves past it).
+    CreateDirectory {
+        inode: InodeId,
+        parent: InodeId,
+        attributes: NewInode,
+    },
+    /// Removes a directory inode that must be empty.
+    RemoveDirectory {
+        inode: InodeId,
+    },
+    /// The directory got a new parent.
+    SetParent {
+        inode: InodeId,
+        parent: InodeId,
+    },
+    /// Adds to a non-directory's link count; at zero the inode goes.
+    AddLinks {
+        inode: InodeId,
+        count: i32,
+    },
+    /// At the root's partition: only one directory rename at a time in the cluster.
+    HoldRenameLease,
+    KeySet {
+        key: Bytes,
+        value: Bytes,
+    },
+    KeyDelete {
+        key: Bytes,
+    },
+}
+
+/// What a successful request answers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// Nothing to say but that it is done.
+    Done,
+    Value(Option<KeyValue>),
+    Values(Vec<Option<Bytes>>),
+    Count(u64),
+    /// KeyIncrement's result.
+    Number(i64),
+    /// KeySet: whether it was set, the version now, and what was there before if asked for.
+    Set {
+        applied: bool,
+        version: u64,
+        previous: Option<Bytes>,
+    },
+    /// KeyScan: keys in order; `more` if the limit cut the page.
+    Keys {
+        keys: Vec<Bytes>,
+        more: bool,
+    },
+    Entry {
+        inode: InodeId,
+        kind: FileKind,
+        attributes: Option<Attributes>,
+    },
+    Attributes(Attributes),
+    /// Create: the attributes, and whether the file was made now.
+    Created {
+        attributes: Attributes,
+        created: bool,
+    },
+    Directory {
+        entries: Vec<DirectoryEntry>,
+        more: bool,
+        parent: InodeId,
+    },
+    Link(Bytes),
+    Layout {
+        attributes: Attributes,
+        content: Content,
+    },
+    /// Walk: the last component's attributes, its parent directory and the first bytes asked for.
+    Walked {
+        attributes: Attributes,
+        parent: InodeId,
+        content: Content,
+    },
+    /// BlockPut: who has it on disk.
+    Stored {
+        nodes: Vec<NodeNumber>,
+    },
+    Block(Bytes),
+    Partition(PartitionStatus),
+    Outcome(TransactionOutcome),
+    Cluster(ClusterStatus),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyValue {
+    pub value: Bytes,
+    pub version: u64,
+    /// When it expires, if it does.
+    pub expires: Option<UnixMillis>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectoryEntry {
+    pub name: Bytes,
+    pub inode: InodeId,
+    pub kind: FileKind,
+    /// Present when the inode's home is the directory's partition.
+    pub attributes: Option<Attributes>,
+}
+
+/// Content of part of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    Inline(Bytes),
+    /// Extents that overlap the range asked for, by offset; what no extent covers is zeros.
+    Extents(Vec<Extent>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransactionOutcome {
+    Committed,
+    Aborted,
+    /// No decision yet and the coordinator is still at it.
+    Undecided,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionStatus {
+    pub partition: PartitionId,
+    pub leader: Option<NodeNumber>,
+    pub term: u64,
+    pub applied: u64,
+    /// Of the whole state at `applied`; equal on every replica.
+    pub state_hash: u64,
+    pub keys: u64,
+    pub inodes: u64,
+    pub file_bytes: u64,
+    /// Lengths of the log kept for followers and of the last snapshot, for operators.
+    pub log_entries: u64,
+    pub snapshot_index: u64,
+}
+
+/// What one node knows of the cluster. `partitions` are those with a replica on the answering node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterStatus {
+    pub cluster: String,
+    pub node: NodeNumber,
+    pub nodes: Vec<NodeStatus>,
+    pub partitions: Vec<PartitionStatus>,
+    pub durability: String,
+    pub replicas: u32,
+    pub partition_count: u32,
+    pub disk_total_bytes: u64,
+    pub disk_free_bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeStatus {
+    pub number: NodeNumber,
+    pub id: String,
+    pub capnp: String,
+    pub resp: String,
+    pub http: String,
+    pub zone: String,
+    /// The answering node has a working connection to it.
+    pub reachable: bool,
+}
+
+/// Why a request did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// Ask `leader`, or any replica if none is known.
+    #[error("this node does not lead the partition")]
+    NotLeader { leader: Option<NodeNumber> },
+    /// A limit was reached; the same request may succeed later.
+    #[error("busy: {0}")]
+    Busy(String),
+    /// A transaction in progress holds what the request needs.
+    #[error("held by a transaction in progress")]
+    Locked {
+        transaction: TransactionId,
+        primary: PartitionId,
+    },
+    /// The command touches other partitions: use the namespace operation.
+    #[error("touches several partitions")]
+    CrossPartition,
+    /// The file no longer fits inline: write blocks and publish them.
+    #[error("too large to be stored inline")]
+    TooLargeForInline,
+    /// It may or may not have been applied; repeat it under the same id to find out.
+    #[error("outcome not known: {0}")]
+    Unknown(String),
+    /// Decided and final.
+    #[error("{1}")]
+    Refused(Refusal, String),
+}
+
+/// Decided refusals, with the name of the errno a file system would give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    NotFound,
+    Exists,
+    NotDirectory,
+    IsDirectory,
+    NotEmpty,
+    NameTooLong,
+    InvalidArgument,
+    TooManySymlinks,
+    FileTooLarge,
+    NoSpace,
+    TooManyLinks,
+    /// The object went away or the content changed under the writer.
+    Conflict,
+    /// Bytes that do not match their checksum, or a block no replica has.
+    Corrupt,
+    NotInteger,
+    Overflow,
+    /// The client's exactly-once record was dropped: the outcome of so old a request cannot be told.
+    SessionExpired,
+    PermissionDenied,
+    Unsupported,
+    Internal,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Applied,
+    NotApplied,
+    Unknown,
+}
+
+impl Failure {
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Failure::Unknown(_) => Outcome::Unknown,
+            _ => Outcome::NotApplied,
+        }
+    }
+
+    pub fn refused(refusal: Refusal, sentence: impl Into<String>) -> Failure {
+        Failure::Refused(refusal, sentence.into())
+    }
+}
+
+impl Refusal {
+    /// The errno name, for people and for REST.
+    pub fn errno_name(self) -> &'static str {
+        match self {
+            Refusal::NotFound => "ENOENT",
+            Refusal::Exists => "EEXIST",
+            Refusal::NotDirectory => "ENOTDIR",
+            Refusal::IsDirectory => "EISDIR",
+            Refusal::NotEmpty => "ENOTEMPTY",
+            Refusal::NameTooLong => "ENAMETOOLONG",
+            Refusal::InvalidArgument => "EINVAL",
+            Refusal::TooManySymlinks => "ELOOP",
+            Refusal::FileTooLarge => "EFBIG",
+            Refusal::NoSpace => "ENOSPC",
+            Refusal::TooManyLinks => "EMLINK",
+            Refusal::Conflict => "ESTALE",
+            Refusal::Corrupt => "EIO",
+            Refusal::NotInteger => "EINVAL",
+            Refusal::Overflow => "EOVERFLOW",
+            Refusal::SessionExpired => "ESTALE",
+            Refusal::PermissionDenied => "EACCES",
+            Refusal::Unsupported => "EOPNOTSUPP",
+            Refusal::Internal => "EIO",
+        }
+    }
+}
+
+impl Namespace {
+    /// The partition whose leader coordinates and whose log records the outcome. It depends on the
+    /// operation alone, so that a repeated request always meets its own record.
+    pub fn primary(&self) -> PartitionId {
+        match self {
+            Namespace::MakeDirectory { directory, .. }
+            | Namespace::RemoveDirectory { directory, .. }
+            | Namespace::Unlink { directory, .. } => directory.home(),
+            Namespace::Rename { from, .. } => from.directory.home(),
+            Namespace::Link { to, .. } => to.directory.home(),
+            Namespace::KeySetMany { partition, .. } | Namespace::KeyDeleteMany { partition, .. } => {
+                *partition
+            }
+        }
+    }
+}
+
+impl Request {
+    /// The partition whose leader must get it, if it goes to one.
+    pub fn partition(&self) -> Option<PartitionId> {
+        match self {
+            Request::Query { partition, .. } | Request::Command { partition, .. } => Some(*partition),
+            Request::Namespace { operation, .. } => Some(operation.primary()),
+            Request::Node(_) => None,
+        }
+    }
+}
