@@ -1,1 +1,3 @@
+//! `bark-node`: one member of a BarkFS cluster.
+
 fn main() {}

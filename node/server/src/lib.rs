@@ -1,0 +1,3 @@
+//! The threads, sockets and files of one BarkFS node.
+
+pub mod reactor;
