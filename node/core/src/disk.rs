@@ -2,7 +2,7 @@
 //!
 //! Two real implementations exist: files (`node/server/src/file_disk.rs`) and the simulated disk, which
 //! forgets what was not synced, tears writes, flips bits and fails on request. Paths are relative to the
-//! node's data directory, with `/` between parts.
+//! node's data directory, with `/` between parts; the empty path is that directory itself.
 //!
 //! Invariants:
 //! - Nothing written is durable before `sync` of that file returned, and no file created, renamed or
@@ -10,6 +10,8 @@
 //! - A failed `sync` is final: the caller stops using the file and never retries.
 
 use std::io;
+
+pub mod simulated;
 
 /// An open file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,5 +1,7 @@
 //! The deterministic machine of a node: no sockets, files, threads, clocks or hidden randomness.
 
+pub mod checksum;
 pub mod disk;
+pub mod log;
 pub mod random;
 pub mod time;
