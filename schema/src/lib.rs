@@ -2,6 +2,7 @@
 //!
 //! Everything that two programs of different age must agree on lives here.
 
+pub mod generated;
 pub mod ids;
 pub mod limits;
 pub mod message;

@@ -1,0 +1,538 @@
+@0xdcc26bde8206dbf2;
+# What can be asked of the cluster and what it answers.
+#
+# Shared by the frames between nodes (peer.capnp), the log on disk (log.capnp) and the objects clients
+# hold (client.capnp). The meaning of every operation is written beside the Rust types in
+# src/operation.rs; this file fixes its bytes. Keys, values, names, paths and link targets are bytes of
+# the user and therefore Data; Text is only for sentences and for names out of the cluster file.
+# Node numbers and inode numbers start at 1: zero means "none" where none is possible.
+
+struct RequestId @0xb4f38c99d402b98f {
+  # Names one change for the exactly-once tables.
+  client @0 :UInt64;
+  sequence @1 :UInt64;
+  acknowledgedBelow @2 :UInt64;
+  # The client has its answer for every sequence below this one.
+}
+
+struct BlockId @0xcfb8749ab9e29ba1 {
+  # An immutable block: the client that cut it and that client's counter.
+  client @0 :UInt64;
+  counter @1 :UInt64;
+}
+
+struct TransactionId @0xc4f051388ee503f7 {
+  # The request carried out, and the coordinator's attempt at it.
+  client @0 :UInt64;
+  sequence @1 :UInt64;
+  attempt @2 :UInt64;
+}
+
+struct Entry @0xcffcd03083dc5a1a {
+  # A name in a directory.
+  directory @0 :UInt64;
+  name @1 :Data;
+}
+
+struct OptionalData @0x895b7cf1be5eec24 {
+  # Bytes that may be absent, which is not the same as empty.
+  union {
+    absent @0 :Void;
+    present @1 :Data;
+  }
+}
+
+enum FileKind @0xf584f9d04c4005cb {
+  regular @0;
+  directory @1;
+  symlink @2;
+}
+
+struct Request @0xf94f250bf6b0f58f {
+  # One question or change, addressed to a partition's leader or to a node.
+  union {
+    query :group {
+      # To the leader of the partition.
+      partition @0 :UInt16;
+      query @1 :Query;
+    }
+    command :group {
+      # To the leader of the partition: one log entry.
+      partition @2 :UInt16;
+      id @3 :RequestId;
+      command @4 :Command;
+    }
+    namespace :group {
+      # To the leader of the operation's first partition, which coordinates.
+      id @5 :RequestId;
+      operation @6 :Namespace;
+    }
+    node @7 :NodeRequest;
+    # To any node, or to the node that has the thing.
+  }
+}
+
+struct Query @0x920c6259fcbe7f32 {
+  # A linearizable read of one partition.
+  union {
+    keyGet @0 :Data;
+    keyGetMany @1 :List(Data);
+    keyExists @2 :List(Data);
+    keyScan :group {
+      # Keys in byte order after `after` that start with `prefix`.
+      after @3 :Data;
+      prefix @4 :Data;
+      limit @5 :UInt32;
+    }
+    keyCount @6 :Void;
+    lookup @7 :Entry;
+    attributes @8 :UInt64;
+    readDirectory :group {
+      # Entries in byte order after `after`.
+      directory @9 :UInt64;
+      after @10 :Data;
+      limit @11 :UInt32;
+    }
+    readLink @12 :UInt64;
+    layout :group {
+      # Where the bytes `offset .. offset + length` are.
+      inode @13 :UInt64;
+      offset @14 :UInt64;
+      length @15 :UInt64;
+    }
+    partitionStatus @16 :Void;
+    transactionOutcome @17 :TransactionId;
+  }
+}
+
+struct Expiry @0xe798f6833a112458 {
+  # When a key written now goes away.
+  union {
+    never @0 :Void;
+    keep @1 :Void;
+    # Keeps the time to live the key has.
+    at @2 :UInt64;
+    # Milliseconds since the Unix epoch.
+    after @3 :UInt64;
+    # Milliseconds from the entry's time.
+  }
+}
+
+struct Condition @0x9899c59fd91cc996 {
+  # What must hold of a key for it to be changed.
+  union {
+    always @0 :Void;
+    ifAbsent @1 :Void;
+    ifPresent @2 :Void;
+    ifVersion @3 :UInt64;
+  }
+}
+
+struct NewInode @0xd1369877c6c36f25 {
+  mode @0 :UInt32;
+  # Permission bits, 0o7777.
+  owner @1 :UInt32;
+  group @2 :UInt32;
+}
+
+struct NewContent @0xbfdbe0876ef363ae {
+  # What a new inode holds: it becomes a regular file or a symbolic link.
+  union {
+    inline @0 :Data;
+    symlink @1 :Data;
+  }
+}
+
+struct AttributeChange @0xf99c426b61f10240 {
+  # Each value counts only if its flag is set.
+  changesMode @0 :Bool;
+  changesOwner @1 :Bool;
+  changesGroup @2 :Bool;
+  changesSize @3 :Bool;
+  changesAccessed @4 :Bool;
+  changesModified @5 :Bool;
+  mode @6 :UInt32;
+  owner @7 :UInt32;
+  group @8 :UInt32;
+  size @9 :UInt64;
+  # Truncates or extends with zeros.
+  accessed @10 :Int64;
+  # Nanoseconds since the Unix epoch, as everywhere for times of inodes.
+  modified @11 :Int64;
+}
+
+struct Extent @0xd5f2451aa39dc010 {
+  # A run of a file's bytes inside one block.
+  offset @0 :UInt64;
+  # Where in the file.
+  blockClient @1 :UInt64;
+  blockCounter @2 :UInt64;
+  length @3 :UInt32;
+  blockOffset @4 :UInt32;
+  # Where in the block.
+  blockSize @5 :UInt32;
+  checksum @6 :UInt32;
+  # CRC-32C of the whole block, computed by the client that cut it.
+  nodes @7 :List(UInt16);
+  # The nodes that acknowledged the block.
+}
+
+struct Step @0xa3e8227bfbf9b83b {
+  # One check and change inside a transaction, at the partition that holds the object.
+  union {
+    insertEntry :group {
+      entry @0 :Entry;
+      inode @1 :UInt64;
+      kind @2 :FileKind;
+      expected @3 :UInt64;
+      # The inode the name must have now; 0: none.
+    }
+    removeEntry :group {
+      entry @4 :Entry;
+      inode @5 :UInt64;
+    }
+    createDirectory :group {
+      inode @6 :UInt64;
+      parent @7 :UInt64;
+      attributes @8 :NewInode;
+    }
+    removeDirectory @9 :UInt64;
+    setParent :group {
+      inode @10 :UInt64;
+      parent @11 :UInt64;
+    }
+    addLinks :group {
+      inode @12 :UInt64;
+      count @13 :Int32;
+    }
+    holdRenameLease @14 :Void;
+    keySet :group {
+      key @15 :Data;
+      value @16 :Data;
+    }
+    keyDelete @17 :Data;
+  }
+}
+
+struct Command @0xf6137f4308a7bad3 {
+  # A change of one partition by one log entry.
+  union {
+    keySet :group {
+      key @0 :Data;
+      value @1 :Data;
+      expiry @2 :Expiry;
+      condition @3 :Condition;
+      returnPrevious @4 :Bool;
+    }
+    keyDelete :group {
+      keys @5 :List(Data);
+      condition @6 :Condition;
+    }
+    keyIncrement :group {
+      key @7 :Data;
+      by @8 :Int64;
+    }
+    keyExpireDue @9 :UInt32;
+    # At most so many keys.
+    create :group {
+      directory @10 :UInt64;
+      name @11 :Data;
+      attributes @12 :NewInode;
+      content @13 :NewContent;
+      exclusive @14 :Bool;
+    }
+    unlink @15 :Entry;
+    rename :group {
+      from @16 :Entry;
+      to @17 :Entry;
+      replace @18 :Bool;
+    }
+    setAttributes :group {
+      inode @19 :UInt64;
+      change @20 :AttributeChange;
+    }
+    writeInline :group {
+      inode @21 :UInt64;
+      offset @22 :UInt64;
+      data @23 :Data;
+      truncate @24 :Bool;
+    }
+    publish :group {
+      inode @25 :UInt64;
+      extents @26 :List(Extent);
+      size @27 :UInt64;
+      replaceAll @28 :Bool;
+      hasBaseVersion @29 :Bool;
+      baseVersion @30 :UInt64;
+    }
+    prepare :group {
+      transaction @31 :TransactionId;
+      primary @32 :UInt16;
+      steps @33 :List(Step);
+    }
+    decide :group {
+      transaction @34 :TransactionId;
+      commit @35 :Bool;
+      steps @36 :List(Step);
+      participants @37 :List(UInt16);
+      reply @38 :Reply;
+      acknowledgedBelow @39 :UInt64;
+    }
+    finish :group {
+      transaction @40 :TransactionId;
+      commit @41 :Bool;
+    }
+    forget @42 :TransactionId;
+  }
+}
+
+struct PartitionPair @0xc9e0d5bb06a8157e {
+  # A key with its partition and its new value.
+  partition @0 :UInt16;
+  key @1 :Data;
+  value @2 :Data;
+}
+
+struct PartitionKey @0xd54e48a5f62f699f {
+  partition @0 :UInt16;
+  key @1 :Data;
+}
+
+struct Namespace @0xf57bcfd94ee2a046 {
+  # A change that may touch several partitions.
+  union {
+    makeDirectory :group {
+      entry @0 :Entry;
+      attributes @1 :NewInode;
+    }
+    removeDirectory @2 :Entry;
+    unlink @3 :Entry;
+    rename :group {
+      from @4 :Entry;
+      to @5 :Entry;
+      replace @6 :Bool;
+    }
+    link :group {
+      inode @7 :UInt64;
+      to @8 :Entry;
+    }
+    keySetMany :group {
+      partition @9 :UInt16;
+      pairs @10 :List(PartitionPair);
+    }
+    keyDeleteMany :group {
+      partition @11 :UInt16;
+      keys @12 :List(PartitionKey);
+    }
+  }
+}
+
+struct NodeRequest @0xf578ba7322f2241e {
+  # What any node, or a named one, answers by itself.
+  union {
+    walk :group {
+      start @0 :UInt64;
+      path @1 :Data;
+      followLast @2 :Bool;
+      firstBytes @3 :UInt32;
+    }
+    blockPut :group {
+      block @4 :BlockId;
+      data @5 :Data;
+      checksum @6 :UInt32;
+      replicas @7 :List(UInt16);
+      localOnly @8 :Bool;
+    }
+    blockGet :group {
+      block @9 :BlockId;
+      offset @10 :UInt32;
+      length @11 :UInt32;
+    }
+    blockDelete @12 :List(BlockId);
+    clusterStatus @13 :Void;
+  }
+}
+
+struct Attributes @0xb1465ec118691b6b {
+  inode @0 :UInt64;
+  kind @1 :FileKind;
+  mode @2 :UInt32;
+  owner @3 :UInt32;
+  group @4 :UInt32;
+  size @5 :UInt64;
+  linkCount @6 :UInt32;
+  accessed @7 :Int64;
+  modified @8 :Int64;
+  changed @9 :Int64;
+  version @10 :UInt64;
+  # Counts every change of the content.
+}
+
+struct KeyValue @0xea7d119e74e44715 {
+  value @0 :Data;
+  version @1 :UInt64;
+  expires :union {
+    never @2 :Void;
+    at @3 :UInt64;
+    # Milliseconds since the Unix epoch.
+  }
+}
+
+struct DirectoryEntry @0xf7b64f44b174830c {
+  name @0 :Data;
+  inode @1 :UInt64;
+  kind @2 :FileKind;
+  attributes @3 :Attributes;
+  # Null unless the inode's home is the directory's partition.
+}
+
+struct Content @0xf6e1374569de8642 {
+  # Content of part of a file.
+  union {
+    inline @0 :Data;
+    extents @1 :List(Extent);
+    # By offset; what no extent covers is zeros.
+  }
+}
+
+enum TransactionOutcome @0xcfc15dbc4ae09765 {
+  committed @0;
+  aborted @1;
+  undecided @2;
+}
+
+struct PartitionStatus @0xfd726ae58fcfe674 {
+  partition @0 :UInt16;
+  leader @1 :UInt16;
+  # 0: not known.
+  term @2 :UInt64;
+  applied @3 :UInt64;
+  stateHash @4 :UInt64;
+  # Of the whole state at `applied`; equal on every replica.
+  keys @5 :UInt64;
+  inodes @6 :UInt64;
+  fileBytes @7 :UInt64;
+  logEntries @8 :UInt64;
+  snapshotIndex @9 :UInt64;
+}
+
+struct NodeStatus @0xad5963c12f26905f {
+  number @0 :UInt16;
+  id @1 :Text;
+  capnp @2 :Text;
+  resp @3 :Text;
+  http @4 :Text;
+  zone @5 :Text;
+  reachable @6 :Bool;
+  # The answering node has a working connection to it.
+}
+
+struct ClusterStatus @0xa64eabb55c1bdc77 {
+  # What one node knows of the cluster.
+  cluster @0 :Text;
+  node @1 :UInt16;
+  nodes @2 :List(NodeStatus);
+  partitions @3 :List(PartitionStatus);
+  # Those with a replica on the answering node.
+  durability @4 :Text;
+  replicas @5 :UInt32;
+  partitionCount @6 :UInt32;
+  diskTotalBytes @7 :UInt64;
+  diskFreeBytes @8 :UInt64;
+}
+
+struct Reply @0xc5518b2f91c2927e {
+  # What a successful request answers.
+  union {
+    done @0 :Void;
+    value @1 :KeyValue;
+    # Null: no such key.
+    values @2 :List(OptionalData);
+    count @3 :UInt64;
+    number @4 :Int64;
+    set :group {
+      applied @5 :Bool;
+      version @6 :UInt64;
+      previous @7 :OptionalData;
+    }
+    keys :group {
+      keys @8 :List(Data);
+      more @9 :Bool;
+    }
+    entry :group {
+      inode @10 :UInt64;
+      kind @11 :FileKind;
+      attributes @12 :Attributes;
+      # Null unless the inode's home is the partition that answers.
+    }
+    attributes @13 :Attributes;
+    created :group {
+      attributes @14 :Attributes;
+      created @15 :Bool;
+    }
+    directory :group {
+      entries @16 :List(DirectoryEntry);
+      more @17 :Bool;
+      parent @18 :UInt64;
+    }
+    link @19 :Data;
+    layout :group {
+      attributes @20 :Attributes;
+      content @21 :Content;
+    }
+    walked :group {
+      attributes @22 :Attributes;
+      parent @23 :UInt64;
+      content @24 :Content;
+    }
+    stored @25 :List(UInt16);
+    # The nodes that have the block.
+    block @26 :Data;
+    partition @27 :PartitionStatus;
+    outcome @28 :TransactionOutcome;
+    cluster @29 :ClusterStatus;
+  }
+}
+
+struct Failure @0xd7fe5dd7b34ba5a0 {
+  # Why a request did not succeed.
+  union {
+    notLeader @0 :UInt16;
+    # The leader to ask, 0 if not known.
+    busy @1 :Text;
+    locked :group {
+      transaction @2 :TransactionId;
+      primary @3 :UInt16;
+    }
+    crossPartition @4 :Void;
+    tooLargeForInline @5 :Void;
+    unknown @6 :Text;
+    # It may or may not have been applied.
+    refused :group {
+      refusal @7 :Refusal;
+      sentence @8 :Text;
+    }
+  }
+}
+
+enum Refusal @0xcd6f3618d097fcc9 {
+  notFound @0;
+  exists @1;
+  notDirectory @2;
+  isDirectory @3;
+  notEmpty @4;
+  nameTooLong @5;
+  invalidArgument @6;
+  tooManySymlinks @7;
+  fileTooLarge @8;
+  noSpace @9;
+  tooManyLinks @10;
+  conflict @11;
+  corrupt @12;
+  notInteger @13;
+  overflow @14;
+  sessionExpired @15;
+  permissionDenied @16;
+  unsupported @17;
+  internal @18;
+}
