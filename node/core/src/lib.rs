@@ -1,5 +1,6 @@
 //! The deterministic machine of a node: no sockets, files, threads, clocks or hidden randomness.
 
+pub mod block_store;
 pub mod checksum;
 pub mod disk;
 pub mod log;

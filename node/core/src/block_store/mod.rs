@@ -1,0 +1,635 @@
+//! The block store: immutable, checksummed blocks in append-only segment files.
+//!
+//! Previous in the flow: block bytes from clients, peers and applied log entries. Next: reads and scrub.
+//!
+//! Design: a block is written once, behind a head that carries its checksum and one for each 64 KiB
+//! page, so that a partial read verifies only the pages it touches. The index is in memory, an ordered map
+//! of 32 bytes a block (48 with the map's own cost) so that nothing depends on hash order. A full segment
+//! is sealed with a footer that repeats its heads; opening reads footers, and scans only the one segment
+//! that was being written, which it then seals. Deleting appends a tombstone; `compact` copies what is
+//! alive in the emptiest segment to the end and removes the file. The price is up to twice the space.
+//!
+//! Blocks have copies on other nodes. So damage is never fatal here: a damaged block is named by the
+//! error or the report, and fetched again from a peer.
+//!
+//! Invariants:
+//! - Only the last segment is unsealed, and it was created by this process.
+//! - Among the records of a block the one in the latest place (segment, offset) says what holds.
+//! - A segment is removed only after everything copied from it was synced.
+//! - After a failed sync, or a failed write that was not for want of space, nothing is written any
+//!   more (`Poisoned`); reading goes on.
+
+mod compaction;
+mod format;
+mod segment;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+
+use bark_schema::ids::BlockId;
+use bark_schema::limits::{BLOCK_SIZE_MAX, MIB};
+use bytes::Bytes;
+
+use crate::checksum::crc32c;
+use crate::disk::{Disk, FileId};
+pub use compaction::CompactReport;
+use format::{Entry, Kind, PAGE_SIZE_BYTES};
+
+// 128: the log, snapshots and sockets need descriptors too, and 1024 is a common limit.
+const OPEN_FILES_MAX: usize = 128;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockStoreConfig {
+    pub segment_size_bytes: u64,
+    /// `put` answers `NoSpace` beyond this; tombstones and compaction may go further, since they are
+    /// the way back.
+    pub capacity_bytes: u64,
+}
+
+impl Default for BlockStoreConfig {
+    fn default() -> BlockStoreConfig {
+        BlockStoreConfig {
+            segment_size_bytes: 64 * MIB as u64,
+            capacity_bytes: u64::MAX,
+        }
+    }
+}
+
+/// What `open` found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenReport {
+    pub block_count: u64,
+    /// Blocks that were here once and whose data does not verify; they are not in the store any more.
+    pub damaged: Vec<BlockId>,
+    /// Segments without a usable footer, read record by record and sealed.
+    pub scanned_segments: u64,
+    /// Bytes of torn records cut off the end.
+    pub cut_bytes: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{block} is not here")]
+    NotFound { block: BlockId },
+    #[error("{block} is damaged in block segment {segment} at byte {offset}")]
+    Corrupt {
+        block: BlockId,
+        segment: u32,
+        offset: u64,
+    },
+    #[error("{block} has {size_bytes} bytes; {length} from {offset} were asked for")]
+    OutOfRange {
+        block: BlockId,
+        size_bytes: u32,
+        offset: u64,
+        length: u64,
+    },
+    #[error("{block} of {size_bytes} bytes: a block has at most {BLOCK_SIZE_MAX}")]
+    TooLarge { block: BlockId, size_bytes: usize },
+    #[error("{block}: the data has checksum {found:08x}, its writer said {expected:08x}")]
+    ChecksumMismatch {
+        block: BlockId,
+        expected: u32,
+        found: u32,
+    },
+    #[error("{block} is here already with other data (checksum {present:08x}, offered {offered:08x})")]
+    Conflict {
+        block: BlockId,
+        present: u32,
+        offered: u32,
+    },
+    #[error("no space for more blocks; nothing was stored")]
+    NoSpace,
+    #[error("the block store takes no writes after a failed write or sync; restart the node")]
+    Poisoned,
+    #[error("block store configuration: {0}")]
+    Config(&'static str),
+    #[error("block store: cannot {action} {path}")]
+    Disk {
+        action: &'static str,
+        path: String,
+        source: io::Error,
+    },
+}
+
+#[derive(Debug)]
+pub struct BlockStore {
+    directory: String,
+    config: BlockStoreConfig,
+    index: BTreeMap<BlockId, Location>,
+    segments: BTreeMap<u32, Segment>,
+    tail: Option<Tail>,
+    segment_next: u32,
+    /// Segments with an open file, oldest opened first.
+    open_files: VecDeque<(u32, FileId)>,
+    poisoned: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Location {
+    segment: u32,
+    offset: u32,
+    size_bytes: u32,
+    checksum: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Segment {
+    size_bytes: u64,
+    /// Of the blocks whose latest record is here.
+    live_bytes: u64,
+    tombstone_bytes: u64,
+}
+
+/// The segment being written.
+#[derive(Debug)]
+struct Tail {
+    segment: u32,
+    file: FileId,
+    end: u64,
+    entries: Vec<Entry>,
+    dirty: bool,
+}
+
+impl BlockStore {
+    pub fn open<D: Disk>(
+        disk: &mut D,
+        directory: &str,
+        config: BlockStoreConfig,
+    ) -> Result<(BlockStore, OpenReport), Error> {
+        // Offsets are u32 on disk; a quarter leaves room for the last block and the footer.
+        if config.segment_size_bytes > 1 << 30 {
+            return Err(Error::Config("segment_size_bytes must be at most 1 GiB"));
+        }
+        let mut store = BlockStore {
+            directory: directory.to_owned(),
+            config,
+            index: BTreeMap::new(),
+            segments: BTreeMap::new(),
+            tail: None,
+            segment_next: 1,
+            open_files: VecDeque::new(),
+            poisoned: false,
+        };
+        let mut report = OpenReport::default();
+        for segment in store.list_segments(disk)? {
+            store.segment_next = segment.saturating_add(1);
+            store.load(disk, segment, &mut report)?;
+        }
+        store.sync_last_segment(disk)?;
+        // A block may be damaged in one place and whole in a later one.
+        report.damaged.retain(|block| !store.index.contains_key(block));
+        report.block_count = store.index.len() as u64;
+        disk.sync_directory(directory)
+            .map_err(|source| store.failed("sync", source))?;
+        Ok((store, report))
+    }
+
+    /// Stores `data`, whose CRC-32C is `checksum`; durable after the next `sync`. Storing the same block
+    /// again changes nothing.
+    pub fn put<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        block: BlockId,
+        data: &[u8],
+        checksum: u32,
+    ) -> Result<(), Error> {
+        self.refuse_if_poisoned()?;
+        let size_bytes = u32::try_from(data.len())
+            .ok()
+            .filter(|size| *size as usize <= BLOCK_SIZE_MAX);
+        let size_bytes = size_bytes.ok_or(Error::TooLarge {
+            block,
+            size_bytes: data.len(),
+        })?;
+        let found = crc32c(&[data]);
+        if found != checksum {
+            return Err(Error::ChecksumMismatch {
+                block,
+                expected: checksum,
+                found,
+            });
+        }
+        match self.index.get(&block) {
+            Some(present) if present.checksum == checksum && present.size_bytes == size_bytes => {
+                return Ok(());
+            }
+            Some(present) => {
+                return Err(Error::Conflict {
+                    block,
+                    present: present.checksum,
+                    offered: checksum,
+                });
+            }
+            None => {}
+        }
+        let (_, total_bytes) = self.space();
+        if total_bytes.saturating_add(format::record_size_bytes(size_bytes)) > self.config.capacity_bytes {
+            return Err(Error::NoSpace);
+        }
+        self.append_block(disk, block, data, checksum, size_bytes)
+    }
+
+    /// Makes all puts and deletes so far durable.
+    pub fn sync<D: Disk>(&mut self, disk: &mut D) -> Result<(), Error> {
+        self.refuse_if_poisoned()?;
+        let Some(tail) = self.tail.as_mut().filter(|tail| tail.dirty) else {
+            return Ok(());
+        };
+        match disk.sync(tail.file) {
+            Ok(()) => {
+                tail.dirty = false;
+                Ok(())
+            }
+            Err(source) => {
+                self.poisoned = true;
+                Err(self.failed("sync", source))
+            }
+        }
+    }
+
+    /// `length` bytes of a block from `offset`, verified page by page.
+    pub fn get<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        block: BlockId,
+        offset: u64,
+        length: u64,
+    ) -> Result<Bytes, Error> {
+        let location = *self.index.get(&block).ok_or(Error::NotFound { block })?;
+        let size_bytes = location.size_bytes;
+        let end = offset
+            .checked_add(length)
+            .filter(|end| *end <= u64::from(size_bytes));
+        let end = end.ok_or(Error::OutOfRange {
+            block,
+            size_bytes,
+            offset,
+            length,
+        })?;
+        let file = self.file(disk, location.segment)?;
+        self.read_verified(disk, file, block, location, offset, end)
+    }
+
+    pub fn contains(&self, block: BlockId) -> bool {
+        self.index.contains_key(&block)
+    }
+
+    /// Size and checksum of a block that is here.
+    pub fn describe(&self, block: BlockId) -> Option<(u32, u32)> {
+        self.index
+            .get(&block)
+            .map(|location| (location.size_bytes, location.checksum))
+    }
+
+    /// The blocks after `after`, in order, at most `count_max`: for scrub and repair.
+    pub fn blocks_after(&self, after: Option<BlockId>, count_max: usize) -> Vec<BlockId> {
+        let start = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        self.index
+            .range((start, std::ops::Bound::Unbounded))
+            .take(count_max)
+            .map(|(block, _)| *block)
+            .collect()
+    }
+
+    /// Forgets those of `blocks` that are here; durable after the next `sync`.
+    pub fn delete<D: Disk>(&mut self, disk: &mut D, blocks: &[BlockId]) -> Result<(), Error> {
+        self.refuse_if_poisoned()?;
+        for &block in blocks {
+            if self.index.contains_key(&block) {
+                self.append_tombstone(disk, block)?;
+                self.forget(block);
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of blocks that are here, and of all segment files.
+    pub fn space(&self) -> (u64, u64) {
+        self.segments.values().fold((0, 0), |(live, total), segment| {
+            (live + segment.live_bytes, total + segment.size_bytes)
+        })
+    }
+
+    fn refuse_if_poisoned(&self) -> Result<(), Error> {
+        if self.poisoned {
+            Err(Error::Poisoned)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn failed(&self, action: &'static str, source: io::Error) -> Error {
+        Error::Disk {
+            action,
+            path: self.directory.clone(),
+            source,
+        }
+    }
+
+    fn path(&self, segment: u32) -> String {
+        format!("{}/{}", self.directory, segment::segment_name(segment))
+    }
+
+    fn list_segments<D: Disk>(&self, disk: &mut D) -> Result<Vec<u32>, Error> {
+        let failed = |source| self.failed("open", source);
+        disk.create_directory(&self.directory).map_err(failed)?;
+        let above = self.directory.rsplit_once('/').map_or("", |(above, _)| above);
+        disk.sync_directory(above).map_err(failed)?;
+        let names = disk.list(&self.directory).map_err(failed)?;
+        let mut segments: Vec<u32> = names
+            .iter()
+            .filter_map(|name| segment::segment_of(name))
+            .collect();
+        segments.sort_unstable();
+        Ok(segments)
+    }
+
+    /// Takes a segment into the index; seals it first if it has no footer.
+    fn load<D: Disk>(&mut self, disk: &mut D, segment: u32, report: &mut OpenReport) -> Result<(), Error> {
+        let file = self.file(disk, segment)?;
+        let failed = |source| Error::Disk {
+            action: "read",
+            path: self.path(segment),
+            source,
+        };
+        let entries = match segment::read_footer(disk, file, segment).map_err(failed)? {
+            Some(entries) => entries,
+            None => {
+                let scanned = segment::scan(disk, file, segment).map_err(failed)?;
+                let size_bytes = disk.size_bytes(file).map_err(failed)?;
+                report.scanned_segments += 1;
+                report.cut_bytes += size_bytes.saturating_sub(scanned.end);
+                report
+                    .damaged
+                    .extend(scanned.damaged.iter().map(|entry| entry.block));
+                let footer = format::encode_footer(segment, scanned.end, &scanned.entries);
+                disk.truncate(file, scanned.end).map_err(failed)?;
+                // As in `seal`: the data may be in the page cache only.
+                disk.sync(file).map_err(failed)?;
+                disk.write_at(file, scanned.end, &footer).map_err(failed)?;
+                disk.sync(file).map_err(failed)?;
+                scanned.entries
+            }
+        };
+        let size_bytes = disk.size_bytes(file).map_err(failed)?;
+        self.segments.insert(
+            segment,
+            Segment {
+                size_bytes,
+                ..Segment::default()
+            },
+        );
+        for entry in &entries {
+            self.forget(entry.block);
+            match entry.kind {
+                Kind::Block => self.remember(segment, entry),
+                Kind::Tombstone => {
+                    self.segments.entry(segment).or_default().tombstone_bytes += format::record_size_bytes(0);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// If only the process died, what was read from the last segment may not be durable yet. The others
+    /// were synced before their successor was created.
+    fn sync_last_segment<D: Disk>(&mut self, disk: &mut D) -> Result<(), Error> {
+        let Some(&last) = self.segments.keys().next_back() else {
+            return Ok(());
+        };
+        let file = self.file(disk, last)?;
+        disk.sync(file).map_err(|source| self.failed("sync", source))
+    }
+
+    fn remember(&mut self, segment: u32, entry: &Entry) {
+        let Entry {
+            block,
+            offset,
+            size_bytes,
+            checksum,
+            ..
+        } = *entry;
+        self.index.insert(
+            block,
+            Location {
+                segment,
+                offset,
+                size_bytes,
+                checksum,
+            },
+        );
+        if let Some(segment) = self.segments.get_mut(&segment) {
+            segment.live_bytes += format::record_size_bytes(size_bytes);
+        }
+    }
+
+    fn forget(&mut self, block: BlockId) {
+        let Some(location) = self.index.remove(&block) else {
+            return;
+        };
+        if let Some(segment) = self.segments.get_mut(&location.segment) {
+            segment.live_bytes -= format::record_size_bytes(location.size_bytes);
+        }
+    }
+
+    fn append_block<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        block: BlockId,
+        data: &[u8],
+        checksum: u32,
+        size_bytes: u32,
+    ) -> Result<(), Error> {
+        let kind = Kind::Block;
+        let entry = self.append(
+            disk,
+            Entry {
+                block,
+                offset: 0,
+                size_bytes,
+                checksum,
+                kind,
+            },
+            data,
+        )?;
+        let segment = self.tail.as_ref().map_or(0, |tail| tail.segment);
+        self.forget(block);
+        self.remember(segment, &entry);
+        Ok(())
+    }
+
+    fn append_tombstone<D: Disk>(&mut self, disk: &mut D, block: BlockId) -> Result<(), Error> {
+        let entry = Entry {
+            block,
+            offset: 0,
+            size_bytes: 0,
+            checksum: 0,
+            kind: Kind::Tombstone,
+        };
+        self.append(disk, entry, &[])?;
+        let segment = self.tail.as_ref().map_or(0, |tail| tail.segment);
+        self.segments.entry(segment).or_default().tombstone_bytes += format::record_size_bytes(0);
+        Ok(())
+    }
+
+    /// Writes a record at the end; its offset is filled in. `NoSpace` leaves everything as it was.
+    fn append<D: Disk>(&mut self, disk: &mut D, mut entry: Entry, data: &[u8]) -> Result<Entry, Error> {
+        let appended = self
+            .ready_tail(disk, format::record_size_bytes(entry.size_bytes))
+            .and_then(|mut tail| {
+                let written = tail.write(disk, &mut entry, data);
+                let (segment, size_bytes) = (tail.segment, tail.end);
+                self.tail = Some(tail);
+                written.map_err(|source| self.failed("write", source))?;
+                self.segments.entry(segment).or_default().size_bytes = size_bytes;
+                Ok(entry)
+            });
+        appended.map_err(|error| match error {
+            Error::Disk { source, .. } if source.kind() == io::ErrorKind::StorageFull => Error::NoSpace,
+            error => {
+                self.poisoned = true;
+                error
+            }
+        })
+    }
+
+    /// Takes the tail out, with room for `needed_bytes`: the present one or, that sealed, a new one.
+    fn ready_tail<D: Disk>(&mut self, disk: &mut D, needed_bytes: u64) -> Result<Tail, Error> {
+        if let Some(tail) = self.tail.take() {
+            if tail.end + needed_bytes <= self.config.segment_size_bytes || tail.entries.is_empty() {
+                return Ok(tail);
+            }
+            self.tail = Some(tail);
+            self.seal(disk)?;
+        }
+        let segment = self.segment_next;
+        let failed = |source| self.failed("create", source);
+        let file = disk.open(&self.path(segment), true).map_err(failed)?;
+        disk.sync_directory(&self.directory).map_err(failed)?;
+        self.segment_next = segment.checked_add(1).ok_or(Error::NoSpace)?;
+        self.segments.insert(segment, Segment::default());
+        Ok(Tail {
+            segment,
+            file,
+            end: 0,
+            entries: Vec::new(),
+            dirty: true,
+        })
+    }
+
+    /// Ends the tail with its footer. The data is synced first: a footer that survives a crash which its
+    /// records did not would vouch for bytes that are not there.
+    fn seal<D: Disk>(&mut self, disk: &mut D) -> Result<(), Error> {
+        self.sync(disk)?;
+        let Some(tail) = self.tail.as_mut() else {
+            return Ok(());
+        };
+        let (segment, file) = (tail.segment, tail.file);
+        let footer = tail.write_footer(disk);
+        let size_bytes = footer.map_err(|source| self.failed("seal", source))?;
+        self.sync(disk)?;
+        self.tail = None;
+        self.segments.entry(segment).or_default().size_bytes = size_bytes;
+        self.keep_open(disk, segment, file);
+        Ok(())
+    }
+
+    fn keep_open<D: Disk>(&mut self, disk: &mut D, segment: u32, file: FileId) {
+        if self.open_files.len() >= OPEN_FILES_MAX
+            && let Some((_, oldest)) = self.open_files.pop_front()
+        {
+            disk.close(oldest);
+        }
+        self.open_files.push_back((segment, file));
+    }
+
+    fn file<D: Disk>(&mut self, disk: &mut D, segment: u32) -> Result<FileId, Error> {
+        if let Some(tail) = self.tail.as_ref().filter(|tail| tail.segment == segment) {
+            return Ok(tail.file);
+        }
+        if let Some((_, file)) = self.open_files.iter().find(|(id, _)| *id == segment) {
+            return Ok(*file);
+        }
+        let file = disk
+            .open(&self.path(segment), false)
+            .map_err(|source| self.failed("open", source))?;
+        self.keep_open(disk, segment, file);
+        Ok(file)
+    }
+
+    fn read_verified<D: Disk>(
+        &self,
+        disk: &mut D,
+        file: FileId,
+        block: BlockId,
+        location: Location,
+        start: u64,
+        end: u64,
+    ) -> Result<Bytes, Error> {
+        let Location {
+            segment,
+            offset,
+            size_bytes,
+            checksum,
+        } = location;
+        let corrupt = |at: u64| Error::Corrupt {
+            block,
+            segment,
+            offset: u64::from(offset) + at,
+        };
+        // A file that ends early is damage of this block, not a failing disk.
+        let failed = |source: io::Error, at| match source.kind() {
+            io::ErrorKind::UnexpectedEof => corrupt(at),
+            _ => self.failed("read", source),
+        };
+        let head_size_bytes = format::head_size_bytes(size_bytes);
+        let mut head = vec![0; head_size_bytes as usize];
+        disk.read_at(file, u64::from(offset), &mut head)
+            .map_err(|source| failed(source, 0))?;
+        let (entry, checksums) = format::decode_head(&head, segment, offset).ok_or(corrupt(0))?;
+        if (entry.block, entry.size_bytes, entry.checksum) != (block, size_bytes, checksum) {
+            return Err(corrupt(0));
+        }
+        let page_size = PAGE_SIZE_BYTES as u64;
+        let pages_start = start - start % page_size;
+        let pages_end = end
+            .next_multiple_of(page_size)
+            .min(u64::from(size_bytes))
+            .max(pages_start);
+        let mut data = vec![0; (pages_end - pages_start) as usize];
+        let at = head_size_bytes + pages_start;
+        disk.read_at(file, u64::from(offset) + at, &mut data)
+            .map_err(|source| failed(source, at))?;
+        if !format::pages_verify(&data, (pages_start / page_size) as usize, &checksums) {
+            return Err(corrupt(at));
+        }
+        Ok(Bytes::from(data).slice((start - pages_start) as usize..(end - pages_start) as usize))
+    }
+}
+
+impl Tail {
+    fn write<D: Disk>(&mut self, disk: &mut D, entry: &mut Entry, data: &[u8]) -> io::Result<()> {
+        entry.offset = u32::try_from(self.end).map_err(io::Error::other)?;
+        let mut head = Vec::with_capacity(format::head_size_bytes(entry.size_bytes) as usize);
+        format::encode_head(&mut head, self.segment, entry, data);
+        disk.write_at(self.file, self.end, &head)?;
+        if !data.is_empty() {
+            disk.write_at(self.file, self.end + head.len() as u64, data)?;
+        }
+        self.end += format::record_size_bytes(entry.size_bytes);
+        self.entries.push(*entry);
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// Writes the footer; returns the size of the file with it.
+    fn write_footer<D: Disk>(&mut self, disk: &mut D) -> io::Result<u64> {
+        let footer = format::encode_footer(self.segment, self.end, &self.entries);
+        self.dirty = true;
+        // What a put that found no space left behind must not follow the footer.
+        disk.truncate(self.file, self.end)?;
+        disk.write_at(self.file, self.end, &footer)?;
+        Ok(self.end + footer.len() as u64)
+    }
+}
