@@ -1,3 +1,5 @@
 //! The threads, sockets and files of one BarkFS node.
 
+pub mod network;
+pub mod pipeline;
 pub mod reactor;

@@ -1,0 +1,179 @@
+//! The worker's end of the rings: `poll` → step → `send` → `flush` → `prepare_sleep` → `park`.
+//!
+//! Invariants
+//! - A network thread is woken at most once per `flush`, and only if it sleeps.
+//! - `send` never blocks and never loses: what does not fit waits here, in order.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use bark_queue::{SleepFlag, notify, spsc};
+
+use super::{FromWorker, Link, ToWorker};
+use crate::reactor::LoopWaker;
+
+/// Wakes one worker, from any thread: call it after publishing work. Costs a fence when the worker is awake.
+#[derive(Clone, Debug)]
+pub struct WorkerWaker {
+    flag: SleepFlag,
+    thread: Arc<OnceLock<Thread>>,
+}
+
+impl WorkerWaker {
+    pub fn wake(&self) {
+        if self.flag.must_wake()
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct WorkerPort {
+    links: Vec<ToNetworkLink>,
+    waker: WorkerWaker,
+}
+
+#[derive(Debug)]
+struct ToNetworkLink {
+    inbox: spsc::Consumer<ToWorker>,
+    outbox: notify::Producer<FromWorker>,
+    overflow: VecDeque<FromWorker>,
+    bytes_taken: u64,
+    shared: Arc<Link>,
+    network_waker: LoopWaker,
+}
+
+impl WorkerPort {
+    pub(super) fn new() -> Self {
+        let waker = WorkerWaker {
+            flag: SleepFlag::new(),
+            thread: Arc::default(),
+        };
+        Self {
+            links: Vec::new(),
+            waker,
+        }
+    }
+
+    pub(super) fn add_link(
+        &mut self,
+        inbox: spsc::Consumer<ToWorker>,
+        outbox: notify::Producer<FromWorker>,
+        shared: Arc<Link>,
+        network_waker: LoopWaker,
+    ) {
+        let overflow = VecDeque::new();
+        self.links.push(ToNetworkLink {
+            inbox,
+            outbox,
+            overflow,
+            bytes_taken: 0,
+            shared,
+            network_waker,
+        });
+    }
+
+    pub fn network_threads_count(&self) -> usize {
+        self.links.len()
+    }
+
+    /// For other threads that have work for this worker.
+    pub fn waker(&self) -> WorkerWaker {
+        self.waker.clone()
+    }
+
+    /// Takes everything that is published, at most one ring's capacity from each network thread.
+    pub fn poll(&mut self, messages: &mut Vec<ToWorker>) {
+        for link in &mut self.links {
+            let first = messages.len();
+            let count_max = link.inbox.capacity();
+            messages.extend(link.inbox.drain(count_max));
+            if messages.len() == first {
+                continue;
+            }
+            for message in &messages[first..] {
+                if let ToWorker::Chunk { bytes, .. } = message {
+                    link.bytes_taken += bytes.capacity() as u64;
+                }
+            }
+            // Relaxed: a budget; must_wake()'s fence orders it before the look at the flag.
+            link.shared.bytes_taken.store(link.bytes_taken, Ordering::Relaxed);
+            if link.shared.network_waits.must_wake() {
+                link.network_waker.wake();
+            }
+        }
+    }
+
+    /// Hands a command to the network thread it names; visible after [`flush`](Self::flush).
+    ///
+    /// Panics: if there is no such network thread, which no connection id from here names.
+    pub fn send(&mut self, command: FromWorker) {
+        let link = &mut self.links[usize::from(command.network_thread())];
+        if !link.overflow.is_empty() {
+            link.overflow.push_back(command);
+        } else if let Err(full) = link.outbox.push(command) {
+            link.overflow.push_back(full.0);
+        }
+    }
+
+    /// Publishes what was sent, with at most one wake per network thread.
+    pub fn flush(&mut self) {
+        self.links.iter_mut().for_each(ToNetworkLink::flush);
+    }
+
+    /// Whether commands wait for room: the worker should take no new work that produces more of them.
+    pub fn is_backlogged(&self) -> bool {
+        self.links.iter().any(|link| !link.overflow.is_empty())
+    }
+
+    /// Announces the sleep. False: something came meanwhile, so go on instead. True: look at all other sources of work
+    /// once more, then [`park`](Self::park), or [`cancel_sleep`](Self::cancel_sleep).
+    pub fn prepare_sleep(&mut self) -> bool {
+        self.waker.thread.get_or_init(thread::current);
+        self.waker.flag.prepare_sleep();
+        let mut may_sleep = true;
+        for link in &mut self.links {
+            if !link.overflow.is_empty() {
+                link.shared.worker_waits.prepare_sleep();
+                may_sleep &= link.outbox.free() == 0;
+            }
+            may_sleep &= link.inbox.is_empty();
+        }
+        if !may_sleep {
+            self.waker.flag.cancel_sleep();
+        }
+        may_sleep
+    }
+
+    /// Sleeps until woken or until `wait_max` has passed; may return early.
+    pub fn park(&mut self, wait_max: Option<Duration>) {
+        match wait_max {
+            Some(wait_max) => thread::park_timeout(wait_max),
+            None => thread::park(),
+        }
+        self.waker.flag.cancel_sleep();
+    }
+
+    pub fn cancel_sleep(&mut self) {
+        self.waker.flag.cancel_sleep();
+    }
+}
+
+impl ToNetworkLink {
+    fn flush(&mut self) {
+        while let Some(command) = self.overflow.pop_front() {
+            if let Err(full) = self.outbox.push(command) {
+                self.overflow.push_front(full.0);
+                break;
+            }
+        }
+        if self.outbox.publish() {
+            self.network_waker.wake();
+        }
+    }
+}
