@@ -1,1 +1,46 @@
-fn main() {}
+//! One binary with every benchmark: `cargo run --release -p bark-benches -- NAME [--json FILE]`.
+//!
+//! Design. A benchmark is a module with an `Arguments` struct and `run`, a line in [`Benchmark`], and a line in
+//! [`NAMES`]. It prints where it ran before what it measured, because a number without its machine is a rumour.
+
+mod origin;
+mod queue;
+
+use clap::{Parser, Subcommand};
+
+/// What `list` prints: name and one sentence.
+const NAMES: &[(&str, &str)] = &[(
+    "queue",
+    "hand-off between threads: ns per item and push-to-take latency",
+)];
+
+#[derive(Parser)]
+#[command(
+    name = "bark-benches",
+    version,
+    about = "Benchmarks of BarkFS beside the peers they name"
+)]
+struct CommandLine {
+    #[command(subcommand)]
+    benchmark: Benchmark,
+}
+
+#[derive(Subcommand)]
+enum Benchmark {
+    /// Name the benchmarks
+    List,
+    /// Hand-off between threads: ns per item and push-to-take latency
+    Queue(queue::Arguments),
+}
+
+fn main() -> anyhow::Result<()> {
+    match CommandLine::parse().benchmark {
+        Benchmark::List => {
+            for (name, sentence) in NAMES {
+                println!("{name:10} {sentence}");
+            }
+            Ok(())
+        }
+        Benchmark::Queue(arguments) => queue::run(&arguments),
+    }
+}

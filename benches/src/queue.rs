@@ -1,0 +1,352 @@
+//! What a hand-off between threads costs: our queues beside crossbeam-channel, std's mpsc and rtrb.
+//!
+//! Design. Two measurements per queue and number of producers, both with a consumer that polls all the time:
+//! - drain: all producers push as fast as there is room; elapsed time divided by items taken.
+//! - push to take: one item in flight; producers take turns of [`TURN_ITEMS`] (the others are parked), so that the
+//!   number is the queue's and not the backlog's. It includes one reading of the clock.
+//!
+//! Rounds are interleaved, every queue once a round, so that a noisy minute hits all; the table shows medians.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::Context;
+use bark_queue::{SleepFlag, mpsc, notify, spsc};
+use serde_json::json;
+
+const CAPACITY: usize = 1024;
+const TURN_ITEMS: u64 = 64;
+/// What a producer that batches pushes before it publishes: a modest worker's turn.
+const BATCH_ITEMS: usize = 16;
+/// Polls without success before the core is offered to another thread: producers may outnumber cores.
+const SPINS_MAX: u32 = 64;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Write the table to this file too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Interleaved rounds; the table shows their medians
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Items per measurement of throughput
+    #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1..))]
+    items: u64,
+}
+
+trait Push: Send {
+    fn push(&mut self, value: u64) -> bool;
+    fn publish(&mut self) {}
+}
+
+trait Take {
+    fn take(&mut self, each: &mut dyn FnMut(u64)) -> usize;
+}
+
+impl Push for spsc::Producer<u64> {
+    fn push(&mut self, value: u64) -> bool {
+        spsc::Producer::push(self, value).is_ok()
+    }
+}
+
+impl Take for spsc::Consumer<u64> {
+    fn take(&mut self, each: &mut dyn FnMut(u64)) -> usize {
+        self.drain(CAPACITY).map(each).count()
+    }
+}
+
+/// Publishes once in `BATCH_ITEMS`.
+struct SpscBatch(spsc::Producer<u64>);
+
+impl Push for SpscBatch {
+    fn push(&mut self, value: u64) -> bool {
+        let has_room = self.0.push_unpublished(value).is_ok();
+        if !has_room || self.0.unpublished_len() >= BATCH_ITEMS {
+            self.0.publish();
+        }
+        has_room
+    }
+
+    fn publish(&mut self) {
+        self.0.publish();
+    }
+}
+
+/// Publishes once in `batch_items`.
+struct Mesh {
+    producer: notify::Producer<u64>,
+    unpublished: usize,
+    batch_items: usize,
+}
+
+impl Push for Mesh {
+    fn push(&mut self, value: u64) -> bool {
+        let has_room = self.producer.push(value).is_ok();
+        self.unpublished += usize::from(has_room);
+        if !has_room || self.unpublished >= self.batch_items {
+            self.publish();
+        }
+        has_room
+    }
+
+    fn publish(&mut self) {
+        self.unpublished = 0;
+        assert!(!self.producer.publish(), "this consumer never sleeps");
+    }
+}
+
+impl Take for notify::Consumer<u64> {
+    fn take(&mut self, each: &mut dyn FnMut(u64)) -> usize {
+        self.drain(CAPACITY, |_, value| each(value))
+    }
+}
+
+impl Push for mpsc::Producer<u64> {
+    fn push(&mut self, value: u64) -> bool {
+        mpsc::Producer::push(self, value).is_ok()
+    }
+}
+
+impl Push for rtrb::Producer<u64> {
+    fn push(&mut self, value: u64) -> bool {
+        rtrb::Producer::push(self, value).is_ok()
+    }
+}
+
+impl Push for crossbeam_channel::Sender<u64> {
+    fn push(&mut self, value: u64) -> bool {
+        self.try_send(value).is_ok()
+    }
+}
+
+impl Push for std::sync::mpsc::Sender<u64> {
+    fn push(&mut self, value: u64) -> bool {
+        self.send(value).is_ok()
+    }
+}
+
+/// Implements `Take` for a queue that gives one value at a time.
+macro_rules! take_one_by_one {
+    ($consumer:ty, $method:ident, $pattern:ident) => {
+        impl Take for $consumer {
+            fn take(&mut self, each: &mut dyn FnMut(u64)) -> usize {
+                let mut count = 0;
+                while count < CAPACITY {
+                    let $pattern(value) = self.$method() else {
+                        break;
+                    };
+                    each(value);
+                    count += 1;
+                }
+                count
+            }
+        }
+    };
+}
+take_one_by_one!(mpsc::Consumer<u64>, try_take, Some);
+take_one_by_one!(rtrb::Consumer<u64>, pop, Ok);
+take_one_by_one!(crossbeam_channel::Receiver<u64>, try_recv, Ok);
+take_one_by_one!(std::sync::mpsc::Receiver<u64>, try_recv, Ok);
+
+type Ends = (Vec<Box<dyn Push>>, Box<dyn Take>);
+
+/// A queue under test: name, most producers it takes, how to make one.
+struct Subject(&'static str, usize, fn(usize) -> Ends);
+
+fn single(producer: impl Push + 'static, consumer: impl Take + 'static) -> Ends {
+    (vec![Box::new(producer)], Box::new(consumer))
+}
+
+fn cloned<P: Push + Clone + 'static>(count: usize, producer: P, consumer: impl Take + 'static) -> Ends {
+    let producers = (0..count)
+        .map(|_| Box::new(producer.clone()) as Box<dyn Push>)
+        .collect();
+    (producers, Box::new(consumer))
+}
+
+fn mesh(count: usize, batch_items: usize) -> Ends {
+    let (producers, consumer) = notify::mesh(count, CAPACITY, &SleepFlag::new());
+    let boxed = |producer| {
+        Box::new(Mesh {
+            producer,
+            unpublished: 0,
+            batch_items,
+        }) as Box<dyn Push>
+    };
+    (producers.into_iter().map(boxed).collect(), Box::new(consumer))
+}
+
+const SUBJECTS: &[Subject] = &[
+    Subject("bark spsc", 1, |_| {
+        let (producer, consumer) = spsc::channel(CAPACITY);
+        single(producer, consumer)
+    }),
+    Subject("bark spsc, batch 16", 1, |_| {
+        let (producer, consumer) = spsc::channel(CAPACITY);
+        single(SpscBatch(producer), consumer)
+    }),
+    Subject("rtrb", 1, |_| {
+        let (producer, consumer) = rtrb::RingBuffer::new(CAPACITY);
+        single(producer, consumer)
+    }),
+    Subject("bark notify mesh", 8, |count| mesh(count, 1)),
+    Subject("bark notify mesh, batch 16", 8, |count| mesh(count, BATCH_ITEMS)),
+    Subject("bark mpsc", 8, |count| {
+        let (producer, consumer) = mpsc::channel(CAPACITY, count);
+        cloned(count, producer, consumer)
+    }),
+    Subject("crossbeam bounded", 8, |count| {
+        let (producer, consumer) = crossbeam_channel::bounded(CAPACITY);
+        cloned(count, producer, consumer)
+    }),
+    Subject("crossbeam unbounded", 8, |count| {
+        let (producer, consumer) = crossbeam_channel::unbounded();
+        cloned(count, producer, consumer)
+    }),
+    Subject("std mpsc", 8, |count| {
+        let (producer, consumer) = std::sync::mpsc::channel();
+        cloned(count, producer, consumer)
+    }),
+];
+
+/// Counts fruitless polls and yields when there were many in a row.
+#[derive(Default)]
+struct Patience(u32);
+
+impl Patience {
+    fn wait(&mut self) {
+        self.0 += 1;
+        if self.0.is_multiple_of(SPINS_MAX) {
+            thread::yield_now()
+        } else {
+            std::hint::spin_loop()
+        }
+    }
+}
+
+fn drain_nanoseconds((producers, mut consumer): Ends, items: u64) -> f64 {
+    let each_items = items.div_ceil(producers.len() as u64);
+    let total = each_items * producers.len() as u64;
+    let start = Instant::now();
+    thread::scope(|scope| {
+        for mut producer in producers {
+            scope.spawn(move || {
+                let mut patience = Patience::default();
+                for value in 0..each_items {
+                    while !producer.push(value) {
+                        patience.wait();
+                    }
+                }
+                producer.publish();
+            });
+        }
+        let (mut taken, mut sum) = (0, 0u64);
+        let mut patience = Patience::default();
+        while taken < total {
+            match consumer.take(&mut |value| sum = sum.wrapping_add(value)) {
+                0 => patience.wait(),
+                count => taken += count as u64,
+            }
+        }
+        let expected = each_items * (each_items - 1) / 2 * (total / each_items);
+        assert_eq!(sum, expected, "the queue lost or doubled a value");
+    });
+    start.elapsed().as_nanos() as f64 / total as f64
+}
+
+/// Sorted push-to-take times in nanoseconds.
+fn push_to_take_nanoseconds((producers, mut consumer): Ends, turns_count: u64) -> Vec<u64> {
+    let start = Instant::now();
+    let taken = AtomicU64::new(0);
+    let producers_count = producers.len() as u64;
+    let mut samples = Vec::with_capacity((turns_count * TURN_ITEMS) as usize);
+    thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for (index, mut producer) in (0u64..).zip(producers) {
+            let taken = &taken;
+            let writer = scope.spawn(move || {
+                for turn in (index..turns_count).step_by(producers_count as usize) {
+                    while taken.load(Ordering::Acquire) < turn * TURN_ITEMS {
+                        thread::park();
+                    }
+                    for item in turn * TURN_ITEMS..(turn + 1) * TURN_ITEMS {
+                        let mut patience = Patience::default();
+                        while taken.load(Ordering::Acquire) < item {
+                            patience.wait();
+                        }
+                        producer.push(start.elapsed().as_nanos() as u64);
+                        producer.publish();
+                    }
+                }
+            });
+            threads.push(writer.thread().clone());
+        }
+        let mut patience = Patience::default();
+        while samples.len() < samples.capacity() {
+            if consumer.take(&mut |pushed| samples.push(start.elapsed().as_nanos() as u64 - pushed)) == 0 {
+                patience.wait();
+                continue;
+            }
+            let count = samples.len() as u64;
+            taken.store(count, Ordering::Release);
+            if count.is_multiple_of(TURN_ITEMS) {
+                threads[(count / TURN_ITEMS % producers_count) as usize].unpark();
+            }
+        }
+    });
+    samples.sort_unstable();
+    samples
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let origin = crate::origin::origin();
+    let cells: Vec<(&Subject, usize)> = [1, 2, 4, 8]
+        .into_iter()
+        .flat_map(|count| {
+            SUBJECTS
+                .iter()
+                .filter(move |subject| count <= subject.1)
+                .map(move |subject| (subject, count))
+        })
+        .collect();
+    let mut measured = vec![[const { Vec::new() }; 3]; cells.len()];
+    for _ in 0..arguments.rounds {
+        for ((Subject(_, _, make), count), columns) in cells.iter().zip(&mut measured) {
+            columns[0].push(drain_nanoseconds(make(*count), arguments.items));
+            let samples = push_to_take_nanoseconds(make(*count), 64);
+            columns[1].push(samples[samples.len() / 2] as f64);
+            columns[2].push(samples[samples.len() * 99 / 100] as f64);
+        }
+    }
+    for field in ["machine", "load_before", "commit", "command"] {
+        println!("{field}: {}", origin[field].as_str().unwrap_or("unknown"));
+    }
+    println!(
+        "items of 8 bytes, capacity {CAPACITY}, medians of {} interleaved rounds\n",
+        arguments.rounds
+    );
+    println!(
+        "{:28} {:>9} {:>12} {:>10} {:>10}",
+        "queue", "producers", "drain ns", "p50 ns", "p99 ns"
+    );
+    let mut rows = Vec::new();
+    for ((Subject(name, _, _), count), columns) in cells.iter().zip(measured) {
+        let [drain, p50, p99] = columns.map(median);
+        println!("{name:28} {count:>9} {drain:>12.1} {p50:>10.0} {p99:>10.0}");
+        rows.push(
+            json!({"queue": name, "producers": count, "drain_ns": drain, "p50_ns": p50, "p99_ns": p99}),
+        );
+    }
+    if let Some(path) = &arguments.json {
+        let table = json!({"benchmark": "queue", "origin": origin, "rounds": arguments.rounds, "rows": rows});
+        std::fs::write(path, format!("{table:#}\n")).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}
