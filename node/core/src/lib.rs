@@ -5,4 +5,5 @@ pub mod checksum;
 pub mod disk;
 pub mod log;
 pub mod random;
+pub mod state;
 pub mod time;

@@ -1,0 +1,91 @@
+//! Changing a file in place: its attributes and its inline content.
+//!
+//! Invariants:
+//! - Shrinking a file really drops what lay beyond: extending it again reads zeros.
+//! - Whatever changes content raises `version` by one and moves `modified`; every change moves `changed`.
+
+use bark_schema::ids::InodeId;
+use bark_schema::limits::{FILE_SIZE_MAX, INLINE_SIZE_MAX};
+use bark_schema::operation::{AttributeChange, Failure, Refusal, Reply};
+
+use super::State;
+use super::inode::{Body, mode_bits};
+
+impl State {
+    pub(super) fn set_attributes(
+        &mut self,
+        inode: InodeId,
+        change: &AttributeChange,
+    ) -> Result<Reply, Failure> {
+        self.inode(inode)?;
+        self.check_inode_unlocked(inode)?;
+        if let Some(size) = change.size {
+            self.regular(inode)?;
+            if size > FILE_SIZE_MAX {
+                return Err(Failure::refused(Refusal::FileTooLarge, "file is too large"));
+            }
+            self.resize(inode, size);
+        }
+        let time = self.time;
+        self.inodes.update(&inode, |row| {
+            row.mode = change.mode.map_or(row.mode, mode_bits);
+            row.owner = change.owner.unwrap_or(row.owner);
+            row.group = change.group.unwrap_or(row.group);
+            row.accessed = change.accessed.unwrap_or(row.accessed);
+            row.modified = change.modified.unwrap_or(row.modified);
+            row.changed = time;
+        });
+        Ok(Reply::Attributes(self.inode(inode)?.attributes(inode)))
+    }
+
+    fn resize(&mut self, inode: InodeId, size: u64) {
+        let time = self.time;
+        self.cut_extents(inode, size, u64::MAX);
+        self.settle_body(inode);
+        self.set_size(inode, size);
+        self.inodes.update(&inode, |row| {
+            if let Body::Inline(bytes) = &mut row.body
+                && bytes.len() as u64 > size
+            {
+                *bytes = bytes[..size as usize].into();
+            }
+            row.touch_content(time);
+        });
+    }
+
+    pub(super) fn write_inline(
+        &mut self,
+        inode: InodeId,
+        offset: u64,
+        data: &[u8],
+        truncate: bool,
+    ) -> Result<Reply, Failure> {
+        let row = self.regular(inode)?;
+        self.check_inode_unlocked(inode)?;
+        let end = offset.saturating_add(data.len() as u64);
+        if end > INLINE_SIZE_MAX as u64 {
+            return Err(Failure::TooLargeForInline);
+        }
+        let (mut bytes, size) = match &row.body {
+            _ if truncate => (Vec::new(), end),
+            Body::Inline(bytes) => (bytes.to_vec(), row.size.max(end)),
+            _ => return Err(Failure::TooLargeForInline),
+        };
+        if data.is_empty() && !truncate {
+            return Ok(Reply::Attributes(row.attributes(inode)));
+        }
+        let (start, end) = (offset as usize, end as usize);
+        if bytes.len() < end {
+            bytes.resize(end, 0);
+        }
+        bytes[start..end].copy_from_slice(data);
+        self.cut_extents(inode, 0, u64::MAX);
+        self.set_size(inode, size);
+        let time = self.time;
+        self.inodes.update(&inode, |row| {
+            row.body = Body::Inline(bytes.into_boxed_slice());
+            row.touch_content(time);
+        });
+        Ok(Reply::Attributes(self.inode(inode)?.attributes(inode)))
+    }
+}

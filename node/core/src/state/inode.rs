@@ -1,0 +1,268 @@
+//! Inodes: who owns a file, how large it is, and its content or where that is.
+//!
+//! A regular file keeps up to INLINE_SIZE_MAX bytes in its inode; once blocks are published the bytes are
+//! in extents ([`super::extent`]) and none are here. The inline bytes may be fewer than the size: what is
+//! missing reads as zeros, so a file can be extended by any amount without storing anything.
+//!
+//! Invariants:
+//! - Inline content never exceeds the size or INLINE_SIZE_MAX; a file has inline bytes or extents, not both.
+//! - A directory's link count is 2 and one for each subdirectory; `children` counts its entries.
+//! - An inode's counter is below `inode_counter_next`, and no id is given twice.
+
+use bark_schema::ids::{InodeId, PartitionId};
+use bark_schema::operation::{Attributes, Failure, FileKind, NewInode, Refusal, UnixNanos};
+
+use super::codec::{Reader, Row, Sink, row_struct};
+use super::{Error, State};
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Inode {
+    pub(crate) mode: u16,
+    pub(crate) owner: u32,
+    pub(crate) group: u32,
+    pub(crate) link_count: u32,
+    pub(crate) size: u64,
+    pub(crate) accessed: UnixNanos,
+    pub(crate) modified: UnixNanos,
+    pub(crate) changed: UnixNanos,
+    pub(crate) version: u64,
+    pub(crate) body: Body,
+}
+row_struct!(Inode {
+    mode,
+    owner,
+    group,
+    link_count,
+    size,
+    accessed,
+    modified,
+    changed,
+    version,
+    body
+});
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Body {
+    Inline(Box<[u8]>),
+    Extents { count: u64 },
+    Symlink(Box<[u8]>),
+    Directory { parent: InodeId, children: u64 },
+}
+
+const MODE_MASK: u32 = 0o7777;
+
+impl Inode {
+    pub(crate) fn new(attributes: &NewInode, body: Body, time: UnixNanos) -> Inode {
+        let (link_count, size) = match &body {
+            Body::Directory { .. } => (2, 0),
+            Body::Inline(bytes) | Body::Symlink(bytes) => (1, bytes.len() as u64),
+            Body::Extents { .. } => (1, 0),
+        };
+        Inode {
+            mode: mode_bits(attributes.mode),
+            owner: attributes.owner,
+            group: attributes.group,
+            link_count,
+            size,
+            accessed: time,
+            modified: time,
+            changed: time,
+            version: 1,
+            body,
+        }
+    }
+
+    pub(crate) fn root() -> Inode {
+        let body = Body::Directory {
+            parent: InodeId::ROOT,
+            children: 0,
+        };
+        Inode::new(
+            &NewInode {
+                mode: 0o755,
+                owner: 0,
+                group: 0,
+            },
+            body,
+            0,
+        )
+    }
+
+    pub(crate) fn kind(&self) -> FileKind {
+        match self.body {
+            Body::Inline(_) | Body::Extents { .. } => FileKind::Regular,
+            Body::Symlink(_) => FileKind::Symlink,
+            Body::Directory { .. } => FileKind::Directory,
+        }
+    }
+
+    pub(crate) fn attributes(&self, inode: InodeId) -> Attributes {
+        Attributes {
+            inode,
+            kind: self.kind(),
+            mode: u32::from(self.mode),
+            owner: self.owner,
+            group: self.group,
+            size: self.size,
+            link_count: self.link_count,
+            accessed: self.accessed,
+            modified: self.modified,
+            changed: self.changed,
+            version: self.version,
+        }
+    }
+
+    /// The content changed at `time`.
+    pub(crate) fn touch_content(&mut self, time: UnixNanos) {
+        self.modified = time;
+        self.changed = time;
+        self.version += 1;
+    }
+}
+
+/// The permission bits of a mode, which is all an inode stores of it.
+pub(crate) fn mode_bits(mode: u32) -> u16 {
+    (mode & MODE_MASK) as u16
+}
+
+pub(crate) fn no_such_inode() -> Failure {
+    Failure::refused(Refusal::NotFound, "no such file or directory")
+}
+
+impl State {
+    pub(super) fn inode(&self, inode: InodeId) -> Result<&Inode, Failure> {
+        self.inodes.get(&inode).ok_or_else(no_such_inode)
+    }
+
+    /// A regular file's inode.
+    pub(super) fn regular(&self, inode: InodeId) -> Result<&Inode, Failure> {
+        let row = self.inode(inode)?;
+        match row.kind() {
+            FileKind::Regular => Ok(row),
+            FileKind::Directory => Err(Failure::refused(Refusal::IsDirectory, "is a directory")),
+            FileKind::Symlink => Err(Failure::refused(Refusal::InvalidArgument, "is a symbolic link")),
+        }
+    }
+
+    /// A directory's parent and its number of entries.
+    pub(super) fn directory(&self, inode: InodeId) -> Result<(InodeId, u64), Failure> {
+        match self.inode(inode)?.body {
+            Body::Directory { parent, children } => Ok((parent, children)),
+            _ => Err(Failure::refused(Refusal::NotDirectory, "not a directory")),
+        }
+    }
+
+    pub(super) fn next_inode(&self) -> Result<InodeId, Failure> {
+        if self.inode_counter_next > InodeId::COUNTER_MAX {
+            return Err(Failure::refused(
+                Refusal::NoSpace,
+                "the partition has no inode numbers left",
+            ));
+        }
+        Ok(InodeId::new(self.partition, self.inode_counter_next))
+    }
+
+    /// The id a coordinator may propose for the next directory born here. Another inode may take it
+    /// first: then applying answers `Conflict`, and the coordinator asks again.
+    pub fn allocate_inode_hint(&self) -> InodeId {
+        let counter = self.inode_counter_next.min(InodeId::COUNTER_MAX);
+        InodeId::new(self.partition, counter)
+    }
+
+    /// Adds a new inode under an id at or beyond the counter, or one reserved before.
+    pub(super) fn bear(&mut self, id: InodeId, inode: Inode) {
+        debug_assert!(!self.inodes.contains(&id));
+        self.reserve(id);
+        if inode.kind() == FileKind::Regular {
+            self.file_bytes += inode.size;
+        }
+        self.inodes.insert(id, inode);
+    }
+
+    /// Sees to it that `id` is never given to another inode.
+    pub(super) fn reserve(&mut self, id: InodeId) {
+        self.inode_counter_next = self.inode_counter_next.max((id.0 & InodeId::COUNTER_MAX) + 1);
+    }
+
+    /// Takes one link from a non-directory; the last one takes the inode.
+    pub(super) fn drop_link(&mut self, id: InodeId) {
+        self.add_links(id, -1);
+    }
+
+    pub(super) fn add_links(&mut self, id: InodeId, count: i32) {
+        let time = self.time;
+        let mut left = 0;
+        let found = self.inodes.update(&id, |inode| {
+            left = inode.link_count.saturating_add_signed(count);
+            inode.link_count = left;
+            inode.changed = time;
+        });
+        if found && left == 0 {
+            self.remove_inode(id);
+        }
+    }
+
+    /// Removes an inode and what it had. Its blocks go to the garbage ledger.
+    pub(super) fn remove_inode(&mut self, id: InodeId) {
+        self.cut_extents(id, 0, u64::MAX);
+        if let Some(inode) = self.inodes.remove(&id)
+            && inode.kind() == FileKind::Regular
+        {
+            self.file_bytes -= inode.size;
+        }
+    }
+
+    /// Sets a regular file's size, keeping `file_bytes` exact.
+    pub(super) fn set_size(&mut self, id: InodeId, size: u64) {
+        let mut old = size;
+        self.inodes.update(&id, |inode| {
+            old = inode.size;
+            inode.size = size;
+        });
+        self.file_bytes = self.file_bytes - old + size;
+    }
+}
+
+/// Whether `inode` lives in `partition`.
+pub(crate) fn is_at_home(inode: InodeId, partition: PartitionId) -> bool {
+    inode.home() == partition
+}
+
+impl Row for Body {
+    fn encode<S: Sink>(&self, sink: &mut S) {
+        match self {
+            Body::Inline(bytes) => {
+                0u8.encode(sink);
+                bytes.encode(sink);
+            }
+            Body::Extents { count } => {
+                1u8.encode(sink);
+                count.encode(sink);
+            }
+            Body::Symlink(target) => {
+                2u8.encode(sink);
+                target.encode(sink);
+            }
+            Body::Directory { parent, children } => {
+                3u8.encode(sink);
+                parent.encode(sink);
+                children.encode(sink);
+            }
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Error> {
+        match u8::decode(reader)? {
+            0 => Ok(Body::Inline(Row::decode(reader)?)),
+            1 => Ok(Body::Extents {
+                count: Row::decode(reader)?,
+            }),
+            2 => Ok(Body::Symlink(Row::decode(reader)?)),
+            3 => Ok(Body::Directory {
+                parent: Row::decode(reader)?,
+                children: Row::decode(reader)?,
+            }),
+            _ => Err(Error::Corrupt("an inode of unknown kind")),
+        }
+    }
+}

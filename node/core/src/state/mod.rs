@@ -1,0 +1,283 @@
+//! The state of one partition: what applying its log, entry by entry, makes of nothing.
+//!
+//! Previous in the flow: consensus hands over committed proposals. Next: the reply goes to whoever asked.
+//!
+//! Keys, inodes, dentries, extents, sessions and transactions are rows of ordered tables ([`table`]), and
+//! nothing is remembered elsewhere, so the digest of the tables is the digest of the state, and a snapshot
+//! of the tables is a snapshot of the state. The price: every change hashes the row it changes.
+//!
+//! Invariants:
+//! - What `apply` does depends on the state, the index and the proposal alone; time is the proposal's.
+//! - Replicas that applied the same entries have the same [`State::hash`].
+//! - A failure other than a recorded refusal leaves no trace, apart from `applied` and `time`.
+//! - `file_bytes` is the sum of the sizes of the regular files at all times.
+
+mod attributes;
+mod codec;
+mod dentry;
+mod extent;
+mod inode;
+mod key;
+mod lock;
+mod query;
+mod rename;
+mod reply;
+mod session;
+mod snapshot;
+mod step;
+mod table;
+#[cfg(test)]
+mod tests;
+mod transaction;
+
+use bark_schema::ids::{BlockId, ClientId, InodeId, PartitionId, TransactionId};
+use bark_schema::operation::{Command, Failure, Proposal, Reply, UnixMillis, UnixNanos};
+
+use dentry::{Dentry, DentryKey};
+use extent::{BlockRow, ExtentRow, GarbageRow};
+use inode::Inode;
+use key::KeyRow;
+use lock::LockKey;
+use session::{Retiree, SessionRow};
+use snapshot::Snapshot;
+pub use snapshot::{SnapshotMark, StateLoader};
+use table::Table;
+use transaction::{OutcomeRow, Prepared, TombstoneKind};
+
+/// Why a snapshot could not be loaded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("snapshot is corrupt: {0}")]
+    Corrupt(&'static str),
+    #[error("snapshot has format version {found}, this program reads {expected}")]
+    Version { found: u16, expected: u16 },
+    #[error("snapshot ends before its last chunk")]
+    Incomplete,
+    #[error("snapshot says hash {expected:016x}, its rows have {found:016x}")]
+    Hash { expected: u64, found: u64 },
+}
+
+/// Everything one partition holds.
+pub struct State {
+    partition: PartitionId,
+    partition_count: u16,
+    applied: u64,
+    time: UnixNanos,
+    /// Every inode born here has a counter below this one.
+    inode_counter_next: u64,
+    file_bytes: u64,
+    snapshot: Option<Snapshot>,
+
+    keys: Table<Box<[u8]>, KeyRow>,
+    expiries: Table<(UnixMillis, Box<[u8]>), ()>,
+    inodes: Table<InodeId, Inode>,
+    dentries: Table<DentryKey, Dentry>,
+    extents: Table<(InodeId, u64), ExtentRow>,
+    blocks: Table<BlockId, BlockRow>,
+    garbage: Table<BlockId, GarbageRow>,
+    sessions: Table<ClientId, SessionRow>,
+    replies: Table<(ClientId, u64), Box<[u8]>>,
+    retirements: Table<(UnixNanos, Retiree), ()>,
+    prepared: Table<TransactionId, Prepared>,
+    locks: Table<LockKey, TransactionId>,
+    tombstones: Table<(TombstoneKind, TransactionId), ()>,
+    outcomes: Table<TransactionId, OutcomeRow>,
+}
+
+/// Does the same with every table of a state, in the order of their tags.
+macro_rules! each_table {
+    ($state:expr, $table:ident, $action:expr) => {
+        each_table!(@ (&mut $state), $table, $action, keys expiries inodes dentries extents blocks garbage
+            sessions replies retirements prepared locks tombstones outcomes)
+    };
+    (shared $state:expr, $table:ident, $action:expr) => {
+        each_table!(@ (&$state), $table, $action, keys expiries inodes dentries extents blocks garbage
+            sessions replies retirements prepared locks tombstones outcomes)
+    };
+    (@ (&mut $state:expr), $table:ident, $action:expr, $($field:ident)*) => {
+        $( { let $table = &mut $state.$field; $action; } )*
+    };
+    (@ (& $state:expr), $table:ident, $action:expr, $($field:ident)*) => {
+        $( { let $table = &$state.$field; $action; } )*
+    };
+}
+pub(crate) use each_table;
+
+impl State {
+    /// The state before the first log entry. Partition 0 is born with the root directory.
+    pub fn new(partition: PartitionId, partition_count: u16) -> State {
+        let mut state = State::empty(partition, partition_count);
+        if partition == InodeId::ROOT.home() {
+            state.inodes.insert(InodeId::ROOT, Inode::root());
+            state.inode_counter_next = 2;
+        }
+        state
+    }
+
+    fn empty(partition: PartitionId, partition_count: u16) -> State {
+        State {
+            partition,
+            partition_count,
+            applied: 0,
+            time: 0,
+            inode_counter_next: 1,
+            file_bytes: 0,
+            snapshot: None,
+            keys: Table::new(1),
+            expiries: Table::new(2),
+            inodes: Table::new(3),
+            dentries: Table::new(4),
+            extents: Table::new(5),
+            blocks: Table::new(6),
+            garbage: Table::new(7),
+            sessions: Table::new(8),
+            replies: Table::new(9),
+            retirements: Table::new(10),
+            prepared: Table::new(11),
+            locks: Table::new(12),
+            tombstones: Table::new(13),
+            outcomes: Table::new(14),
+        }
+    }
+
+    pub fn partition(&self) -> PartitionId {
+        self.partition
+    }
+
+    pub fn partition_count(&self) -> u16 {
+        self.partition_count
+    }
+
+    /// Index of the last entry applied.
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// Time of the last proposal applied.
+    pub fn time(&self) -> UnixNanos {
+        self.time
+    }
+
+    /// Digest of the whole state, `applied` and `time` included.
+    pub fn hash(&self) -> u64 {
+        use codec::{DigestSink, Row};
+        let mut sink = DigestSink::new();
+        self.partition.encode(&mut sink);
+        self.partition_count.encode(&mut sink);
+        self.applied.encode(&mut sink);
+        self.time.encode(&mut sink);
+        self.inode_counter_next.encode(&mut sink);
+        self.file_bytes.encode(&mut sink);
+        self.tables_digest().encode(&mut sink);
+        sink.finish()
+    }
+
+    fn tables_digest(&self) -> u64 {
+        let mut digest = 0u64;
+        each_table!(shared self, table, digest = digest.wrapping_add(table.digest()));
+        digest
+    }
+
+    /// Wall clock of the last proposal in milliseconds, for keys.
+    fn time_ms(&self) -> UnixMillis {
+        u64::try_from(self.time / 1_000_000).unwrap_or(0)
+    }
+
+    /// Applies the entry at `index`. Panics if `index` was applied before (a bug, never input).
+    pub fn apply(&mut self, index: u64, proposal: &Proposal) -> Result<Reply, Failure> {
+        self.apply_empty(index);
+        self.time = self.time.max(proposal.time);
+        self.retire();
+        match (&proposal.command, &proposal.id) {
+            (
+                Command::Prepare {
+                    transaction,
+                    primary,
+                    steps,
+                },
+                _,
+            ) => self.prepare(*transaction, *primary, steps),
+            (
+                Command::Decide {
+                    transaction,
+                    commit: false,
+                    participants,
+                    ..
+                },
+                _,
+            ) => self.decide_abort(*transaction, participants),
+            (
+                Command::Decide {
+                    transaction,
+                    commit: true,
+                    steps,
+                    participants,
+                    reply,
+                    acknowledged_below,
+                },
+                _,
+            ) => self.decide_commit(*transaction, steps, participants, reply, *acknowledged_below),
+            (Command::Finish { transaction, commit }, _) => self.finish(*transaction, *commit),
+            (Command::Forget { transaction }, _) => self.forget(*transaction),
+            (command, None) => self.execute(command),
+            (command, Some(id)) => {
+                if let Some(result) = self.recorded(id) {
+                    return result;
+                }
+                self.admit(id)?;
+                let result = self.execute(command);
+                self.record(id.client, id.sequence, id.acknowledged_below, &result);
+                result
+            }
+        }
+    }
+
+    /// Moves past an entry that holds nothing: a new leader's first.
+    pub fn apply_empty(&mut self, index: u64) {
+        assert!(index > self.applied, "an entry is applied once, in order");
+        self.applied = index;
+    }
+
+    /// Carries out a plain command. Checks come first: a failure has changed nothing.
+    fn execute(&mut self, command: &Command) -> Result<Reply, Failure> {
+        match command {
+            Command::KeySet {
+                key,
+                value,
+                expiry,
+                condition,
+                return_previous,
+            } => self.key_set(key, value, *expiry, *condition, *return_previous),
+            Command::KeyDelete { keys, condition } => self.key_delete(keys, *condition),
+            Command::KeyIncrement { key, by } => self.key_increment(key, *by),
+            Command::KeyExpireDue { limit } => self.key_expire_due(*limit),
+            Command::Create {
+                directory,
+                name,
+                attributes,
+                content,
+                exclusive,
+            } => self.create(*directory, name, attributes, content, *exclusive),
+            Command::Unlink { directory, name } => self.unlink(*directory, name),
+            Command::Rename { from, to, replace } => self.rename(from, to, *replace),
+            Command::SetAttributes { inode, change } => self.set_attributes(*inode, change),
+            Command::WriteInline {
+                inode,
+                offset,
+                data,
+                truncate,
+            } => self.write_inline(*inode, *offset, data, *truncate),
+            Command::Publish {
+                inode,
+                extents,
+                size,
+                replace_all,
+                base_version,
+            } => self.publish(*inode, extents, *size, *replace_all, *base_version),
+            Command::Prepare { .. }
+            | Command::Decide { .. }
+            | Command::Finish { .. }
+            | Command::Forget { .. } => unreachable!("apply takes transactions' commands itself"),
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! Reads of one partition.
+//!
+//! A read that meets what a prepared transaction holds is refused with `Locked`: the transaction may be
+//! committed already at its first partition, and answering with the old state could go back in time.
+//!
+//! Invariants:
+//! - Reads change nothing, and keys that are due by `now_ms` count as absent.
+//! - A page has at most PAGE_ENTRIES_MAX entries and about PAGE_SIZE_MAX bytes.
+
+use std::ops::Bound;
+
+use bark_schema::ids::{InodeId, PartitionId, TransactionId};
+use bark_schema::limits::{EXTENTS_PER_COMMAND_MAX, MIB, PAGE_ENTRIES_MAX};
+use bark_schema::operation::{
+    Attributes, Content, DirectoryEntry, Failure, FileKind, KeyValue, PartitionStatus, Query, Refusal, Reply,
+    TransactionOutcome, UnixMillis, UnixNanos,
+};
+use bytes::Bytes;
+
+use super::State;
+use super::dentry::no_such_entry;
+use super::inode::{Body, is_at_home};
+use super::lock::LockKey;
+use super::transaction::TombstoneKind;
+
+/// Bytes of names or keys after which a page ends.
+const PAGE_SIZE_MAX: usize = MIB;
+/// Most bytes of a sparse inline file that are spelled out in one answer; what follows is zeros.
+const INLINE_REPLY_SIZE_MAX: u64 = MIB as u64;
+
+impl State {
+    pub fn query(&self, now_ms: UnixMillis, query: &Query) -> Result<Reply, Failure> {
+        match query {
+            Query::KeyGet { key } => {
+                self.check_unlocked(&LockKey::key(key))?;
+                let found = self.live_key(key, now_ms);
+                Ok(Reply::Value(found.map(|row| KeyValue {
+                    value: row.value.clone(),
+                    version: row.version,
+                    expires: row.expires,
+                })))
+            }
+            Query::KeyGetMany { keys } => {
+                self.check_keys(keys)?;
+                let value = |key: &Bytes| self.live_key(key, now_ms).map(|row| row.value.clone());
+                Ok(Reply::Values(keys.iter().map(value).collect()))
+            }
+            Query::KeyExists { keys } => {
+                self.check_keys(keys)?;
+                let present = keys.iter().filter(|key| self.live_key(key, now_ms).is_some());
+                Ok(Reply::Count(present.count() as u64))
+            }
+            Query::KeyScan { after, prefix, limit } => self.key_scan(now_ms, after, prefix, *limit),
+            Query::KeyCount => Ok(Reply::Count(self.keys.len())),
+            Query::Lookup { directory, name } => self.lookup(*directory, name),
+            Query::Attributes { inode } => Ok(Reply::Attributes(self.settled_attributes(*inode)?)),
+            Query::ReadDirectory {
+                directory,
+                after,
+                limit,
+            } => self.read_directory(*directory, after, *limit),
+            Query::ReadLink { inode } => {
+                self.check_inode_unlocked(*inode)?;
+                match &self.inode(*inode)?.body {
+                    Body::Symlink(target) => Ok(Reply::Link(Bytes::copy_from_slice(target))),
+                    _ => Err(Failure::refused(Refusal::InvalidArgument, "not a symbolic link")),
+                }
+            }
+            Query::Layout {
+                inode,
+                offset,
+                length,
+            } => self.layout(*inode, *offset, *length),
+            Query::PartitionStatus => Ok(Reply::Partition(self.status())),
+            Query::TransactionOutcome { transaction } => Ok(Reply::Outcome(self.outcome(*transaction))),
+        }
+    }
+
+    /// Whether `query` touches a key that is due by `now_ms` and still present: its leader proposes
+    /// `KeyExpireDue` first, so that the expiry is in the log before anybody saw it.
+    pub fn query_meets_expired(&self, now_ms: UnixMillis, query: &Query) -> bool {
+        let is_due = |key: &Bytes| self.keys.get(&key[..]).is_some_and(|row| row.is_due(now_ms));
+        match query {
+            Query::KeyGet { key } => is_due(key),
+            Query::KeyGetMany { keys } | Query::KeyExists { keys } => keys.iter().any(is_due),
+            Query::KeyScan { .. } | Query::KeyCount => self.any_due_key(now_ms),
+            _ => false,
+        }
+    }
+
+    /// Whether `KeyExpireDue` would drop anything.
+    pub fn has_due_keys(&self, now_ms: UnixMillis) -> bool {
+        self.any_due_key(now_ms)
+    }
+
+    fn check_keys(&self, keys: &[Bytes]) -> Result<(), Failure> {
+        keys.iter()
+            .try_for_each(|key| self.check_unlocked(&LockKey::key(key)))
+    }
+
+    fn key_scan(
+        &self,
+        now_ms: UnixMillis,
+        after: &[u8],
+        prefix: &[u8],
+        limit: u32,
+    ) -> Result<Reply, Failure> {
+        let limit = limit.min(PAGE_ENTRIES_MAX) as usize;
+        let start = if after < prefix {
+            Bound::Included(prefix)
+        } else {
+            Bound::Excluded(after)
+        };
+        // An empty `after` is before every key, the empty one included.
+        let start = if after.is_empty() && prefix.is_empty() {
+            Bound::Unbounded
+        } else {
+            start
+        };
+        let in_prefix = self.keys.range::<[u8], _>((start, Bound::Unbounded));
+        let live = in_prefix
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .filter(|row| !row.1.is_due(now_ms));
+        let mut keys = Vec::new();
+        let mut size = 0;
+        let mut more = false;
+        for (key, _) in live {
+            if keys.len() >= limit || size >= PAGE_SIZE_MAX {
+                more = true;
+                break;
+            }
+            size += key.len();
+            keys.push(Bytes::copy_from_slice(key));
+        }
+        self.check_scan_unlocked(after, prefix, more.then(|| keys.last()).flatten())?;
+        Ok(Reply::Keys { keys, more })
+    }
+
+    /// No key between `after` and `last` (None: the end) that starts with `prefix` is held.
+    fn check_scan_unlocked(&self, after: &[u8], prefix: &[u8], last: Option<&Bytes>) -> Result<(), Failure> {
+        let first = LockKey::key(after.max(prefix));
+        let held = self
+            .locks
+            .range((Bound::Included(&first), Bound::Excluded(&LockKey::RenameLease)));
+        for (key, holder) in held {
+            let LockKey::Key(key) = key else { break };
+            if !key.starts_with(prefix) || last.is_some_and(|last| key[..] > last[..]) {
+                break;
+            }
+            if &key[..] != after || after.is_empty() {
+                return Err(self.locked(*holder));
+            }
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, directory: InodeId, name: &[u8]) -> Result<Reply, Failure> {
+        let (parent, _) = self.directory(directory)?;
+        self.check_entry_unlocked(directory, name)?;
+        let (inode, kind) = match name {
+            b"." => (directory, FileKind::Directory),
+            b".." => (parent, FileKind::Directory),
+            _ => {
+                let entry = self.dentry(directory, name).ok_or_else(no_such_entry)?;
+                (entry.inode, entry.kind)
+            }
+        };
+        Ok(Reply::Entry {
+            inode,
+            kind,
+            attributes: self.attributes_if_settled(inode),
+        })
+    }
+
+    /// Attributes of an inode whose home is here and that nobody holds; otherwise None, and who wants
+    /// them asks for them.
+    fn attributes_if_settled(&self, inode: InodeId) -> Option<Attributes> {
+        if !is_at_home(inode, self.partition) {
+            return None;
+        }
+        self.settled_attributes(inode).ok()
+    }
+
+    fn settled_attributes(&self, inode: InodeId) -> Result<Attributes, Failure> {
+        self.check_inode_unlocked(inode)?;
+        let row = self.inode(inode)?;
+        if row.kind() == FileKind::Directory {
+            self.check_entries_held_by(inode, None)?;
+        }
+        Ok(row.attributes(inode))
+    }
+
+    fn read_directory(&self, directory: InodeId, after: &[u8], limit: u32) -> Result<Reply, Failure> {
+        let (parent, _) = self.directory(directory)?;
+        self.check_inode_unlocked(directory)?;
+        self.check_entries_held_by(directory, None)?;
+        let limit = limit.min(PAGE_ENTRIES_MAX) as usize;
+        let start = (directory, Box::from(after));
+        let rows = self.dentries.range((Bound::Excluded(start), Bound::Unbounded));
+        let inside = rows.take_while(|((of, _), _)| *of == directory);
+        let mut entries = Vec::new();
+        let mut more = false;
+        for ((_, name), entry) in inside {
+            if entries.len() >= limit {
+                more = true;
+                break;
+            }
+            entries.push(DirectoryEntry {
+                name: Bytes::copy_from_slice(name),
+                inode: entry.inode,
+                kind: entry.kind,
+                attributes: self.attributes_if_settled(entry.inode),
+            });
+        }
+        Ok(Reply::Directory {
+            entries,
+            more,
+            parent,
+        })
+    }
+
+    /// Inline bytes may end before the range does: what is missing up to the size is zeros.
+    fn layout(&self, inode: InodeId, offset: u64, length: u64) -> Result<Reply, Failure> {
+        let row = self.regular(inode)?;
+        self.check_inode_unlocked(inode)?;
+        let end = offset.saturating_add(length).min(row.size);
+        let content = match &row.body {
+            Body::Inline(bytes) if offset < bytes.len() as u64 || row.size <= INLINE_REPLY_SIZE_MAX => {
+                let end = end.min(offset.saturating_add(INLINE_REPLY_SIZE_MAX)).max(offset);
+                let mut range = vec![0; (end - offset) as usize];
+                if let Some(stored) = bytes.get(offset as usize..) {
+                    let count = stored.len().min(range.len());
+                    range[..count].copy_from_slice(&stored[..count]);
+                }
+                Content::Inline(Bytes::from(range))
+            }
+            Body::Extents { .. } if offset < end => {
+                Content::Extents(self.extents_between(inode, offset, end, EXTENTS_PER_COMMAND_MAX))
+            }
+            _ => Content::Extents(Vec::new()),
+        };
+        Ok(Reply::Layout {
+            attributes: row.attributes(inode),
+            content,
+        })
+    }
+
+    /// What the state knows of the partition; consensus fills in the rest.
+    fn status(&self) -> PartitionStatus {
+        PartitionStatus {
+            partition: self.partition,
+            leader: None,
+            term: 0,
+            applied: self.applied,
+            state_hash: self.hash(),
+            keys: self.keys.len(),
+            inodes: self.inodes.len(),
+            file_bytes: self.file_bytes,
+            log_entries: 0,
+            snapshot_index: 0,
+        }
+    }
+
+    fn outcome(&self, transaction: TransactionId) -> TransactionOutcome {
+        match self.outcomes.get(&transaction) {
+            Some(outcome) if outcome.commit => TransactionOutcome::Committed,
+            Some(_) => TransactionOutcome::Aborted,
+            None if self.tombstones.contains(&(TombstoneKind::Aborted, transaction)) => {
+                TransactionOutcome::Aborted
+            }
+            None => TransactionOutcome::Undecided,
+        }
+    }
+
+    /// Transactions that wait for their outcome here: id, first partition and when they were prepared.
+    pub fn prepared(&self) -> impl Iterator<Item = (TransactionId, PartitionId, UnixNanos)> {
+        self.prepared
+            .iter()
+            .map(|(id, prepared)| (*id, prepared.primary, prepared.since))
+    }
+
+    /// Transactions decided here whose participants have not all been told: id, whether it was
+    /// committed, and the participants.
+    pub fn undelivered_outcomes(&self) -> impl Iterator<Item = (TransactionId, bool, &[PartitionId])> {
+        self.outcomes
+            .iter()
+            .map(|(id, outcome)| (*id, outcome.commit, &outcome.participants[..]))
+    }
+
+    /// Whether `transaction` is prepared here and not finished.
+    pub fn is_prepared(&self, transaction: TransactionId) -> bool {
+        self.prepared.contains(&transaction)
+    }
+}

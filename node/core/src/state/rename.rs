@@ -1,0 +1,88 @@
+//! Rename within one partition.
+//!
+//! Moving a directory to another parent is never done here, even if all of it is local: that needs the
+//! cluster-wide rename lease and a walk of the ancestors, so that no loop can form.
+//!
+//! Invariants:
+//! - Source and target change together; a replaced file loses one link, a replaced directory was empty.
+//! - Renaming a file onto another name of the same file does nothing and succeeds (POSIX).
+
+use bark_schema::operation::{Entry, Failure, FileKind, Refusal, Reply};
+
+use super::State;
+use super::dentry::{Dentry, check_name, no_such_entry};
+use super::inode::is_at_home;
+
+impl State {
+    pub(super) fn rename(&mut self, from: &Entry, to: &Entry, replace: bool) -> Result<Reply, Failure> {
+        check_name(&from.name)?;
+        check_name(&to.name)?;
+        if !is_at_home(from.directory, self.partition) || !is_at_home(to.directory, self.partition) {
+            return Err(Failure::CrossPartition);
+        }
+        self.directory(from.directory)?;
+        self.directory(to.directory)?;
+        self.check_entry_unlocked(from.directory, &from.name)?;
+        self.check_entry_unlocked(to.directory, &to.name)?;
+        let source = self
+            .dentry(from.directory, &from.name)
+            .ok_or_else(no_such_entry)?;
+        if source.kind == FileKind::Directory && from.directory != to.directory {
+            return Err(Failure::CrossPartition);
+        }
+        let target = self.dentry(to.directory, &to.name);
+        if let Some(target) = target {
+            if !replace {
+                return Err(Failure::refused(Refusal::Exists, "file exists"));
+            }
+            if target.inode == source.inode {
+                return Ok(Reply::Done);
+            }
+            self.check_replaceable(source, target)?;
+        }
+        if is_at_home(source.inode, self.partition) {
+            self.check_inode_unlocked(source.inode)?;
+        }
+        self.remove_dentry(from.directory, &from.name);
+        self.put_dentry(to.directory, &to.name, source);
+        match target {
+            Some(target) if target.kind == FileKind::Directory => self.remove_inode(target.inode),
+            Some(target) => self.drop_link(target.inode),
+            None => {}
+        }
+        let time = self.time;
+        self.inodes.update(&source.inode, |inode| inode.changed = time);
+        Ok(Reply::Done)
+    }
+
+    /// Whether `source` may take the place of `target`, by kind, home, content and locks.
+    fn check_replaceable(&self, source: Dentry, target: Dentry) -> Result<(), Failure> {
+        check_kinds(source.kind, target.kind)?;
+        if !is_at_home(target.inode, self.partition) {
+            return Err(Failure::CrossPartition);
+        }
+        self.check_inode_unlocked(target.inode)?;
+        if target.kind == FileKind::Directory {
+            self.check_entries_held_by(target.inode, None)?;
+            self.check_empty(target.inode)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_empty(&self, directory: bark_schema::ids::InodeId) -> Result<(), Failure> {
+        let (_, children) = self.directory(directory)?;
+        if children > 0 {
+            return Err(Failure::refused(Refusal::NotEmpty, "directory not empty"));
+        }
+        Ok(())
+    }
+}
+
+/// A directory replaces a directory, anything else replaces anything else.
+pub(super) fn check_kinds(source: FileKind, target: FileKind) -> Result<(), Failure> {
+    match (source == FileKind::Directory, target == FileKind::Directory) {
+        (true, false) => Err(Failure::refused(Refusal::NotDirectory, "not a directory")),
+        (false, true) => Err(Failure::refused(Refusal::IsDirectory, "is a directory")),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,238 @@
+//! The ordered table under everything the state holds.
+//!
+//! Every change goes through it, and that buys two things. The digest of the table, the wrapping sum of
+//! the digests of its rows, is kept up to date by each change, so that comparing replicas costs nothing.
+//! And while a snapshot is being taken, the first change of a row the snapshot has not reached saves the
+//! old row aside: the snapshot sees the table as it was at its beginning, and costs memory only for rows
+//! that changed meanwhile. The price is hashing the old and the new row at every change.
+//!
+//! Invariants:
+//! - `digest` equals [`Table::digest_from_scratch`] between any two calls.
+//! - A row is in `saved` only if its key is beyond the last emitted one.
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::collections::btree_map;
+use std::ops::{Bound, RangeBounds};
+
+use super::Error;
+use super::codec::{DigestSink, Reader, Row};
+
+pub(crate) struct Table<K, V> {
+    /// Keeps equal rows of different tables apart, in the digest and in snapshots.
+    tag: u8,
+    rows: BTreeMap<K, V>,
+    digest: u64,
+    capture: Option<Capture<K, V>>,
+}
+
+/// A snapshot in progress.
+struct Capture<K, V> {
+    /// The last key emitted.
+    emitted: Option<K>,
+    /// Old rows of keys changed since; None where there was no row.
+    saved: BTreeMap<K, Option<V>>,
+}
+
+impl<K: Row + Ord + Clone, V: Row + Clone> Table<K, V> {
+    pub(crate) fn new(tag: u8) -> Table<K, V> {
+        Table {
+            tag,
+            rows: BTreeMap::new(),
+            digest: 0,
+            capture: None,
+        }
+    }
+
+    pub(crate) fn tag(&self) -> u8 {
+        self.tag
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.rows.len() as u64
+    }
+
+    pub(crate) fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    pub(crate) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        self.rows.get(key)
+    }
+
+    pub(crate) fn contains<Q: Ord + ?Sized>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+    {
+        self.rows.contains_key(key)
+    }
+
+    pub(crate) fn iter(&self) -> btree_map::Iter<'_, K, V> {
+        self.rows.iter()
+    }
+
+    pub(crate) fn range<Q, R>(&self, range: R) -> btree_map::Range<'_, K, V>
+    where
+        Q: Ord + ?Sized,
+        K: Borrow<Q>,
+        R: RangeBounds<Q>,
+    {
+        self.rows.range(range)
+    }
+
+    pub(crate) fn first(&self) -> Option<(&K, &V)> {
+        self.rows.first_key_value()
+    }
+
+    /// Adds or replaces a row.
+    pub(crate) fn insert(&mut self, key: K, value: V) {
+        self.digest = self.digest.wrapping_add(row_digest(self.tag, &key, &value));
+        match self.rows.entry(key) {
+            btree_map::Entry::Vacant(entry) => {
+                if let Some(capture) = &mut self.capture {
+                    capture.save(entry.key(), || None);
+                }
+                entry.insert(value);
+            }
+            btree_map::Entry::Occupied(mut entry) => {
+                let old_digest = row_digest(self.tag, entry.key(), entry.get());
+                self.digest = self.digest.wrapping_sub(old_digest);
+                let old = entry.insert(value);
+                if let Some(capture) = &mut self.capture {
+                    capture.save(entry.key(), || Some(old));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
+        let (key, value) = self.rows.remove_entry(key)?;
+        self.digest = self.digest.wrapping_sub(row_digest(self.tag, &key, &value));
+        if let Some(capture) = &mut self.capture {
+            capture.save(&key, || Some(value.clone()));
+        }
+        Some(value)
+    }
+
+    /// Changes a row in place; false if there is none.
+    pub(crate) fn update(&mut self, key: &K, change: impl FnOnce(&mut V)) -> bool {
+        let Some(value) = self.rows.get_mut(key) else {
+            return false;
+        };
+        self.digest = self.digest.wrapping_sub(row_digest(self.tag, key, value));
+        if let Some(capture) = &mut self.capture {
+            capture.save(key, || Some(value.clone()));
+        }
+        change(value);
+        self.digest = self.digest.wrapping_add(row_digest(self.tag, key, value));
+        true
+    }
+
+    /// From here on the rows as they are now can be drawn with [`Table::emit`].
+    pub(crate) fn begin_capture(&mut self) {
+        self.capture = Some(Capture {
+            emitted: None,
+            saved: BTreeMap::new(),
+        });
+    }
+
+    pub(crate) fn end_capture(&mut self) {
+        self.capture = None;
+    }
+
+    /// Appends captured rows to `out` until it has `size_bytes_target` bytes. Returns how many; 0 means
+    /// that all are out.
+    pub(crate) fn emit(&mut self, out: &mut Vec<u8>, size_bytes_target: usize) -> u32 {
+        let Some(capture) = &mut self.capture else {
+            return 0;
+        };
+        let after = match &capture.emitted {
+            Some(key) => Bound::Excluded(key.clone()),
+            None => Bound::Unbounded,
+        };
+        let mut rows = self.rows.range((after, Bound::Unbounded)).peekable();
+        let mut last = None;
+        let mut count = 0;
+        while out.len() < size_bytes_target {
+            // The next key is the smaller of the two; the saved row is the older truth about a key in both.
+            let saved_is_next = match (capture.saved.first_key_value(), rows.peek()) {
+                (None, None) => break,
+                (Some(_), None) => true,
+                (None, Some(_)) => false,
+                (Some((saved, _)), Some((live, _))) => saved <= *live,
+            };
+            if saved_is_next {
+                let Some((key, value)) = capture.saved.pop_first() else {
+                    break;
+                };
+                rows.next_if(|(live, _)| **live == key);
+                if let Some(value) = value {
+                    key.encode(out);
+                    value.encode(out);
+                    count += 1;
+                }
+                last = Some(key);
+            } else {
+                let Some((key, value)) = rows.next() else { break };
+                key.encode(out);
+                value.encode(out);
+                count += 1;
+                last = Some(key.clone());
+            }
+        }
+        if last.is_some() {
+            capture.emitted = last;
+        }
+        count
+    }
+
+    /// Reads one row of a snapshot. Rows must come in order, as they were emitted.
+    pub(crate) fn load_row(&mut self, reader: &mut Reader<'_>) -> Result<(), Error> {
+        let key = K::decode(reader)?;
+        let value = V::decode(reader)?;
+        if self.rows.last_key_value().is_some_and(|(last, _)| *last >= key) {
+            return Err(Error::Corrupt("rows are out of order"));
+        }
+        self.insert(key, value);
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn digest_from_scratch(&self) -> u64 {
+        let digests = self
+            .rows
+            .iter()
+            .map(|(key, value)| row_digest(self.tag, key, value));
+        digests.fold(0, u64::wrapping_add)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn saved_rows(&self) -> usize {
+        self.capture.as_ref().map_or(0, |capture| capture.saved.len())
+    }
+}
+
+impl<K: Ord + Clone, V> Capture<K, V> {
+    fn save(&mut self, key: &K, old: impl FnOnce() -> Option<V>) {
+        if self.emitted.as_ref().is_some_and(|emitted| key <= emitted) {
+            return;
+        }
+        if !self.saved.contains_key(key) {
+            self.saved.insert(key.clone(), old());
+        }
+    }
+}
+
+fn row_digest<K: Row, V: Row>(tag: u8, key: &K, value: &V) -> u64 {
+    let mut sink = DigestSink::new();
+    tag.encode(&mut sink);
+    key.encode(&mut sink);
+    value.encode(&mut sink);
+    sink.finish()
+}
