@@ -1,0 +1,358 @@
+//! One Raft group: the only module that names the Raft library.
+//!
+//! Previous in the flow: `partition` proposes and reads. Next: `worker` carries messages to other nodes
+//! and records to the log.
+//!
+//! The library is a plain state machine. Three things are added here: its election timeouts come from
+//! our seeded generator (its own are drawn from the operating system), its messages become the schema's
+//! [`RaftMessage`] and [`Heartbeat`], and what must wait for the disk is kept apart from what may leave
+//! at once.
+//!
+//! Invariants:
+//! - Messages that promise durability leave only when the batch that carries their records was synced.
+//! - Entries are readable through [`GroupStorage`] before the library is told they are appended.
+//! - Every size the library leaves unlimited is limited.
+//!
+//! Price: the library keeps its own copy of unstable entries until the storage has them; payloads are
+//! reference-counted, so that is a few words an entry.
+
+mod storage;
+mod transport;
+
+use std::collections::VecDeque;
+
+use bark_schema::ids::{NodeNumber, PartitionId};
+use bark_schema::message::{Heartbeat, RaftMessage, SnapshotMetadata};
+use bytes::Bytes;
+use protobuf::Message as _;
+use raft::eraftpb;
+use raft::{RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
+
+use crate::log::Record;
+use crate::random::Random;
+pub use storage::GroupStorage;
+pub use transport::{Outgoing, from_heartbeat, from_raft_message};
+
+/// 10 ticks of 40 ms: a leader is missed after 400 ms, and the field elects a new one within 800 ms.
+pub const ELECTION_TICKS: usize = 10;
+/// Heartbeats every 80 ms.
+pub const HEARTBEAT_TICKS: usize = 2;
+/// Largest append message, unless a single entry is larger.
+const APPEND_SIZE_BYTES_MAX: u64 = 1 << 20;
+const APPENDS_INFLIGHT_MAX: usize = 64;
+/// Proposals beyond this much uncommitted data are refused as busy.
+const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
+const COMMITTED_BYTES_PER_READY_MAX: u64 = 16 << 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Leader,
+    Follower,
+    Candidate,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("not the leader")]
+    NotLeader,
+    #[error("too much data waits for a quorum")]
+    Busy,
+    #[error("consensus library: {0}")]
+    Library(String),
+}
+
+/// What a group wants done after it was stepped.
+#[derive(Default)]
+pub struct GroupOutput {
+    /// May leave at once.
+    pub messages: Vec<Outgoing>,
+    /// To be written to the log; `persisted` is called when they are durable.
+    pub records: Vec<Record>,
+    /// A snapshot whose state replaces everything; comes before `committed`.
+    pub snapshot: Option<SnapshotMetadata>,
+    pub committed: Vec<CommittedEntry>,
+    /// (read round, index): reads of that round may be served once `index` is applied.
+    pub confirmed_reads: Vec<(u64, u64)>,
+}
+
+#[derive(Clone, Debug)]
+pub struct CommittedEntry {
+    pub index: u64,
+    pub term: u64,
+    pub data: Bytes,
+}
+
+pub struct Group {
+    partition: PartitionId,
+    node: NodeNumber,
+    raw: RawNode<GroupStorage>,
+    random: Random,
+    timeout_drawn_for: (u64, StateRole),
+    /// Readies handed to the log but not durable yet, with the messages that wait for them.
+    unpersisted: VecDeque<Unpersisted>,
+    /// The newest ready number, and whether anything was ever asked to be durable since.
+    last_ready_number: u64,
+}
+
+struct Unpersisted {
+    number: u64,
+    /// The log batch that carries it, once known.
+    batch: Option<u64>,
+    messages: Vec<Outgoing>,
+}
+
+impl Group {
+    /// `applied` is the index of the state the partition was loaded with.
+    pub fn new(
+        partition: PartitionId,
+        node: NodeNumber,
+        storage: GroupStorage,
+        applied: u64,
+        random: Random,
+    ) -> Result<Group, Error> {
+        let config = raft::Config {
+            id: u64::from(node.0),
+            election_tick: ELECTION_TICKS,
+            heartbeat_tick: HEARTBEAT_TICKS,
+            applied,
+            max_size_per_msg: APPEND_SIZE_BYTES_MAX,
+            max_inflight_msgs: APPENDS_INFLIGHT_MAX,
+            check_quorum: true,
+            pre_vote: true,
+            read_only_option: ReadOnlyOption::Safe,
+            max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
+            max_committed_size_per_ready: COMMITTED_BYTES_PER_READY_MAX,
+            ..raft::Config::default()
+        };
+        let logger = slog::Logger::root(tracing_slog::TracingSlogDrain, slog::o!("partition" => partition.0));
+        let raw = RawNode::new(&config, storage, &logger).map_err(library)?;
+        let mut group = Group {
+            partition,
+            node,
+            raw,
+            random,
+            timeout_drawn_for: (u64::MAX, StateRole::Follower),
+            unpersisted: VecDeque::new(),
+            last_ready_number: 0,
+        };
+        group.draw_election_timeout();
+        Ok(group)
+    }
+
+    pub fn role(&self) -> Role {
+        match self.raw.raft.state {
+            StateRole::Leader => Role::Leader,
+            StateRole::Follower => Role::Follower,
+            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
+        }
+    }
+
+    pub fn term(&self) -> u64 {
+        self.raw.raft.term
+    }
+
+    pub fn leader(&self) -> Option<NodeNumber> {
+        match self.raw.raft.leader_id {
+            0 => None,
+            id => u16::try_from(id).ok().map(NodeNumber),
+        }
+    }
+
+    pub fn last_index(&self) -> u64 {
+        self.raw.raft.raft_log.last_index()
+    }
+
+    pub fn commit_index(&self) -> u64 {
+        self.raw.raft.raft_log.committed
+    }
+
+    pub fn storage(&self) -> &GroupStorage {
+        self.raw.store()
+    }
+
+    pub fn storage_mut(&mut self) -> &mut GroupStorage {
+        self.raw.mut_store()
+    }
+
+    /// One election clock tick.
+    pub fn tick(&mut self) {
+        self.raw.tick();
+        self.draw_election_timeout();
+    }
+
+    /// A group of one need not wait for its own silence.
+    pub fn campaign(&mut self) -> Result<(), Error> {
+        self.raw.campaign().map_err(library)?;
+        self.draw_election_timeout();
+        Ok(())
+    }
+
+    /// Appends an entry and returns its index.
+    pub fn propose(&mut self, data: Vec<u8>) -> Result<u64, Error> {
+        if self.role() != Role::Leader || self.raw.raft.lead_transferee.is_some() {
+            return Err(Error::NotLeader);
+        }
+        match self.raw.propose(Vec::new(), data) {
+            Ok(()) => Ok(self.last_index()),
+            Err(raft::Error::ProposalDropped) => Err(Error::Busy),
+            Err(error) => Err(library(error)),
+        }
+    }
+
+    /// Asks a quorum whether this is still the leader. `round` is never used twice.
+    pub fn read_index(&mut self, round: u64) {
+        self.raw.read_index(round.to_le_bytes().to_vec());
+    }
+
+    pub fn step(&mut self, message: eraftpb::Message) -> Result<(), Error> {
+        let result = self.raw.step(message).map_err(library);
+        self.draw_election_timeout();
+        result
+    }
+
+    pub fn report_unreachable(&mut self, node: NodeNumber) {
+        self.raw.report_unreachable(u64::from(node.0));
+    }
+
+    pub fn report_snapshot(&mut self, node: NodeNumber, sent: bool) {
+        let status = if sent { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+        self.raw.report_snapshot(u64::from(node.0), status);
+    }
+
+    /// Hands leadership over if `node` is nearly caught up; true if the hand-over was started.
+    pub fn transfer_leader(&mut self, node: NodeNumber, lag_max: u64) -> bool {
+        let id = u64::from(node.0);
+        let last = self.last_index();
+        let ready = self
+            .raw
+            .raft
+            .prs()
+            .get(id)
+            .is_some_and(|progress| progress.recent_active && progress.matched + lag_max >= last);
+        if ready {
+            self.raw.transfer_leader(id);
+        }
+        ready
+    }
+
+    /// Tells the library how far the state machine is.
+    pub fn applied(&mut self, index: u64) {
+        self.raw.advance_apply_to(index);
+    }
+
+    /// Collects everything the group wants done.
+    pub fn take_output(&mut self, output: &mut GroupOutput) {
+        while self.raw.has_ready() {
+            let mut ready = self.raw.ready();
+            self.last_ready_number = ready.number();
+            let records_before = output.records.len();
+            if !ready.snapshot().is_empty() {
+                let metadata = ready.snapshot().get_metadata().clone();
+                self.raw.mut_store().install(&metadata);
+                output.records.push(Record::Reset {
+                    partition: self.partition,
+                    index: metadata.index,
+                    term: metadata.term,
+                });
+                output.snapshot = Some(transport::schema_metadata(&metadata));
+            }
+            let entries = ready.take_entries();
+            for entry in &entries {
+                output.records.push(Record::Entry {
+                    partition: self.partition,
+                    term: entry.term,
+                    index: entry.index,
+                    kind: transport::entry_kind(entry),
+                    data: entry.data.clone(),
+                });
+            }
+            self.raw.mut_store().append(entries);
+            if let Some(hard_state) = ready.hs() {
+                // A commit index alone is learnt again from the leader: it costs no record.
+                if ready.must_sync() {
+                    output.records.push(Record::HardState {
+                        partition: self.partition,
+                        term: hard_state.term,
+                        vote: hard_state.vote,
+                        commit: hard_state.commit,
+                    });
+                }
+                let hard_state = hard_state.clone();
+                self.raw.mut_store().set_hard_state(hard_state);
+            }
+            for state in ready.take_read_states() {
+                if let Ok(bytes) = <[u8; 8]>::try_from(state.request_ctx.as_slice()) {
+                    output.confirmed_reads.push((u64::from_le_bytes(bytes), state.index));
+                }
+            }
+            output.committed.extend(ready.take_committed_entries().into_iter().map(|entry| CommittedEntry {
+                index: entry.index,
+                term: entry.term,
+                data: entry.data,
+            }));
+            transport::convert(self.partition, ready.take_messages(), &mut output.messages);
+            let mut waiting = Vec::new();
+            transport::convert(self.partition, ready.take_persisted_messages(), &mut waiting);
+            let has_records = output.records.len() > records_before;
+            let number = ready.number();
+            self.raw.advance_append_async(ready);
+            if has_records || !self.unpersisted.is_empty() {
+                self.unpersisted.push_back(Unpersisted { number, batch: None, messages: waiting });
+            } else {
+                output.messages.append(&mut waiting);
+                self.raw.on_persist_ready(number);
+            }
+        }
+        self.draw_election_timeout();
+    }
+
+    /// The records given out since the last call travel in log batch `batch`.
+    pub fn assign_batch(&mut self, batch: u64) {
+        for unpersisted in self.unpersisted.iter_mut().rev() {
+            if unpersisted.batch.is_some() {
+                break;
+            }
+            unpersisted.batch = Some(batch);
+        }
+    }
+
+    /// Every log batch up to `batch` is durable: releases what waited for it.
+    pub fn persisted(&mut self, batch: u64, messages: &mut Vec<Outgoing>) {
+        let mut number = None;
+        while let Some(first) = self.unpersisted.front_mut() {
+            if first.batch.is_none_or(|carried_by| carried_by > batch) {
+                break;
+            }
+            messages.append(&mut first.messages);
+            number = Some(first.number);
+            self.unpersisted.pop_front();
+        }
+        if let Some(number) = number {
+            self.raw.on_persist_ready(number);
+        }
+    }
+
+    pub fn node(&self) -> NodeNumber {
+        self.node
+    }
+
+    /// The library redraws its timeout from the operating system whenever term or role change;
+    /// this puts a seeded one in its place.
+    fn draw_election_timeout(&mut self) {
+        let now = (self.raw.raft.term, self.raw.raft.state);
+        if now != self.timeout_drawn_for {
+            self.timeout_drawn_for = now;
+            let spread = self.random.below(ELECTION_TICKS as u64) as usize;
+            self.raw.raft.set_randomized_election_timeout(ELECTION_TICKS + spread);
+        }
+    }
+}
+
+fn library(error: raft::Error) -> Error {
+    Error::Library(error.to_string())
+}
+
+/// Rough size of an entry in memory, for budgets.
+fn entry_size_bytes(entry: &eraftpb::Entry) -> u64 {
+    u64::from(entry.compute_size()) + 64
+}

@@ -1,0 +1,537 @@
+//! One partition on this node: a Raft group and the state it replicates.
+//!
+//! Previous in the flow: `worker` hands in requests and messages. Next: `consensus` orders, `state` applies.
+//!
+//! A turn: `submit_*` collects, [`Partition::flush`] proposes this turn's commands as one entry,
+//! [`Partition::collect`] takes what the group wants done, applies what was committed and answers.
+//!
+//! An entry's data is a run of (u32 little-endian length, encoded `Proposal`); empty data is a leader's
+//! first entry. The state numbers proposals by its own count, so versions are unique within an entry.
+//!
+//! Invariants:
+//! - snapshot index <= applied <= committed <= last index.
+//! - A reply to a command comes from applying it, never from proposing it.
+//! - A partition that failed answers nothing and votes for nothing until the node is restarted.
+
+pub mod event;
+mod pending;
+mod snapshot;
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bark_schema::codec;
+use bark_schema::ids::{NodeNumber, PartitionId};
+use bark_schema::message::{Heartbeat, RaftKind, RaftMessage};
+use bark_schema::operation::{
+    Command, Failure, PartitionStatus, Proposal, Query, Refusal, Reply, RequestId, UnixNanos,
+};
+use bytes::Bytes;
+
+use crate::consensus::{self, CommittedEntry, Group, GroupOutput, GroupStorage, Outgoing, Role};
+use crate::random::Random;
+use crate::state::State;
+use crate::time::Now;
+use event::{CallId, Completion, Output};
+use pending::{Batch, Pending, Position, WaitingEntry, WaitingRead};
+
+/// A batch that reached this size is proposed before the turn ends.
+const BATCH_SIZE_BYTES_MAX: usize = 1 << 20;
+/// Commands in one entry: bounds the time one entry takes to apply.
+const BATCH_COMMANDS_MAX: usize = 4096;
+/// Replicas compare their state hashes at indexes that are multiples of this.
+const HASH_INTERVAL_ENTRIES: u64 = 256;
+/// Hash points remembered, so that a follower that is a little ahead or behind can compare.
+const HASH_POINTS_MAX: usize = 8;
+/// Keys dropped by one expiry entry.
+const EXPIRE_LIMIT: u32 = 1024;
+/// A read round that got no answer for this many ticks is asked again, under a new id.
+const READ_ROUND_RETRY_TICKS: u32 = 3;
+
+pub struct Partition {
+    id: PartitionId,
+    replicas: Vec<NodeNumber>,
+    group: Group,
+    group_output: GroupOutput,
+    state: State,
+    /// Index and term of the last applied entry.
+    applied: (u64, u64),
+    pending: Pending,
+    was_leader: bool,
+    time: UnixNanos,
+    hash_points: VecDeque<(u64, u64)>,
+    snapshots: snapshot::Snapshots,
+    failed: Option<String>,
+    completions: Vec<Completion>,
+    ticks_as_leader: u64,
+}
+
+/// What a partition starts from: new, or recovered from snapshot and log.
+pub struct Start {
+    pub replicas: Vec<NodeNumber>,
+    pub state: State,
+    /// Index and term the state was loaded at; (0, 0) when new.
+    pub snapshot: (u64, u64),
+    pub hard_state: (u64, u64, u64),
+    pub entries: Vec<bark_schema::message::LogEntry>,
+}
+
+impl Partition {
+    pub fn open(
+        id: PartitionId,
+        node: NodeNumber,
+        start: Start,
+        random: Random,
+        now: Now,
+    ) -> Result<Partition, consensus::Error> {
+        let entries = start.entries.into_iter().map(consensus::library_entry).collect();
+        let storage = GroupStorage::new(&start.replicas, start.hard_state, start.snapshot, entries);
+        let group = Group::new(id, node, storage, start.snapshot.0, random)?;
+        let mut partition = Partition {
+            id,
+            replicas: start.replicas,
+            group,
+            group_output: GroupOutput::default(),
+            time: start.state.time(),
+            state: start.state,
+            applied: start.snapshot,
+            pending: Pending::default(),
+            was_leader: false,
+            hash_points: VecDeque::new(),
+            snapshots: snapshot::Snapshots::new(now),
+            failed: None,
+            completions: Vec::new(),
+            ticks_as_leader: 0,
+        };
+        if partition.replicas.len() == 1 {
+            partition.group.campaign()?;
+        }
+        Ok(partition)
+    }
+
+    pub fn id(&self) -> PartitionId {
+        self.id
+    }
+
+    pub fn is_leader(&self) -> bool {
+        self.failed.is_none() && self.group.role() == Role::Leader
+    }
+
+    pub fn leader(&self) -> Option<NodeNumber> {
+        if self.failed.is_some() { None } else { self.group.leader() }
+    }
+
+    pub fn replicas(&self) -> &[NodeNumber] {
+        &self.replicas
+    }
+
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub fn term(&self) -> u64 {
+        self.group.term()
+    }
+
+    pub fn failed(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
+    pub fn status(&self) -> PartitionStatus {
+        let mut status = match self.state.query(0, &Query::PartitionStatus) {
+            Ok(Reply::Partition(status)) => status,
+            _ => PartitionStatus {
+                partition: self.id,
+                leader: None,
+                term: 0,
+                applied: 0,
+                state_hash: 0,
+                keys: 0,
+                inodes: 0,
+                file_bytes: 0,
+                log_entries: 0,
+                snapshot_index: 0,
+            },
+        };
+        status.leader = self.leader();
+        status.term = self.group.term();
+        status.applied = self.applied.0;
+        status.state_hash = self.state.hash();
+        status.log_entries = self.group.storage().entry_count() as u64;
+        status.snapshot_index = self.group.storage().snapshot_index();
+        status
+    }
+
+    /// Takes a command into this turn's entry. `id` None: exactly-once is the command's own business.
+    pub fn submit_command(&mut self, now: Now, call: Option<CallId>, id: Option<RequestId>, command: Command) {
+        if !self.is_leader() {
+            self.refuse_not_leader(call);
+            return;
+        }
+        if let Some(recorded) = id.as_ref().and_then(|id| self.state.recorded(id)) {
+            self.answer(call, recorded);
+            return;
+        }
+        self.time = self.time.max(now.unix_ns);
+        let encoded = codec::encode_proposal(&Proposal { time: self.time, id, command });
+        let batch = &mut self.pending.batch;
+        let full = batch.data.len() + encoded.len() > BATCH_SIZE_BYTES_MAX || batch.calls.len() >= BATCH_COMMANDS_MAX;
+        if full && !batch.calls.is_empty() {
+            self.propose_batch();
+        }
+        let batch = &mut self.pending.batch;
+        batch.data.extend_from_slice(&(encoded.len() as u32).to_le_bytes());
+        batch.data.extend_from_slice(&encoded);
+        batch.calls.push(call);
+    }
+
+    /// Takes a read; it sees every command submitted before it and none after.
+    pub fn submit_query(&mut self, call: CallId, query: Query) {
+        if !self.is_leader() {
+            self.refuse_not_leader(Some(call));
+            return;
+        }
+        let position =
+            Position { entry: self.group.last_index() + 1, command: self.pending.batch.calls.len() };
+        let round = self.pending.round + 1;
+        self.pending.reads_unasked = true;
+        self.pending.reads.push_back(WaitingRead { position, round, call, query });
+    }
+
+    /// Proposes what this turn collected.
+    pub fn flush(&mut self) {
+        self.guard(|partition| {
+            partition.propose_batch();
+            if partition.pending.reads_unasked && partition.is_leader() {
+                partition.ask_read_round();
+            }
+        });
+    }
+
+    pub fn tick(&mut self, now: Now) {
+        self.guard(|partition| {
+            partition.group.tick();
+            partition.pending.ticks_since_round += 1;
+            let unanswered = partition.pending.confirmed.0 < partition.pending.round;
+            if partition.is_leader()
+                && unanswered
+                && !partition.pending.reads.is_empty()
+                && partition.pending.ticks_since_round >= READ_ROUND_RETRY_TICKS
+            {
+                partition.ask_read_round();
+            }
+            if partition.is_leader() {
+                partition.ticks_as_leader += 1;
+                if partition.state.has_due_keys(now.unix_ms()) {
+                    partition.submit_command(now, None, None, Command::KeyExpireDue { limit: EXPIRE_LIMIT });
+                }
+            } else {
+                partition.ticks_as_leader = 0;
+            }
+        });
+    }
+
+    /// How long this node has led, in ticks.
+    pub fn ticks_as_leader(&self) -> u64 {
+        self.ticks_as_leader
+    }
+
+    pub fn transfer_leader(&mut self, to: NodeNumber, lag_max: u64) -> bool {
+        let mut started = false;
+        self.guard(|partition| started = partition.group.transfer_leader(to, lag_max));
+        started
+    }
+
+    pub fn step(&mut self, message: RaftMessage) {
+        if message.to != self.group.node() || !self.replicas.contains(&message.from) {
+            return;
+        }
+        if message.kind == RaftKind::Snapshot {
+            // The bytes come on the bulk connection, and bring the description with them.
+            return;
+        }
+        self.guard(|partition| {
+            if let Err(error) = partition.group.step(consensus::from_raft_message(message)) {
+                tracing::debug!(partition = partition.id.0, %error, "a consensus message was not taken");
+            }
+        });
+    }
+
+    pub fn step_heartbeat(&mut self, heartbeat: Heartbeat) {
+        if heartbeat.to != self.group.node() || !self.replicas.contains(&heartbeat.from) {
+            return;
+        }
+        self.compare_hash(&heartbeat);
+        self.guard(|partition| {
+            if let Err(error) = partition.group.step(consensus::from_heartbeat(heartbeat)) {
+                tracing::debug!(partition = partition.id.0, %error, "a heartbeat was not taken");
+            }
+        });
+    }
+
+    pub fn peer_unreachable(&mut self, node: NodeNumber) {
+        if self.replicas.contains(&node) {
+            self.guard(|partition| {
+                if partition.group.role() == Role::Leader {
+                    partition.group.report_unreachable(node);
+                }
+            });
+            self.snapshots.peer_gone(node);
+        }
+    }
+
+    /// The records given out since the last call travel in this log batch.
+    pub fn assign_batch(&mut self, batch: u64) {
+        self.group.assign_batch(batch);
+    }
+
+    /// Log batches up to `batch` are durable.
+    pub fn persisted(&mut self, batch: u64, output: &mut Output) {
+        self.guard(|partition| partition.group.persisted(batch, &mut output.messages));
+    }
+
+    /// Applies what was committed and moves everything to be done into `output`.
+    pub fn collect(&mut self, now: Now, output: &mut Output) {
+        self.guard(|partition| {
+            let mut group_output = std::mem::take(&mut partition.group_output);
+            partition.group.take_output(&mut group_output);
+            partition.notice_role();
+            if let Some(metadata) = group_output.snapshot.take() {
+                partition.install_snapshot(&metadata);
+            }
+            for confirmed in group_output.confirmed_reads.drain(..) {
+                partition.pending.confirmed = partition.pending.confirmed.max(confirmed);
+            }
+            let mut again = Vec::new();
+            for entry in group_output.committed.drain(..) {
+                partition.apply(now, entry, &mut again);
+            }
+            partition.group.applied(partition.applied.0);
+            partition.serve_confirmed_reads(now, &mut again);
+            if !again.is_empty() {
+                partition.submit_command(now, None, None, Command::KeyExpireDue { limit: EXPIRE_LIMIT });
+                for read in again {
+                    partition.submit_query(read.call, read.query);
+                }
+                partition.flush();
+            }
+            partition.attach_hashes(&mut group_output.messages);
+            partition.snapshots_step(now, &mut group_output.messages, output);
+            output.messages.append(&mut group_output.messages);
+            output.records.append(&mut group_output.records);
+            partition.group_output = group_output;
+        });
+        output.completions.append(&mut self.completions);
+    }
+
+    /// Whether [`Partition::flush`] or [`Partition::collect`] have something to do at once.
+    pub fn has_batch(&self) -> bool {
+        !self.pending.batch.calls.is_empty() || self.pending.reads_unasked
+    }
+
+    fn propose_batch(&mut self) {
+        let Batch { data, calls } = std::mem::take(&mut self.pending.batch);
+        if calls.is_empty() {
+            return;
+        }
+        let index_expected = self.group.last_index() + 1;
+        match self.group.propose(data) {
+            Ok(index) => {
+                assert_eq!(index, index_expected, "an entry takes the next index");
+                let term = self.group.term();
+                self.pending.waiting.push_back(WaitingEntry { index, term, calls });
+            }
+            Err(error) => {
+                let failure = match error {
+                    consensus::Error::NotLeader => Failure::NotLeader { leader: self.leader() },
+                    other => Failure::Busy(other.to_string()),
+                };
+                for call in calls.into_iter().flatten() {
+                    self.completions.push(Completion { call, result: Err(failure.clone()) });
+                }
+                // Reads placed inside the refused entry move to just before it: no command lies between.
+                for read in self.pending.reads.iter_mut().rev() {
+                    if read.position.entry < index_expected {
+                        break;
+                    }
+                    read.position.command = 0;
+                }
+            }
+        }
+    }
+
+    fn ask_read_round(&mut self) {
+        self.pending.round += 1;
+        self.pending.reads_unasked = false;
+        self.pending.ticks_since_round = 0;
+        let round = self.pending.round;
+        self.group.read_index(round);
+    }
+
+    fn apply(&mut self, now: Now, entry: CommittedEntry, again: &mut Vec<WaitingRead>) {
+        assert_eq!(entry.index, self.applied.0 + 1, "entries are applied in order, each once");
+        let mut lost = Vec::new();
+        let calls = self.pending.take_entry(entry.index, entry.term, &mut lost);
+        for call in lost {
+            // Another leader's entry took its place: it was certainly not applied.
+            let leader = self.leader();
+            self.completions.push(Completion { call, result: Err(Failure::NotLeader { leader }) });
+        }
+        let own_term = self.is_leader() && entry.term == self.group.term();
+        let mut data = entry.data;
+        if data.is_empty() {
+            self.state.apply_empty(self.state.applied() + 1);
+        }
+        let mut command = 0;
+        while !data.is_empty() {
+            if own_term {
+                self.serve_reads(now, Position { entry: entry.index, command }, |_| true, again);
+            }
+            let proposal = match next_proposal(&mut data) {
+                Ok(proposal) => proposal,
+                Err(reason) => {
+                    self.fail(format!("entry {} cannot be read: {reason}", entry.index));
+                    return;
+                }
+            };
+            self.time = self.time.max(proposal.time);
+            let result = self.state.apply(self.state.applied() + 1, &proposal);
+            if let Some(Some(call)) = calls.get(command) {
+                self.completions.push(Completion { call: *call, result });
+            }
+            command += 1;
+        }
+        self.applied = (entry.index, entry.term);
+        if own_term {
+            // Reads that arrived before this entry was proposed are confirmed by its commit.
+            let position = Position { entry: entry.index, command: usize::MAX };
+            self.serve_reads(now, position, |_| true, again);
+        }
+        if entry.index.is_multiple_of(HASH_INTERVAL_ENTRIES) {
+            if self.hash_points.len() == HASH_POINTS_MAX {
+                self.hash_points.pop_front();
+            }
+            self.hash_points.push_back((entry.index, self.state.hash()));
+        }
+    }
+
+    fn serve_confirmed_reads(&mut self, now: Now, again: &mut Vec<WaitingRead>) {
+        let (round, index) = self.pending.confirmed;
+        if self.applied.0 >= index {
+            let position = Position { entry: self.applied.0 + 1, command: 0 };
+            self.serve_reads(now, position, |read| read.round <= round, again);
+        }
+    }
+
+    fn serve_reads(
+        &mut self,
+        now: Now,
+        position: Position,
+        confirmed: impl Fn(&WaitingRead) -> bool,
+        again: &mut Vec<WaitingRead>,
+    ) {
+        while let Some(read) = self.pending.next_read(position, &confirmed) {
+            if self.state.query_meets_expired(now.unix_ms(), &read.query) {
+                // It must not be seen any more, and its end must be in the log before anyone is told.
+                again.push(read);
+                continue;
+            }
+            let result = match read.query {
+                Query::PartitionStatus => Ok(Reply::Partition(self.status())),
+                ref query => self.state.query(now.unix_ms(), query),
+            };
+            self.completions.push(Completion { call: read.call, result });
+        }
+    }
+
+    fn notice_role(&mut self) {
+        let leads = self.group.role() == Role::Leader;
+        if self.was_leader && !leads {
+            let (commands, reads) = self.pending.take_all();
+            let leader = self.leader();
+            for call in commands {
+                let result = Err(Failure::Unknown("the partition's leader changed".to_string()));
+                self.completions.push(Completion { call, result });
+            }
+            for call in reads {
+                self.completions.push(Completion { call, result: Err(Failure::NotLeader { leader }) });
+            }
+            self.snapshots.stop_sending();
+        }
+        self.was_leader = leads;
+    }
+
+    fn attach_hashes(&self, messages: &mut [Outgoing]) {
+        let Some(&(index, hash)) = self.hash_points.back() else { return };
+        for message in messages {
+            if let Outgoing::Heartbeat(heartbeat) = message
+                && !heartbeat.response
+            {
+                heartbeat.hash_index = index;
+                heartbeat.state_hash = hash;
+            }
+        }
+    }
+
+    fn compare_hash(&mut self, heartbeat: &Heartbeat) {
+        let ours = self.hash_points.iter().find(|(index, _)| *index == heartbeat.hash_index);
+        if let Some(&(index, hash)) = ours
+            && heartbeat.hash_index != 0
+            && hash != heartbeat.state_hash
+        {
+            self.fail(format!(
+                "state differs from the leader's at index {index}: {hash:016x} here, {:016x} at {}",
+                heartbeat.state_hash, heartbeat.from
+            ));
+        }
+    }
+
+    fn refuse_not_leader(&mut self, call: Option<CallId>) {
+        let leader = self.leader().filter(|leader| *leader != self.group.node());
+        self.answer(call, Err(Failure::NotLeader { leader }));
+    }
+
+    fn answer(&mut self, call: Option<CallId>, result: Result<Reply, Failure>) {
+        if let Some(call) = call {
+            self.completions.push(Completion { call, result });
+        }
+    }
+
+    /// Takes this partition out of service; the others of the node go on.
+    fn fail(&mut self, reason: String) {
+        tracing::error!(partition = self.id.0, reason, "the partition is out of service on this node; replace its copy");
+        let (commands, reads) = self.pending.take_all();
+        for call in commands.into_iter().chain(reads) {
+            let result = Err(Failure::refused(Refusal::Internal, format!("{} failed: {reason}", self.id)));
+            self.completions.push(Completion { call, result });
+        }
+        self.failed = Some(reason);
+    }
+
+    /// Runs `action` unless the partition has failed; a panic inside fails this partition alone.
+    fn guard(&mut self, action: impl FnOnce(&mut Partition)) {
+        if self.failed.is_some() {
+            return;
+        }
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| action(self))) {
+            let reason = panic
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()))
+                .unwrap_or_else(|| "panic".to_string());
+            self.fail(reason);
+        }
+    }
+}
+
+/// Splits the first proposal off an entry's data.
+fn next_proposal(data: &mut Bytes) -> Result<Proposal, String> {
+    let header: [u8; 4] =
+        data.get(..4).and_then(|bytes| bytes.try_into().ok()).ok_or("cut in a length".to_string())?;
+    let length = u32::from_le_bytes(header) as usize;
+    if data.len() < 4 + length {
+        return Err("cut in a proposal".to_string());
+    }
+    let _ = data.split_to(4);
+    codec::decode_proposal(&data.split_to(length)).map_err(|error| error.to_string())
+}

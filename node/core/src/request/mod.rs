@@ -1,0 +1,19 @@
+//! Requests that take more than one partition or more than memory: straight code over the gateway.
+//!
+//! `namespace` decides what a directory operation touches, `transaction` carries it through two-phase
+//! commit, `recovery` finishes what a lost coordinator left, `walk` follows paths, `block` replicates data.
+
+mod block;
+pub mod namespace;
+pub mod node;
+pub mod recovery;
+mod transaction;
+mod walk;
+
+use bark_schema::operation::{Failure, Refusal, Reply};
+
+/// An answer of a kind the question cannot have: a defect, told as such.
+fn unexpected(reply: &Reply) -> Failure {
+    tracing::error!(?reply, "a partition gave an answer of another kind");
+    Failure::refused(Refusal::Internal, "a partition gave an answer of another kind")
+}

@@ -1,0 +1,253 @@
+//! Directory operations and multi-key changes, coordinated by the leader of their first partition.
+//!
+//! The common case is tried first as one entry of one partition; when the state says that the operation
+//! touches others, it is planned from what the directories hold now and carried through a transaction,
+//! whose steps check that nothing changed meanwhile.
+//!
+//! Moving a directory to another parent also takes the cluster-wide rename lease and walks the target's
+//! ancestors under it, so that no two renames can tie a loop (`mv a b/d` beside `mv b a/c`).
+
+use bark_schema::ids::{InodeId, PartitionId, TransactionId};
+use bark_schema::operation::{
+    Attributes, Command, Entry, Failure, FileKind, Namespace, NewInode, Query, Refusal, Reply, RequestId, Step,
+};
+use bark_schema::placement;
+use bytes::Bytes;
+
+use super::transaction::{self, Plan, Reparent};
+use super::unexpected;
+use crate::worker::gateway::Gateway;
+
+/// Attempts before the asker is told that the objects are busy.
+const ATTEMPTS_MAX: u64 = 64;
+const PAUSE_US_MIN: u64 = 2_000;
+const PAUSE_US_MAX: u64 = 100_000;
+
+/// Carries out `operation` under `id`; `term` is the coordinator's Raft term.
+pub async fn carry_out(
+    gateway: &Gateway,
+    id: RequestId,
+    operation: Namespace,
+    term: u64,
+) -> Result<Reply, Failure> {
+    let primary = operation.primary();
+    if let Some(command) = single_entry_form(&operation) {
+        match gateway.command_as(id, primary, command).await {
+            Err(Failure::CrossPartition) => {}
+            answered => return answered,
+        }
+    }
+    for attempt in 0..ATTEMPTS_MAX {
+        let transaction = TransactionId {
+            client: id.client,
+            sequence: id.sequence,
+            attempt: (term << 32) | (gateway.random() & 0xffff_0000) | attempt,
+        };
+        let result = match plan(gateway, &operation).await {
+            Ok((plan, reply)) => transaction::attempt(gateway, id, transaction, primary, plan, reply).await,
+            Err(failure) => Err(failure),
+        };
+        match result {
+            Err(Failure::Locked { .. } | Failure::Busy(_)) => {}
+            Err(Failure::Refused(Refusal::Conflict, _)) => {}
+            // A refusal found while planning or by another partition is the answer too, and must be the
+            // answer to every repetition: it changed nothing, so finding it again is as good as a record.
+            answered => return answered,
+        }
+        let pause = (PAUSE_US_MIN << attempt.min(6)).min(PAUSE_US_MAX);
+        gateway.sleep(pause + gateway.random() % pause).await;
+    }
+    Err(Failure::Busy("other operations kept changing the same directories".to_string()))
+}
+
+/// The form that is one entry when everything is at home in the first partition.
+fn single_entry_form(operation: &Namespace) -> Option<Command> {
+    match operation.clone() {
+        Namespace::Unlink { directory, name } => Some(Command::Unlink { directory, name }),
+        Namespace::Rename { from, to, replace } if from.directory.home() == to.directory.home() => {
+            Some(Command::Rename { from, to, replace })
+        }
+        _ => None,
+    }
+}
+
+async fn plan(gateway: &Gateway, operation: &Namespace) -> Result<(Plan, Reply), Failure> {
+    match operation.clone() {
+        Namespace::MakeDirectory { directory, name, attributes } => {
+            plan_make_directory(gateway, directory, name, attributes).await
+        }
+        Namespace::RemoveDirectory { directory, name } => plan_remove_directory(gateway, directory, name).await,
+        Namespace::Unlink { directory, name } => plan_unlink(gateway, directory, name).await,
+        Namespace::Link { inode, to } => plan_link(gateway, inode, to).await,
+        Namespace::Rename { from, to, replace } => plan_rename(gateway, from, to, replace).await,
+        Namespace::KeySetMany { pairs, .. } => {
+            let mut plan = Plan::default();
+            for (partition, key, value) in pairs {
+                plan.add(partition, Step::KeySet { key, value });
+            }
+            Ok((plan, Reply::Done))
+        }
+        Namespace::KeyDeleteMany { keys, .. } => {
+            let mut plan = Plan::default();
+            let mut deleted = 0;
+            for (partition, key) in keys {
+                if let Reply::Count(1) = gateway.query(partition, Query::KeyExists { keys: vec![key.clone()] }).await? {
+                    deleted += 1;
+                }
+                plan.add(partition, Step::KeyDelete { key });
+            }
+            Ok((plan, Reply::Count(deleted)))
+        }
+    }
+}
+
+async fn plan_make_directory(
+    gateway: &Gateway,
+    directory: InodeId,
+    name: Bytes,
+    attributes: NewInode,
+) -> Result<(Plan, Reply), Failure> {
+    if lookup(gateway, directory, &name).await?.is_some() {
+        return Err(Failure::refused(Refusal::Exists, "File exists"));
+    }
+    let home = placement::partition_of_new_directory(directory, &name, gateway.config().partition_count);
+    let inode = directory_inode(gateway, home);
+    let mut plan = Plan::default();
+    let expected = None;
+    let entry = Entry { directory, name };
+    plan.add(directory.home(), Step::InsertEntry { entry, inode, kind: FileKind::Directory, expected });
+    let attributes_of_reply = new_directory_attributes(gateway, inode, &attributes);
+    plan.add(home, Step::CreateDirectory { inode, parent: directory, attributes });
+    Ok((plan, Reply::Created { attributes: attributes_of_reply, created: true }))
+}
+
+/// Directory inodes born by a transaction get a random number in the upper half of the counter space, the
+/// partition's own counter stays in the lower half: the two never meet, and a collision among 2^47 is
+/// refused by the step itself and tried again.
+fn directory_inode(gateway: &Gateway, home: PartitionId) -> InodeId {
+    let upper_half = 1 << (InodeId::COUNTER_BITS - 1);
+    InodeId::new(home, upper_half | (gateway.random() & (upper_half - 1)))
+}
+
+fn new_directory_attributes(gateway: &Gateway, inode: InodeId, new: &NewInode) -> Attributes {
+    let now = gateway.now().unix_ns;
+    Attributes {
+        inode,
+        kind: FileKind::Directory,
+        mode: new.mode & 0o7777,
+        owner: new.owner,
+        group: new.group,
+        size: 0,
+        link_count: 2,
+        accessed: now,
+        modified: now,
+        changed: now,
+        version: 0,
+    }
+}
+
+async fn plan_remove_directory(
+    gateway: &Gateway,
+    directory: InodeId,
+    name: Bytes,
+) -> Result<(Plan, Reply), Failure> {
+    let (inode, kind) = found(lookup(gateway, directory, &name).await?)?;
+    if kind != FileKind::Directory {
+        return Err(Failure::refused(Refusal::NotDirectory, "Not a directory"));
+    }
+    let mut plan = Plan::default();
+    plan.add(directory.home(), Step::RemoveEntry { entry: Entry { directory, name }, inode });
+    plan.add(inode.home(), Step::RemoveDirectory { inode });
+    Ok((plan, Reply::Done))
+}
+
+async fn plan_unlink(gateway: &Gateway, directory: InodeId, name: Bytes) -> Result<(Plan, Reply), Failure> {
+    let (inode, kind) = found(lookup(gateway, directory, &name).await?)?;
+    if kind == FileKind::Directory {
+        return Err(Failure::refused(Refusal::IsDirectory, "Is a directory"));
+    }
+    let mut plan = Plan::default();
+    plan.add(directory.home(), Step::RemoveEntry { entry: Entry { directory, name }, inode });
+    plan.add(inode.home(), Step::AddLinks { inode, count: -1 });
+    Ok((plan, Reply::Done))
+}
+
+async fn plan_link(gateway: &Gateway, inode: InodeId, to: Entry) -> Result<(Plan, Reply), Failure> {
+    let attributes = attributes(gateway, inode).await?;
+    if attributes.kind == FileKind::Directory {
+        return Err(Failure::refused(Refusal::PermissionDenied, "directories have one name"));
+    }
+    if lookup(gateway, to.directory, &to.name).await?.is_some() {
+        return Err(Failure::refused(Refusal::Exists, "File exists"));
+    }
+    let mut plan = Plan::default();
+    let home = to.directory.home();
+    plan.add(home, Step::InsertEntry { entry: to, inode, kind: attributes.kind, expected: None });
+    plan.add(inode.home(), Step::AddLinks { inode, count: 1 });
+    Ok((plan, Reply::Done))
+}
+
+async fn plan_rename(
+    gateway: &Gateway,
+    from: Entry,
+    to: Entry,
+    replace: bool,
+) -> Result<(Plan, Reply), Failure> {
+    let (inode, kind) = found(lookup(gateway, from.directory, &from.name).await?)?;
+    let target = lookup(gateway, to.directory, &to.name).await?;
+    let mut plan = Plan::default();
+    if let Some((replaced, replaced_kind)) = target {
+        if !replace {
+            return Err(Failure::refused(Refusal::Exists, "File exists"));
+        }
+        if replaced == inode {
+            return Ok((plan, Reply::Done));
+        }
+        match (kind, replaced_kind) {
+            (FileKind::Directory, FileKind::Directory) => {
+                plan.add(replaced.home(), Step::RemoveDirectory { inode: replaced });
+            }
+            (FileKind::Directory, _) => {
+                return Err(Failure::refused(Refusal::NotDirectory, "Not a directory"));
+            }
+            (_, FileKind::Directory) => {
+                return Err(Failure::refused(Refusal::IsDirectory, "Is a directory"));
+            }
+            _ => plan.add(replaced.home(), Step::AddLinks { inode: replaced, count: -1 }),
+        }
+    }
+    if kind == FileKind::Directory && from.directory != to.directory {
+        plan.reparent = Some(Reparent { moved: inode, parent: to.directory });
+        plan.add(inode.home(), Step::SetParent { inode, parent: to.directory });
+    }
+    let expected = target.map(|(replaced, _)| replaced);
+    plan.add(from.directory.home(), Step::RemoveEntry { entry: from, inode });
+    plan.add(to.directory.home(), Step::InsertEntry { entry: to, inode, kind, expected });
+    Ok((plan, Reply::Done))
+}
+
+async fn lookup(
+    gateway: &Gateway,
+    directory: InodeId,
+    name: &Bytes,
+) -> Result<Option<(InodeId, FileKind)>, Failure> {
+    let query = Query::Lookup { directory, name: name.clone() };
+    match gateway.query(directory.home(), query).await {
+        Ok(Reply::Entry { inode, kind, .. }) => Ok(Some((inode, kind))),
+        // The directory itself may be missing: the step that needs it says so.
+        Err(Failure::Refused(Refusal::NotFound, _)) => Ok(None),
+        Ok(other) => Err(unexpected(&other)),
+        Err(failure) => Err(failure),
+    }
+}
+
+async fn attributes(gateway: &Gateway, inode: InodeId) -> Result<Attributes, Failure> {
+    match gateway.query(inode.home(), Query::Attributes { inode }).await? {
+        Reply::Attributes(attributes) => Ok(attributes),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn found(entry: Option<(InodeId, FileKind)>) -> Result<(InodeId, FileKind), Failure> {
+    entry.ok_or_else(|| Failure::refused(Refusal::NotFound, "No such file or directory"))
+}

@@ -1,0 +1,44 @@
+//! Requests any node answers by itself: walks, blocks, what it knows of the cluster.
+
+use bark_schema::operation::{ClusterStatus, Failure, NodeRequest, Refusal, Reply, Request};
+
+use super::{block, unexpected, walk};
+use crate::worker::gateway::{DEADLINE_DEFAULT_US, Gateway, Reach};
+
+/// `local_status`: what this worker alone knows, for `ClusterStatus`.
+pub async fn carry_out(
+    gateway: &Gateway,
+    request: NodeRequest,
+    local_status: Option<ClusterStatus>,
+) -> Result<Reply, Failure> {
+    match request {
+        NodeRequest::Walk { start, path, follow_last, first_bytes } => {
+            walk::walk(gateway, start, path, follow_last, first_bytes).await
+        }
+        NodeRequest::BlockPut { block, data, checksum, replicas, .. } => {
+            block::put(gateway, block, data, checksum, replicas).await
+        }
+        NodeRequest::ClusterStatus => match local_status {
+            Some(status) => gather_status(gateway, status).await,
+            None => Err(Failure::refused(Refusal::Internal, "the status is missing")),
+        },
+        NodeRequest::BlockGet { .. } | NodeRequest::BlockDelete { .. } => {
+            Err(Failure::refused(Refusal::Internal, "blocks are read by the disk thread"))
+        }
+    }
+}
+
+/// Puts together what the workers of this node know.
+async fn gather_status(gateway: &Gateway, mut status: ClusterStatus) -> Result<Reply, Failure> {
+    let config = gateway.config();
+    let deadline_us = gateway.now().monotonic_us + DEADLINE_DEFAULT_US;
+    for worker in (0..config.worker_count).filter(|worker| *worker != config.worker) {
+        let request = Request::Node(NodeRequest::ClusterStatus);
+        match gateway.call(request, Reach::Sibling(worker), deadline_us).await? {
+            Reply::Cluster(part) => status.partitions.extend(part.partitions),
+            other => return Err(unexpected(&other)),
+        }
+    }
+    status.partitions.sort_by_key(|partition| partition.partition);
+    Ok(Reply::Cluster(status))
+}

@@ -1,0 +1,274 @@
+//! The handle through which protocol code and coroutines use the cluster.
+//!
+//! A request that crosses partitions, nodes and disks reads as straight code: `gateway.query(…).await`.
+//! Coroutines run on the worker's own single-threaded executor, inside its turn; whatever they ask is
+//! routed within the same turn. Time is the turn's, so a simulated worker waits in simulated time.
+//!
+//! Invariants:
+//! - Nothing here leaves the worker's thread.
+//! - Every call ends: by an answer, or by its deadline with one of the three outcomes.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use bark_schema::ids::{ClientId, NodeNumber, PartitionId};
+use bark_schema::operation::{Command, Failure, NodeRequest, Query, Reply, Request, RequestId};
+
+use crate::random::Random;
+use crate::time::Now;
+use crate::worker::WorkerConfig;
+
+/// How long a call may take unless the caller says otherwise.
+pub const DEADLINE_DEFAULT_US: u64 = 10_000_000;
+/// "No session": the command carries its own exactly-once name.
+pub const NO_SESSION: RequestId = RequestId { client: ClientId(0), sequence: 0, acknowledged_below: 0 };
+
+/// Where a request may be carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Wherever its leader is; retried until the deadline.
+    Cluster,
+    /// Here or nowhere: a `NotLeader` goes back to the asker, who learns from it.
+    Here,
+    /// At that node only.
+    Node(NodeNumber),
+    /// At that worker of this node only.
+    Sibling(u16),
+}
+
+/// Gets answers to calls without a coroutine for each.
+pub trait CompletionSink {
+    fn complete(&self, token: u64, result: Result<Reply, Failure>);
+}
+
+/// Who waits for a call.
+pub enum Waiter {
+    Future(Rc<RefCell<Slot>>),
+    Sink { sink: Rc<dyn CompletionSink>, token: u64 },
+    Peer { node: NodeNumber, id: u64 },
+    Sibling { worker: u16, call: crate::partition::event::CallId },
+}
+
+#[derive(Default)]
+pub struct Slot {
+    result: Option<Result<Reply, Failure>>,
+    waker: Option<Waker>,
+}
+
+impl Slot {
+    pub fn fill(&mut self, result: Result<Reply, Failure>) {
+        self.result = Some(result);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+pub struct NewCall {
+    pub request: Request,
+    pub reach: Reach,
+    pub deadline_us: u64,
+    pub waiter: Waiter,
+}
+
+/// Session numbering of this worker towards one partition.
+#[derive(Default)]
+struct Sequences {
+    next: u64,
+    unanswered: std::collections::BTreeSet<u64>,
+}
+
+pub struct Shared {
+    pub config: WorkerConfig,
+    pub now: Cell<Now>,
+    pub submitted: RefCell<VecDeque<NewCall>>,
+    pub executor: async_executor::LocalExecutor<'static>,
+    pub random: RefCell<Random>,
+    pub peers: RefCell<std::collections::BTreeSet<NodeNumber>>,
+    timers: RefCell<BTreeMap<(u64, u64), Waker>>,
+    timer_count: Cell<u64>,
+    client: ClientId,
+    sequences: RefCell<BTreeMap<PartitionId, Sequences>>,
+}
+
+/// Cheap to clone; one a worker.
+#[derive(Clone)]
+pub struct Gateway(Rc<Shared>);
+
+impl Gateway {
+    pub fn new(config: WorkerConfig, now: Now, mut random: Random) -> Gateway {
+        // 0 means "no session".
+        let client = ClientId(random.next_u64() | 1);
+        Gateway(Rc::new(Shared {
+            config,
+            now: Cell::new(now),
+            submitted: RefCell::default(),
+            executor: async_executor::LocalExecutor::new(),
+            random: RefCell::new(random),
+            peers: RefCell::default(),
+            timers: RefCell::default(),
+            timer_count: Cell::new(0),
+            client,
+            sequences: RefCell::default(),
+        }))
+    }
+
+    pub fn config(&self) -> &WorkerConfig {
+        &self.0.config
+    }
+
+    pub fn now(&self) -> Now {
+        self.0.now.get()
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.0
+    }
+
+    /// Runs a coroutine on this worker.
+    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        self.0.executor.spawn(future).detach();
+    }
+
+    /// The nodes this one can talk to, itself included.
+    pub fn reachable(&self, node: NodeNumber) -> bool {
+        node == self.0.config.node || self.0.peers.borrow().contains(&node)
+    }
+
+    pub fn random(&self) -> u64 {
+        self.0.random.borrow_mut().next_u64()
+    }
+
+    /// Hands in a request whose answer goes to `sink`.
+    pub fn submit(&self, request: Request, reach: Reach, deadline_us: u64, sink: Rc<dyn CompletionSink>, token: u64) {
+        let waiter = Waiter::Sink { sink, token };
+        self.0.submitted.borrow_mut().push_back(NewCall { request, reach, deadline_us, waiter });
+    }
+
+    pub(crate) fn submit_call(&self, call: NewCall) {
+        self.0.submitted.borrow_mut().push_back(call);
+    }
+
+    /// Asks and waits.
+    pub fn call(&self, request: Request, reach: Reach, deadline_us: u64) -> Answer {
+        let slot = Rc::new(RefCell::new(Slot::default()));
+        let waiter = Waiter::Future(slot.clone());
+        self.0.submitted.borrow_mut().push_back(NewCall { request, reach, deadline_us, waiter });
+        Answer { slot }
+    }
+
+    pub async fn query(&self, partition: PartitionId, query: Query) -> Result<Reply, Failure> {
+        let deadline_us = self.now().monotonic_us + DEADLINE_DEFAULT_US;
+        self.call(Request::Query { partition, query }, Reach::Cluster, deadline_us).await
+    }
+
+    /// A command that names itself for the exactly-once tables (transactions), or is harmless to repeat.
+    pub async fn command(&self, partition: PartitionId, command: Command) -> Result<Reply, Failure> {
+        self.command_as(NO_SESSION, partition, command).await
+    }
+
+    pub async fn command_as(
+        &self,
+        id: RequestId,
+        partition: PartitionId,
+        command: Command,
+    ) -> Result<Reply, Failure> {
+        let deadline_us = self.now().monotonic_us + DEADLINE_DEFAULT_US;
+        self.call(Request::Command { partition, id, command }, Reach::Cluster, deadline_us).await
+    }
+
+    pub fn node(&self, node: NodeNumber, request: NodeRequest) -> Answer {
+        let deadline_us = self.now().monotonic_us + DEADLINE_DEFAULT_US;
+        self.call(Request::Node(request), Reach::Node(node), deadline_us)
+    }
+
+    /// A name for a change this worker makes for somebody without a session of his own.
+    /// [`Gateway::finish_request`] must follow when its answer is known.
+    pub fn begin_request(&self, partition: PartitionId) -> RequestId {
+        let mut sequences = self.0.sequences.borrow_mut();
+        let sequences = sequences.entry(partition).or_default();
+        sequences.next += 1;
+        sequences.unanswered.insert(sequences.next);
+        let acknowledged_below = sequences.unanswered.first().copied().unwrap_or(sequences.next);
+        RequestId { client: self.0.client, sequence: sequences.next, acknowledged_below }
+    }
+
+    pub fn finish_request(&self, partition: PartitionId, id: RequestId) {
+        if let Some(sequences) = self.0.sequences.borrow_mut().get_mut(&partition) {
+            sequences.unanswered.remove(&id.sequence);
+        }
+    }
+
+    /// Waits in the worker's time.
+    pub fn sleep(&self, duration_us: u64) -> Sleep {
+        self.0.timer_count.set(self.0.timer_count.get() + 1);
+        let key = (self.now().monotonic_us + duration_us, self.0.timer_count.get());
+        Sleep { gateway: self.clone(), key }
+    }
+
+    /// When the next sleeper wants to be woken.
+    pub(super) fn next_timer_us(&self) -> Option<u64> {
+        self.0.timers.borrow().keys().next().map(|(deadline, _)| *deadline)
+    }
+
+    pub(super) fn wake_sleepers(&self) {
+        let now = self.now().monotonic_us;
+        loop {
+            let mut timers = self.0.timers.borrow_mut();
+            match timers.first_entry() {
+                Some(first) if first.key().0 <= now => first.remove().wake(),
+                _ => break,
+            }
+        }
+    }
+}
+
+/// Resolves when the call was answered.
+pub struct Answer {
+    slot: Rc<RefCell<Slot>>,
+}
+
+impl Future for Answer {
+    type Output = Result<Reply, Failure>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut slot = self.slot.borrow_mut();
+        match slot.result.take() {
+            Some(result) => Poll::Ready(result),
+            None => {
+                slot.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// Resolves when the worker's time reached the deadline.
+pub struct Sleep {
+    gateway: Gateway,
+    key: (u64, u64),
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let mut timers = self.gateway.0.timers.borrow_mut();
+        if self.gateway.now().monotonic_us >= self.key.0 {
+            timers.remove(&self.key);
+            return Poll::Ready(());
+        }
+        timers.insert(self.key, context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        self.gateway.0.timers.borrow_mut().remove(&self.key);
+    }
+}

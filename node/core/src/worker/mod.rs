@@ -1,0 +1,402 @@
+//! A worker: the partitions of one core, the calls under way and the coroutines that carry them.
+//!
+//! Previous in the flow: the server's threads, or the simulator, which hand in [`Input`]s.
+//! Next: `partition` for what is decided here; [`Effect`]s for everything else.
+//!
+//! A turn has four phases:
+//! 1. **collect**: inputs become calls and messages to partitions.
+//! 2. **step**: coroutines run, calls are routed, each partition proposes this turn's commands as one entry
+//!    and applies what was committed; repeated until nothing moves.
+//! 3. **persist**: the records of all partitions leave as one batch.
+//! 4. **release**: messages leave, gathered by node. What promises durability is not among them: it left the
+//!    group only after its batch was synced.
+//!
+//! Invariants:
+//! - A turn does no I/O, takes no lock and reads no clock.
+//! - The same inputs at the same times give the same effects.
+
+mod calls;
+pub mod event;
+pub mod gateway;
+mod router;
+mod upkeep;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bark_schema::ids::{NodeNumber, PartitionId};
+use bark_schema::message::{Heartbeat, PeerMessage, RaftMessage};
+use bark_schema::operation::{Failure, Reply};
+
+use crate::consensus::Outgoing;
+use crate::partition::Partition;
+use crate::partition::event::{CallId, Output};
+use crate::random::Random;
+use crate::time::Now;
+use calls::Calls;
+use event::{Effect, Input, SiblingMessage, StorageEvent, StorageRequest};
+use gateway::{Gateway, Reach, Waiter};
+
+/// Election clock: 10 of these without a leader start an election.
+pub const TICK_US: u64 = 40_000;
+/// Calls under way on one worker; more are refused as busy.
+pub const CALLS_MAX: usize = 1 << 17;
+/// Rounds of phase 2 in one turn; what is left goes on in the next.
+const STEP_ROUNDS_MAX: u32 = 64;
+/// Coroutine polls in one round.
+const POLLS_PER_ROUND_MAX: u32 = 4096;
+/// Raft messages gathered into one frame, by size.
+const RAFT_FRAME_BYTES_MAX: usize = 1 << 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Answered when a quorum has it on disk.
+    Disk,
+    /// Answered when a quorum has it in memory; on disk within 100 ms.
+    Memory,
+    /// No log at all; one node only.
+    None,
+}
+
+/// What a worker knows of its cluster, fixed at start.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    pub cluster: String,
+    pub node: NodeNumber,
+    pub worker: u16,
+    pub worker_count: u16,
+    pub partition_count: u16,
+    pub replicas: u16,
+    pub durability: Durability,
+    pub nodes: Arc<Vec<bark_schema::operation::NodeStatus>>,
+    /// Replicas of each partition, the preferred leader first.
+    pub placement: Arc<Vec<Vec<NodeNumber>>>,
+}
+
+impl WorkerConfig {
+    pub fn replicas_of(&self, partition: PartitionId) -> &[NodeNumber] {
+        self.placement.get(usize::from(partition.0)).map_or(&[], Vec::as_slice)
+    }
+
+    pub fn worker_of(&self, partition: PartitionId) -> u16 {
+        partition.0 % self.worker_count
+    }
+}
+
+pub struct Worker {
+    config: WorkerConfig,
+    gateway: Gateway,
+    partitions: BTreeMap<PartitionId, Partition>,
+    calls: Calls,
+    leader_hints: BTreeMap<PartitionId, NodeNumber>,
+    /// Answers of coroutines, completed in the next round.
+    completed_calls: Rc<RefCell<Vec<(CallId, Result<Reply, Failure>)>>>,
+    output: Output,
+    heartbeats: Vec<Heartbeat>,
+    effects: Vec<Effect>,
+    batch: u64,
+    next_tick_us: u64,
+    ticks: u64,
+    disk: (u64, u64),
+    upkeep: upkeep::Upkeep,
+}
+
+impl Worker {
+    /// `partitions`: those of this worker that have a replica on this node.
+    pub fn new(config: WorkerConfig, partitions: Vec<Partition>, now: Now, random: Random) -> Worker {
+        let gateway = Gateway::new(config.clone(), now, random);
+        Worker {
+            calls: Calls::new(config.worker),
+            gateway,
+            partitions: partitions.into_iter().map(|partition| (partition.id(), partition)).collect(),
+            leader_hints: BTreeMap::new(),
+            completed_calls: Rc::default(),
+            output: Output::default(),
+            heartbeats: Vec::new(),
+            effects: Vec::new(),
+            batch: 0,
+            next_tick_us: now.monotonic_us + TICK_US,
+            ticks: 0,
+            disk: (0, 0),
+            upkeep: upkeep::Upkeep::default(),
+            config,
+        }
+    }
+
+    pub fn gateway(&self) -> Gateway {
+        self.gateway.clone()
+    }
+
+    pub fn partitions(&self) -> impl Iterator<Item = &Partition> {
+        self.partitions.values()
+    }
+
+    /// When the worker wants a turn even if nothing comes in.
+    pub fn next_wake_us(&self) -> u64 {
+        let timer = self.gateway.next_timer_us().unwrap_or(u64::MAX);
+        let held = self.calls.next_due_us().unwrap_or(u64::MAX);
+        self.next_tick_us.min(timer).min(held)
+    }
+
+    /// One turn; `inputs` is emptied, `effects` is added to.
+    pub fn turn(&mut self, now: Now, inputs: &mut Vec<Input>, effects: &mut Vec<Effect>) {
+        self.gateway.shared().now.set(now);
+        for input in inputs.drain(..) {
+            self.collect(input);
+        }
+        self.tick_if_due(now);
+        self.gateway.wake_sleepers();
+        self.release_held();
+        for _ in 0..STEP_ROUNDS_MAX {
+            if !self.step(now) {
+                break;
+            }
+        }
+        self.release();
+        effects.append(&mut self.effects);
+    }
+
+    fn collect(&mut self, input: Input) {
+        match input {
+            Input::PeerConnected { node } => {
+                self.gateway.shared().peers.borrow_mut().insert(node);
+            }
+            Input::PeerDisconnected { node } => {
+                self.gateway.shared().peers.borrow_mut().remove(&node);
+                for partition in self.partitions.values_mut() {
+                    partition.peer_unreachable(node);
+                }
+                self.node_is_gone(node);
+            }
+            Input::Peer { from, message } => self.collect_peer(from, message),
+            Input::Sibling { from, message } => self.collect_sibling(from, message),
+            Input::LogPersisted { batch } => {
+                for partition in self.partitions.values_mut() {
+                    partition.persisted(batch, &mut self.output);
+                }
+            }
+            Input::Storage(StorageEvent::Block { call, result }) => self.complete(call, result),
+            Input::Storage(StorageEvent::Snapshot { partition, event }) => {
+                self.with_partition(partition, |local| local.snapshot_event(event));
+            }
+            Input::Storage(StorageEvent::Space { total_bytes, free_bytes }) => {
+                self.disk = (total_bytes, free_bytes);
+            }
+        }
+    }
+
+    fn collect_peer(&mut self, from: NodeNumber, message: PeerMessage) {
+        match message {
+            PeerMessage::Hello(_) => {}
+            PeerMessage::Raft(messages) => {
+                let mut elsewhere: BTreeMap<u16, Vec<RaftMessage>> = BTreeMap::new();
+                for message in messages {
+                    if message.from != from {
+                        continue;
+                    }
+                    if let Some(partition) = self.partitions.get_mut(&message.partition) {
+                        partition.step(message);
+                    } else if self.is_siblings(message.partition) {
+                        elsewhere.entry(self.config.worker_of(message.partition)).or_default().push(message);
+                    }
+                }
+                for (worker, messages) in elsewhere {
+                    self.hand_to_sibling(worker, from, PeerMessage::Raft(messages));
+                }
+            }
+            PeerMessage::Heartbeats(heartbeats) => {
+                let mut elsewhere: BTreeMap<u16, Vec<Heartbeat>> = BTreeMap::new();
+                for heartbeat in heartbeats {
+                    if heartbeat.from != from {
+                        continue;
+                    }
+                    if let Some(partition) = self.partitions.get_mut(&heartbeat.partition) {
+                        partition.step_heartbeat(heartbeat);
+                    } else if self.is_siblings(heartbeat.partition) {
+                        elsewhere.entry(self.config.worker_of(heartbeat.partition)).or_default().push(heartbeat);
+                    }
+                }
+                for (worker, heartbeats) in elsewhere {
+                    self.hand_to_sibling(worker, from, PeerMessage::Heartbeats(heartbeats));
+                }
+            }
+            PeerMessage::Request { id, deadline_ms, request } => {
+                let deadline_us = self.gateway.now().monotonic_us + u64::from(deadline_ms) * 1000;
+                self.begin_call(request, Reach::Here, deadline_us, Waiter::Peer { node: from, id });
+            }
+            PeerMessage::Reply { id, result } => {
+                let call = CallId(id);
+                let worker = Calls::worker_of(call);
+                if worker == self.config.worker {
+                    if self.calls.get(call).is_some_and(|known| known.place == calls::Place::Node(from)) {
+                        self.complete(call, result);
+                    }
+                } else if worker < self.config.worker_count {
+                    self.hand_to_sibling(worker, from, PeerMessage::Reply { id, result });
+                }
+            }
+            PeerMessage::SnapshotChunk(chunk) => {
+                let partition = chunk.partition;
+                if chunk.from != from {
+                    return;
+                }
+                if self.is_siblings(partition) {
+                    let worker = self.config.worker_of(partition);
+                    self.hand_to_sibling(worker, from, PeerMessage::SnapshotChunk(chunk));
+                } else {
+                    self.with_partition(partition, |local| local.snapshot_chunk(chunk));
+                }
+            }
+            PeerMessage::SnapshotProgress { partition, index, next_offset, accepted } => {
+                let now = self.gateway.now();
+                if self.is_siblings(partition) {
+                    let worker = self.config.worker_of(partition);
+                    let message = PeerMessage::SnapshotProgress { partition, index, next_offset, accepted };
+                    self.hand_to_sibling(worker, from, message);
+                } else {
+                    self.with_partition(partition, |local| {
+                        local.snapshot_progress(now, from, index, next_offset, accepted);
+                    });
+                }
+            }
+        }
+    }
+
+    fn collect_sibling(&mut self, from: u16, message: SiblingMessage) {
+        match message {
+            SiblingMessage::Request { call, deadline_us, request } => {
+                let reach = Reach::Cluster;
+                self.begin_call(request, reach, deadline_us, Waiter::Sibling { worker: from, call });
+            }
+            SiblingMessage::Reply { call, result } => self.complete(call, result),
+            SiblingMessage::Peer { from, message } => self.collect_peer(from, message),
+            SiblingMessage::Heartbeats(mut heartbeats) => self.heartbeats.append(&mut heartbeats),
+        }
+    }
+
+    fn is_siblings(&self, partition: PartitionId) -> bool {
+        partition.0 < self.config.partition_count && self.config.worker_of(partition) != self.config.worker
+    }
+
+    fn hand_to_sibling(&mut self, worker: u16, from: NodeNumber, message: PeerMessage) {
+        self.effects.push(Effect::Sibling { to: worker, message: SiblingMessage::Peer { from, message } });
+    }
+
+    /// One round of phase 2 and phase 3; true if another may find something to do.
+    fn step(&mut self, now: Now) -> bool {
+        let mut moved = false;
+        for _ in 0..POLLS_PER_ROUND_MAX {
+            if !self.gateway.shared().executor.try_tick() {
+                break;
+            }
+            moved = true;
+        }
+        let completed = std::mem::take(&mut *self.completed_calls.borrow_mut());
+        moved |= !completed.is_empty();
+        for (call, result) in completed {
+            self.complete(call, result);
+        }
+        moved |= self.route_submitted();
+        for partition in self.partitions.values_mut() {
+            if partition.has_batch() {
+                partition.flush();
+                moved = true;
+            }
+            partition.collect(now, &mut self.output);
+        }
+        let completions = std::mem::take(&mut self.output.completions);
+        moved |= !completions.is_empty();
+        for completion in completions {
+            self.complete(completion.call, completion.result);
+        }
+        moved |= self.persist();
+        moved
+    }
+
+    /// Sends this round's records to the log. True if they count as durable at once.
+    fn persist(&mut self) -> bool {
+        if self.output.records.is_empty() {
+            return false;
+        }
+        let records = std::mem::take(&mut self.output.records);
+        self.batch += 1;
+        for partition in self.partitions.values_mut() {
+            partition.assign_batch(self.batch);
+        }
+        let batch = self.batch;
+        if self.config.durability != Durability::None {
+            self.effects.push(Effect::Persist { batch, records });
+        }
+        if self.config.durability == Durability::Disk {
+            return false;
+        }
+        for partition in self.partitions.values_mut() {
+            partition.persisted(batch, &mut self.output);
+        }
+        true
+    }
+
+    fn release(&mut self) {
+        let mut raft: BTreeMap<NodeNumber, (usize, Vec<RaftMessage>)> = BTreeMap::new();
+        for message in std::mem::take(&mut self.output.messages) {
+            match message {
+                Outgoing::Heartbeat(heartbeat) => self.heartbeats.push(heartbeat),
+                Outgoing::Raft(message) => {
+                    let to = message.to;
+                    let size: usize = message.entries.iter().map(|entry| entry.data.len() + 64).sum();
+                    let (gathered, messages) = raft.entry(to).or_default();
+                    if *gathered > 0 && *gathered + size > RAFT_FRAME_BYTES_MAX {
+                        let full = std::mem::take(messages);
+                        *gathered = 0;
+                        self.effects.push(Effect::Send { to, bulk: false, message: PeerMessage::Raft(full) });
+                    }
+                    *gathered += size + 128;
+                    messages.push(message);
+                }
+            }
+        }
+        for (to, (_, messages)) in raft {
+            self.effects.push(Effect::Send { to, bulk: false, message: PeerMessage::Raft(messages) });
+        }
+        self.release_heartbeats();
+        for request in std::mem::take(&mut self.output.snapshots) {
+            self.effects.push(Effect::Storage(StorageRequest::Snapshot(request)));
+        }
+        for (to, message) in std::mem::take(&mut self.output.progress) {
+            self.effects.push(Effect::Send { to, bulk: false, message });
+        }
+        for (to, chunk) in std::mem::take(&mut self.output.chunks) {
+            self.effects.push(Effect::Send { to, bulk: true, message: PeerMessage::SnapshotChunk(chunk) });
+        }
+    }
+
+    fn release_heartbeats(&mut self) {
+        let heartbeats = std::mem::take(&mut self.heartbeats);
+        if heartbeats.is_empty() {
+            return;
+        }
+        if self.config.worker != 0 {
+            self.effects.push(Effect::Sibling { to: 0, message: SiblingMessage::Heartbeats(heartbeats) });
+            return;
+        }
+        let mut by_node: BTreeMap<NodeNumber, Vec<Heartbeat>> = BTreeMap::new();
+        for heartbeat in heartbeats {
+            by_node.entry(heartbeat.to).or_default().push(heartbeat);
+        }
+        for (to, heartbeats) in by_node {
+            self.effects.push(Effect::Send { to, bulk: false, message: PeerMessage::Heartbeats(heartbeats) });
+        }
+    }
+
+    fn storage(&mut self, request: StorageRequest) {
+        self.effects.push(Effect::Storage(request));
+    }
+
+    fn with_partition(&mut self, id: PartitionId, action: impl FnOnce(&mut Partition)) {
+        if let Some(partition) = self.partitions.get_mut(&id) {
+            action(partition);
+        }
+    }
+}

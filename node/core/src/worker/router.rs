@@ -1,0 +1,319 @@
+//! Carries calls to where they can be answered: a partition led here, a sibling worker, another node.
+//!
+//! Previous in the flow: `gateway` (protocol code, coroutines) and messages from peers and siblings.
+//! Next: `partition`, or out to another node.
+//!
+//! Invariants:
+//! - A change is repeated only under the id it was given, so it is applied at most once.
+//! - A call that must stay here ([`Reach::Here`]) is never forwarded: its asker learns the leader instead.
+
+use bark_schema::ids::{NodeNumber, PartitionId};
+use bark_schema::message::PeerMessage;
+use bark_schema::operation::{Failure, NodeRequest, Refusal, Reply, Request};
+
+use super::Worker;
+use super::calls::{Call, Place};
+use super::event::{Effect, SiblingMessage};
+use super::gateway::{NO_SESSION, NewCall, Reach, Waiter};
+use crate::partition::event::CallId;
+use crate::request;
+
+impl Worker {
+    pub(super) fn route_submitted(&mut self) -> bool {
+        let mut any = false;
+        loop {
+            let Some(new) = self.gateway.shared().submitted.borrow_mut().pop_front() else { break };
+            any = true;
+            let NewCall { request, reach, deadline_us, waiter } = new;
+            self.begin_call(request, reach, deadline_us, waiter);
+        }
+        any
+    }
+
+    pub(super) fn begin_call(&mut self, request: Request, reach: Reach, deadline_us: u64, waiter: Waiter) {
+        if self.calls.len() >= super::CALLS_MAX {
+            let failure = Failure::Busy(format!("{} requests are under way on this worker", super::CALLS_MAX));
+            self.finish(waiter, Err(failure));
+            return;
+        }
+        let id = self.calls.insert(Call {
+            request,
+            reach,
+            deadline_us,
+            waiter,
+            place: Place::Nowhere,
+            attempts: 0,
+            maybe_applied: false,
+        });
+        self.route(id, false);
+    }
+
+    /// `released`: it was held before and may pass those that still are.
+    pub(super) fn route(&mut self, id: CallId, released: bool) {
+        let Some(call) = self.calls.get(id) else { return };
+        let reach = call.reach;
+        match (call.request.partition(), reach) {
+            (_, Reach::Sibling(worker)) => self.send_to_sibling(id, worker),
+            (Some(partition), _) => self.route_to_partition(id, partition, released),
+            (None, Reach::Node(node)) if node != self.config.node => self.send_to_node(id, node),
+            (None, _) => self.carry_out_here(id),
+        }
+    }
+
+    fn route_to_partition(&mut self, id: CallId, partition: PartitionId, released: bool) {
+        if partition.0 >= self.config.partition_count {
+            let sentence = format!("{partition} does not exist: there are {}", self.config.partition_count);
+            self.complete(id, Err(Failure::refused(Refusal::InvalidArgument, sentence)));
+            return;
+        }
+        let forwardable = self.calls.get(id).is_some_and(|call| call.reach == Reach::Cluster);
+        if forwardable && !released && self.calls.is_held(partition) {
+            self.hold(id, partition);
+            return;
+        }
+        if let Some(local) = self.partitions.get(&partition) {
+            if local.is_leader() {
+                self.carry_out_here(id);
+                return;
+            }
+            let leader = local.leader().filter(|leader| *leader != self.config.node);
+            match (forwardable, leader) {
+                (true, Some(leader)) if self.gateway.reachable(leader) => self.send_to_node(id, leader),
+                (true, _) => self.hold(id, partition),
+                (false, leader) => self.complete(id, Err(Failure::NotLeader { leader })),
+            }
+            return;
+        }
+        let replicas = self.config.replicas_of(partition);
+        if replicas.contains(&self.config.node) {
+            self.send_to_sibling(id, self.config.worker_of(partition));
+            return;
+        }
+        if !forwardable {
+            self.complete(id, Err(Failure::NotLeader { leader: replicas.first().copied() }));
+            return;
+        }
+        let attempts = self.calls.get(id).map_or(0, |call| call.attempts) as usize;
+        let hint = self.leader_hints.get(&partition).copied().filter(|node| self.gateway.reachable(*node));
+        let reachable: Vec<NodeNumber> =
+            replicas.iter().copied().filter(|node| self.gateway.reachable(*node)).collect();
+        match hint.or_else(|| reachable.get(attempts % reachable.len().max(1)).copied()) {
+            Some(node) => self.send_to_node(id, node),
+            None => self.hold(id, partition),
+        }
+    }
+
+    fn carry_out_here(&mut self, id: CallId) {
+        let Some(call) = self.calls.get_mut(id) else { return };
+        call.place = Place::Here;
+        let now = self.gateway.now();
+        match &call.request {
+            Request::Query { partition, query } => {
+                let query = query.clone();
+                let partition = *partition;
+                self.with_partition(partition, |local| local.submit_query(id, query));
+            }
+            Request::Command { partition, id: request_id, command } => {
+                call.maybe_applied = true;
+                let session = (*request_id != NO_SESSION).then_some(*request_id);
+                let (partition, command) = (*partition, command.clone());
+                self.with_partition(partition, |local| local.submit_command(now, Some(id), session, command));
+            }
+            Request::Namespace { id: request_id, operation } => {
+                call.maybe_applied = true;
+                let (request_id, operation) = (*request_id, operation.clone());
+                let partition = operation.primary();
+                let Some(local) = self.partitions.get(&partition) else { return };
+                if let Some(recorded) = local.state().recorded(&request_id) {
+                    self.complete(id, recorded);
+                    return;
+                }
+                let term = local.term();
+                let gateway = self.gateway.clone();
+                let done = self.completed_calls.clone();
+                self.gateway.spawn(async move {
+                    let result = request::namespace::carry_out(&gateway, request_id, operation, term).await;
+                    done.borrow_mut().push((id, result));
+                });
+            }
+            Request::Node(request) => {
+                let request = request.clone();
+                self.carry_out_node_request(id, request);
+            }
+        }
+    }
+
+    fn carry_out_node_request(&mut self, id: CallId, request: NodeRequest) {
+        match request {
+            NodeRequest::BlockGet { block, offset, length } => {
+                self.storage(super::event::StorageRequest::BlockGet { call: id, block, offset, length });
+            }
+            NodeRequest::BlockDelete { blocks } => {
+                self.storage(super::event::StorageRequest::BlockDelete { call: id, blocks });
+            }
+            NodeRequest::BlockPut { block, data, checksum, local_only: true, .. } => {
+                self.storage(super::event::StorageRequest::BlockPut { call: id, block, data, checksum });
+            }
+            NodeRequest::ClusterStatus if self.is_asked_by_sibling(id) => {
+                let status = self.local_status();
+                self.complete(id, Ok(Reply::Cluster(status)));
+            }
+            request => {
+                let gateway = self.gateway.clone();
+                let done = self.completed_calls.clone();
+                let local_status = matches!(request, NodeRequest::ClusterStatus).then(|| self.local_status());
+                self.gateway.spawn(async move {
+                    let result = request::node::carry_out(&gateway, request, local_status).await;
+                    done.borrow_mut().push((id, result));
+                });
+            }
+        }
+    }
+
+    fn is_asked_by_sibling(&self, id: CallId) -> bool {
+        self.calls.get(id).is_some_and(|call| matches!(call.waiter, Waiter::Sibling { .. }))
+    }
+
+    fn send_to_node(&mut self, id: CallId, node: NodeNumber) {
+        if !self.gateway.reachable(node) {
+            self.complete(id, Err(Failure::Busy(format!("{node} cannot be reached"))));
+            return;
+        }
+        let now_us = self.gateway.now().monotonic_us;
+        let Some(call) = self.calls.get_mut(id) else { return };
+        call.place = Place::Node(node);
+        call.maybe_applied = !matches!(call.request, Request::Query { .. });
+        let deadline_ms = call.deadline_us.saturating_sub(now_us) / 1000;
+        let bulk = is_bulk(&call.request);
+        let message = PeerMessage::Request {
+            id: id.0,
+            deadline_ms: u32::try_from(deadline_ms).unwrap_or(u32::MAX),
+            request: call.request.clone(),
+        };
+        self.effects.push(Effect::Send { to: node, bulk, message });
+    }
+
+    fn send_to_sibling(&mut self, id: CallId, worker: u16) {
+        let Some(call) = self.calls.get_mut(id) else { return };
+        call.place = Place::Sibling(worker);
+        call.maybe_applied = true;
+        let message =
+            SiblingMessage::Request { call: id, deadline_us: call.deadline_us, request: call.request.clone() };
+        self.effects.push(Effect::Sibling { to: worker, message });
+    }
+
+    fn hold(&mut self, id: CallId, partition: PartitionId) {
+        let jitter = self.gateway.random();
+        self.calls.hold(partition, id, self.gateway.now().monotonic_us, jitter);
+    }
+
+    /// A call was answered by a partition, a node, a sibling, the disk or a coroutine.
+    pub(super) fn complete(&mut self, id: CallId, result: Result<Reply, Failure>) {
+        let Some(call) = self.calls.get_mut(id) else { return };
+        let retry = call.reach == Reach::Cluster
+            && call.request.partition().is_some()
+            && matches!(
+                result,
+                Err(Failure::NotLeader { .. } | Failure::Busy(_) | Failure::Locked { .. } | Failure::Unknown(_))
+            );
+        if let (Some(partition), Err(Failure::NotLeader { leader: Some(leader) })) =
+            (call.request.partition(), &result)
+        {
+            self.leader_hints.insert(partition, *leader);
+        }
+        if retry && self.gateway.now().monotonic_us < call.deadline_us {
+            if matches!(result, Err(Failure::Unknown(_))) && !is_repeatable(&call.request) {
+                self.end(id, result);
+                return;
+            }
+            if matches!(result, Err(Failure::NotLeader { leader: None })) {
+                let partition = call.request.partition();
+                if let Some(partition) = partition {
+                    self.leader_hints.remove(&partition);
+                }
+            }
+            call.attempts += 1;
+            if let Some(partition) = call.request.partition() {
+                self.hold(id, partition);
+            }
+            return;
+        }
+        self.end(id, result);
+    }
+
+    fn end(&mut self, id: CallId, result: Result<Reply, Failure>) {
+        if let Some(call) = self.calls.remove(id) {
+            self.finish(call.waiter, result);
+        }
+    }
+
+    fn finish(&mut self, waiter: Waiter, result: Result<Reply, Failure>) {
+        match waiter {
+            Waiter::Future(slot) => slot.borrow_mut().fill(result),
+            Waiter::Sink { sink, token } => sink.complete(token, result),
+            Waiter::Peer { node, id } => {
+                let bulk = matches!(result, Ok(Reply::Block(_)));
+                let message = PeerMessage::Reply { id, result };
+                self.effects.push(Effect::Send { to: node, bulk, message });
+            }
+            Waiter::Sibling { worker, call } => {
+                self.effects.push(Effect::Sibling { to: worker, message: SiblingMessage::Reply { call, result } });
+            }
+        }
+    }
+
+    /// Calls whose time is up end with what is certain about them.
+    pub(super) fn expire_calls(&mut self) {
+        let now_us = self.gateway.now().monotonic_us;
+        for id in self.calls.expired(now_us) {
+            let Some(call) = self.calls.get(id) else { continue };
+            let changes = !matches!(call.request, Request::Query { .. });
+            let failure = if changes && call.maybe_applied {
+                Failure::Unknown("the deadline passed".to_string())
+            } else {
+                Failure::Busy("the deadline passed: the partition has no leader".to_string())
+            };
+            self.end(id, Err(failure));
+        }
+    }
+
+    pub(super) fn release_held(&mut self) -> bool {
+        let due = self.calls.take_due(self.gateway.now().monotonic_us);
+        for id in &due {
+            self.route(*id, true);
+        }
+        !due.is_empty()
+    }
+
+    /// Calls that wait for a node which no longer leads their partition go to the one that does.
+    pub(super) fn follow_leaders(&mut self) {
+        for (id, node) in self.calls.with_nodes() {
+            let Some(partition) = self.calls.get(id).and_then(|call| call.request.partition()) else { continue };
+            let Some(local) = self.partitions.get(&partition) else { continue };
+            let moved = local.leader().is_some_and(|leader| leader != node);
+            if moved && self.calls.get(id).is_some_and(|call| is_repeatable(&call.request)) {
+                self.route(id, false);
+            }
+        }
+    }
+
+    pub(super) fn node_is_gone(&mut self, node: NodeNumber) {
+        self.leader_hints.retain(|_, leader| *leader != node);
+        for id in self.calls.with_node(node) {
+            let changes = self.calls.get(id).is_some_and(|call| !matches!(call.request, Request::Query { .. }));
+            let sentence = format!("the connection to {node} broke");
+            let failure = if changes { Failure::Unknown(sentence) } else { Failure::Busy(sentence) };
+            self.complete(id, Err(failure));
+        }
+    }
+}
+
+/// Repeating it cannot apply it twice: it reads, or it has a name in the exactly-once tables, or its effect
+/// is the same the second time (the steps of transactions name themselves).
+fn is_repeatable(request: &Request) -> bool {
+    !matches!(request, Request::Node(_))
+}
+
+fn is_bulk(request: &Request) -> bool {
+    matches!(request, Request::Node(NodeRequest::BlockPut { .. }))
+}

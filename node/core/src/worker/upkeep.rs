@@ -1,0 +1,128 @@
+//! What a worker does by the clock: election ticks, deadlines, spreading leaders, finishing transactions
+//! whose coordinator is gone.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use bark_schema::ids::TransactionId;
+use bark_schema::operation::ClusterStatus;
+
+use super::{Durability, TICK_US, Worker};
+use crate::request::recovery;
+use crate::time::Now;
+
+/// Every 5 ticks (200 ms): calls to moved leaders, unfinished transactions.
+const RECOVERY_TICKS: u64 = 5;
+/// Every 25 ticks (1 s): is another node the better leader?
+const BALANCE_TICKS: u64 = 25;
+/// A leader stays at least this long (4 s), so that leadership does not wander while nodes come and go.
+const LEADERSHIP_TICKS_MIN: u64 = 100;
+/// Leadership is handed only to a replica that lacks at most this many entries.
+const TRANSFER_LAG_MAX: u64 = 128;
+/// A prepared transaction this old has probably lost its coordinator.
+const PREPARED_AGE_NS: i64 = 1_000_000_000;
+
+#[derive(Default)]
+pub struct Upkeep {
+    /// Transactions a coroutine of this worker is finishing.
+    pub finishing: Rc<RefCell<BTreeSet<TransactionId>>>,
+}
+
+impl Worker {
+    pub(super) fn tick_if_due(&mut self, now: Now) {
+        if now.monotonic_us < self.next_tick_us {
+            return;
+        }
+        // A process that was paused does not make up for lost ticks: that would look like silence of others.
+        self.next_tick_us = now.monotonic_us + TICK_US;
+        self.ticks += 1;
+        for partition in self.partitions.values_mut() {
+            partition.tick(now);
+        }
+        self.expire_calls();
+        if self.ticks.is_multiple_of(RECOVERY_TICKS) {
+            self.follow_leaders();
+            self.recover_transactions(now);
+        }
+        if self.ticks.is_multiple_of(BALANCE_TICKS) {
+            self.spread_leaders();
+        }
+    }
+
+    fn spread_leaders(&mut self) {
+        for partition in self.partitions.values_mut() {
+            let preferred = partition.replicas().first().copied();
+            if let Some(preferred) = preferred
+                && partition.is_leader()
+                && preferred != self.config.node
+                && partition.ticks_as_leader() >= LEADERSHIP_TICKS_MIN
+                && self.gateway.reachable(preferred)
+            {
+                partition.transfer_leader(preferred, TRANSFER_LAG_MAX);
+            }
+        }
+    }
+
+    fn recover_transactions(&mut self, now: Now) {
+        for partition in self.partitions.values().filter(|partition| partition.is_leader()) {
+            for (transaction, primary, prepared_at) in partition.state().prepared() {
+                if now.unix_ns.saturating_sub(prepared_at) < PREPARED_AGE_NS {
+                    continue;
+                }
+                let (gateway, participant) = (self.gateway.clone(), partition.id());
+                self.upkeep.once(&self.gateway, transaction, async move {
+                    recovery::resolve(&gateway, transaction, primary, participant).await;
+                });
+            }
+            for (transaction, commit, participants) in partition.state().undelivered_outcomes() {
+                let (gateway, primary, participants) = (self.gateway.clone(), partition.id(), participants.to_vec());
+                self.upkeep.once(&self.gateway, transaction, async move {
+                    recovery::deliver(&gateway, transaction, commit, primary, participants).await;
+                });
+            }
+        }
+    }
+
+    pub(super) fn local_status(&self) -> ClusterStatus {
+        let mut nodes = self.config.nodes.as_ref().clone();
+        for node in &mut nodes {
+            node.reachable = self.gateway.reachable(node.number);
+        }
+        ClusterStatus {
+            cluster: self.config.cluster.clone(),
+            node: self.config.node,
+            nodes,
+            partitions: self.partitions.values().map(|partition| partition.status()).collect(),
+            durability: match self.config.durability {
+                Durability::Disk => "disk",
+                Durability::Memory => "memory",
+                Durability::None => "none",
+            }
+            .to_string(),
+            replicas: u32::from(self.config.replicas),
+            partition_count: u32::from(self.config.partition_count),
+            disk_total_bytes: self.disk.0,
+            disk_free_bytes: self.disk.1,
+        }
+    }
+}
+
+impl Upkeep {
+    /// Runs `work` unless a coroutine already works on this transaction.
+    fn once(
+        &self,
+        gateway: &super::gateway::Gateway,
+        transaction: TransactionId,
+        work: impl Future<Output = ()> + 'static,
+    ) {
+        if !self.finishing.borrow_mut().insert(transaction) {
+            return;
+        }
+        let finishing = self.finishing.clone();
+        gateway.spawn(async move {
+            work.await;
+            finishing.borrow_mut().remove(&transaction);
+        });
+    }
+}

@@ -1,0 +1,124 @@
+//! The thread that makes promises durable: one log, one fdatasync for everything that waits.
+//!
+//! Previous in the flow: workers, which hand over the records of a turn. Next: the same workers, which let
+//! go what waited for them.
+//!
+//! While a sync runs, the next batches gather in the channel; all of them share the next sync. That is the
+//! group commit: the busier the node, the more one sync carries.
+//!
+//! Invariants:
+//! - Batches of one worker are appended in the order it made them.
+//! - A failed write or sync is fatal: the process stops, and comes back through recovery. Retrying a failed
+//!   fsync can report success for data that is lost.
+
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bark_core::log::{Log, Record};
+use bark_core::worker::Durability;
+use bark_core::worker::event::Input;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use crate::file_disk::FileDisk;
+use crate::mailbox::{Mail, MailSender};
+
+/// With durability `memory`, nothing stays unsynced longer.
+const MEMORY_SYNC_INTERVAL: Duration = Duration::from_millis(50);
+/// Batches the channel holds before a worker waits for the disk: the disk is then far behind.
+const BATCHES_MAX: usize = 4096;
+/// Bytes of records gathered for one write.
+const GROUP_BYTES_MAX: usize = 16 << 20;
+
+/// Pause before a full disk is tried again.
+const NO_SPACE_PAUSE: Duration = Duration::from_millis(500);
+
+pub struct LogBatch {
+    pub worker: u16,
+    pub batch: u64,
+    pub records: Vec<Record>,
+}
+
+/// Starts the thread. It ends when every sender is gone, after a last sync.
+pub fn start(
+    mut log: Log,
+    mut disk: FileDisk,
+    durability: Durability,
+    mut workers: Vec<MailSender>,
+) -> std::io::Result<(Sender<LogBatch>, JoinHandle<()>)> {
+    let (sender, receiver) = crossbeam_channel::bounded(BATCHES_MAX);
+    let thread = std::thread::Builder::new().name("log".to_string()).spawn(move || {
+        if let Err(error) = run(&mut log, &mut disk, durability, &mut workers, &receiver) {
+            tracing::error!(%error, "the log failed; the node stops so that nothing is promised in vain");
+            std::process::exit(1);
+        }
+    })?;
+    Ok((sender, thread))
+}
+
+fn run(
+    log: &mut Log,
+    disk: &mut FileDisk,
+    durability: Durability,
+    workers: &mut [MailSender],
+    receiver: &Receiver<LogBatch>,
+) -> Result<(), bark_core::log::Error> {
+    let mut last_sync = Instant::now();
+    loop {
+        let first = match receiver.recv_timeout(MEMORY_SYNC_INTERVAL) {
+            Ok(batch) => Some(batch),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
+        let mut done: Vec<Option<u64>> = vec![None; workers.len()];
+        let mut records = Vec::new();
+        let mut bytes = 0;
+        let mut next = first;
+        while let Some(batch) = next {
+            if let Some(newest) = done.get_mut(usize::from(batch.worker)) {
+                *newest = Some(batch.batch);
+            }
+            bytes += batch.records.iter().map(record_size_bytes).sum::<usize>();
+            records.extend(batch.records);
+            next = if bytes < GROUP_BYTES_MAX { receiver.try_recv().ok() } else { None };
+        }
+        while !records.is_empty() {
+            match log.append(disk, &records) {
+                Ok(()) => break,
+                Err(error @ bark_core::log::Error::NoSpace { .. }) => {
+                    // Nothing was written and nothing promised: everything waits until somebody makes room.
+                    tracing::error!(%error, "the disk is full: changes wait; free some space");
+                    std::thread::sleep(NO_SPACE_PAUSE);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let sync_now = durability == Durability::Disk || last_sync.elapsed() >= MEMORY_SYNC_INTERVAL;
+        if sync_now && log.is_dirty() {
+            log.sync(disk)?;
+            last_sync = Instant::now();
+        }
+        if durability == Durability::Disk {
+            for (worker, newest) in workers.iter_mut().zip(done) {
+                if let Some(batch) = newest {
+                    worker.send(Mail::Input(Input::LogPersisted { batch }));
+                }
+            }
+        }
+        if receiver.is_empty() {
+            // Nobody waits: time for what keeps later syncs cheap.
+            log.collect_garbage(disk)?;
+            log.prepare(disk)?;
+        }
+        for worker in workers.iter_mut() {
+            worker.flush_rest();
+        }
+    }
+    log.sync(disk)
+}
+
+fn record_size_bytes(record: &Record) -> usize {
+    match record {
+        Record::Entry { data, .. } => data.len() + 64,
+        _ => 64,
+    }
+}

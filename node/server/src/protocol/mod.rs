@@ -1,0 +1,63 @@
+//! What connections speak: each kind is a [`Protocol`] on the worker that owns the connection.
+//!
+//! Previous in the flow: `worker_thread` hands in the bytes a connection received. Next: the core's
+//! `Gateway`, which carries requests to wherever they are answered; answers are written to the [`Wire`].
+//!
+//! Invariants:
+//! - A protocol never blocks and never panics on what it receives; if it does panic, its connection ends.
+//! - Bytes leave once a turn: a protocol writes to its wire, the worker flushes every wire that has something.
+
+pub mod peer;
+pub mod wire;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bark_core::worker::event::Input;
+use bark_core::worker::gateway::Gateway;
+
+pub use wire::Wire;
+
+/// One connection's conversation.
+pub trait Protocol {
+    /// Bytes arrived, in order. An error ends the connection after what was written is flushed.
+    fn receive(&mut self, bytes: &[u8]) -> Result<(), Close>;
+    /// The other side sends no more; it may still read. True if answers are still to come and the protocol
+    /// will close the wire itself after them; otherwise the connection ends once everything was sent.
+    fn end_of_stream(&mut self) -> bool {
+        false
+    }
+    /// The connection is gone; whatever was waiting for answers gets none.
+    fn closed(&mut self) {}
+}
+
+/// Why a protocol ends its connection.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Close(pub String);
+
+/// What protocols need to know of the node, beside the gateway.
+#[derive(Clone)]
+pub struct Context {
+    pub gateway: Gateway,
+    pub settings: Arc<Settings>,
+    /// What other nodes sent, for the worker's next turn.
+    pub peer_inbox: Rc<RefCell<Vec<Input>>>,
+}
+
+/// The same for all connections of the node.
+#[derive(Debug)]
+pub struct Settings {
+    pub version: &'static str,
+    pub cluster: bark_schema::cluster_file::ClusterFile,
+    pub node: bark_schema::ids::NodeNumber,
+    /// Of the parts of the cluster file that all nodes must agree on.
+    pub map_digest: u64,
+    /// Drawn at every start of this node.
+    pub incarnation: u64,
+    /// Largest value a key may have, at most the schema's limit.
+    pub value_size_max: usize,
+    /// When the process started, for INFO and health: seconds since the Unix epoch.
+    pub started_unix_s: u64,
+}

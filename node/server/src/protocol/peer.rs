@@ -1,0 +1,69 @@
+//! The receiving half of a connection from another node.
+//!
+//! Each node opens its own connections to send on and only listens on those it accepted, so two nodes never
+//! have to agree on which of two crossing connections lives. What arrives goes to the worker's next turn.
+//!
+//! Invariants:
+//! - Nothing but a hello is accepted before a valid hello; a hello of another cluster, of a contradicting
+//!   cluster file or of this very node ends the connection.
+//! - A frame is refused by its header before anything is allocated for it.
+
+use bark_core::worker::event::Input;
+use bark_schema::codec;
+use bark_schema::frame::FrameDecoder;
+use bark_schema::ids::NodeNumber;
+use bark_schema::limits;
+use bark_schema::message::{PROTOCOL_VERSION, PeerHello, PeerMessage};
+
+use super::{Close, Context, Protocol};
+
+pub struct PeerReceiver {
+    context: Context,
+    frames: FrameDecoder,
+    node: Option<NodeNumber>,
+}
+
+impl PeerReceiver {
+    /// The preamble was read already.
+    pub fn new(context: Context) -> PeerReceiver {
+        PeerReceiver { context, frames: FrameDecoder::new(limits::FRAME_SIZE_GREETING_MAX), node: None }
+    }
+
+    fn greet(&mut self, hello: &PeerHello) -> Result<NodeNumber, Close> {
+        let settings = &self.context.settings;
+        let ours = &settings.cluster.name;
+        if hello.version != PROTOCOL_VERSION {
+            return Err(Close(format!("{} speaks peer protocol {}, this node {PROTOCOL_VERSION}", hello.node, hello.version)));
+        }
+        if hello.cluster != *ours {
+            return Err(Close(format!("{} belongs to cluster {:?}, this node to {ours:?}", hello.node, hello.cluster)));
+        }
+        if hello.map_digest != settings.map_digest {
+            return Err(Close(format!("{} has another cluster file: all nodes need the same one", hello.node)));
+        }
+        if hello.node == settings.node || !settings.cluster.nodes.iter().any(|node| node.number == hello.node) {
+            return Err(Close(format!("{} is not another member of the cluster", hello.node)));
+        }
+        Ok(hello.node)
+    }
+}
+
+impl Protocol for PeerReceiver {
+    fn receive(&mut self, bytes: &[u8]) -> Result<(), Close> {
+        self.frames.push(bytes);
+        while let Some(frame) = self.frames.next().map_err(|error| Close(error.to_string()))? {
+            let message = codec::decode_peer(&frame).map_err(|error| Close(error.to_string()))?;
+            match (self.node, message) {
+                (None, PeerMessage::Hello(hello)) => {
+                    self.node = Some(self.greet(&hello)?);
+                    self.frames.set_limit(limits::FRAME_SIZE_PEER_MAX);
+                }
+                (None, _) => return Err(Close("a peer spoke before its hello".to_string())),
+                (Some(from), message) => {
+                    self.context.peer_inbox.borrow_mut().push(Input::Peer { from, message });
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,264 @@
+//! The thread of one worker: the shell around the core's deterministic machine.
+//!
+//! Previous in the flow: `network` through `pipeline`, other threads through `mailbox`. Next: the core's
+//! `Worker::turn`, whose effects this thread hands on: bytes to the network thread, records to the log
+//! thread, blocks to the disk thread, messages to sibling workers.
+//!
+//! A turn: take everything that came, let protocols and the machine work on it, hand everything on, once.
+//! With nothing to do the thread sleeps until woken or until the machine's next timer.
+//!
+//! Invariants:
+//! - The thread never blocks on another: full queues keep their rest on this side.
+//! - One wake a turn and receiver at most.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bark_core::time::Now;
+use bark_core::worker::Worker;
+use bark_core::worker::event::{Effect, Input, SiblingMessage, StorageRequest};
+use crossbeam_channel::Sender;
+
+use crate::log_thread::LogBatch;
+use crate::mailbox::{Mail, MailSender, Mailbox};
+use crate::peer_links::PeerLinks;
+use crate::pipeline::{ConnectionId, FromWorker, ToWorker, WorkerPort};
+use crate::protocol::wire::{DirtyWires, Wire, WireId};
+use crate::protocol::{self, Context, Protocol};
+use crate::storage_thread::StorageJob;
+
+/// Longest sleep: a backstop, the machine's own timers are shorter.
+const SLEEP_MAX: Duration = Duration::from_millis(100);
+
+/// What a worker thread is given at start.
+pub struct WorkerParts {
+    pub index: u16,
+    pub port: WorkerPort,
+    pub mailbox: Mailbox,
+    /// By worker; this worker's own entry is unused.
+    pub siblings: Vec<MailSender>,
+    pub log: Sender<LogBatch>,
+    pub storage: Sender<StorageJob>,
+    pub peers: PeerLinks,
+}
+
+struct Connection {
+    wire: Wire,
+    protocol: Box<dyn Protocol>,
+    ended: bool,
+}
+
+struct WorkerThread {
+    parts: WorkerParts,
+    worker: Worker,
+    context: Context,
+    connections: HashMap<ConnectionId, Connection>,
+    by_wire: HashMap<WireId, ConnectionId>,
+    dirty: DirtyWires,
+    next_wire: u64,
+    inputs: Vec<Input>,
+    effects: Vec<Effect>,
+    started: Instant,
+}
+
+/// Runs until told to stop. `make` builds the machine here, because it is not `Send`.
+pub fn run(parts: WorkerParts, make: impl FnOnce(Now) -> (Worker, Context)) {
+    let started = Instant::now();
+    let (worker, context) = make(clock(started));
+    let mut thread = WorkerThread {
+        parts,
+        worker,
+        context,
+        connections: HashMap::new(),
+        by_wire: HashMap::new(),
+        dirty: DirtyWires::default(),
+        next_wire: 0,
+        inputs: Vec::new(),
+        effects: Vec::new(),
+        started,
+    };
+    let mut messages = Vec::new();
+    while thread.turn(&mut messages) {}
+}
+
+fn clock(started: Instant) -> Now {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now {
+        monotonic_us: started.elapsed().as_micros() as u64,
+        unix_ns: i64::try_from(unix.as_nanos()).unwrap_or(i64::MAX),
+    }
+}
+
+impl WorkerThread {
+    /// False when the worker was told to stop.
+    fn turn(&mut self, messages: &mut Vec<ToWorker>) -> bool {
+        let instant = Instant::now();
+        self.parts.port.poll(messages);
+        let mut worked = !messages.is_empty();
+        for message in messages.drain(..) {
+            self.from_network(instant, message);
+        }
+        while let Some(mail) = self.parts.mailbox.try_take() {
+            worked = true;
+            match mail {
+                Mail::Input(input) => self.inputs.push(input),
+                Mail::Siblings { from, messages } => {
+                    self.inputs.extend(messages.into_iter().map(|message| Input::Sibling { from, message }));
+                }
+                Mail::Stop => {
+                    self.parts.port.flush();
+                    return false;
+                }
+            }
+        }
+        self.parts.peers.connect_due(instant, &mut self.parts.port);
+        self.inputs.append(&mut self.context.peer_inbox.borrow_mut());
+        let now = clock(self.started);
+        if worked || !self.inputs.is_empty() || self.worker.next_wake_us() <= now.monotonic_us {
+            self.worker.turn(now, &mut self.inputs, &mut self.effects);
+            self.hand_on_effects();
+        }
+        self.flush_wires();
+        self.parts.peers.flush(&mut self.parts.port);
+        for sibling in &mut self.parts.siblings {
+            sibling.flush_rest();
+        }
+        self.parts.port.flush();
+        if !worked {
+            self.sleep();
+        }
+        true
+    }
+
+    fn sleep(&mut self) {
+        if !self.parts.port.prepare_sleep() {
+            return;
+        }
+        if !self.parts.mailbox.is_empty() {
+            self.parts.port.cancel_sleep();
+            return;
+        }
+        let now_us = self.started.elapsed().as_micros() as u64;
+        let machine = Duration::from_micros(self.worker.next_wake_us().saturating_sub(now_us));
+        let links = self.parts.peers.next_due().map(|due| due.saturating_duration_since(Instant::now()));
+        self.parts.port.park(Some(machine.min(links.unwrap_or(SLEEP_MAX)).min(SLEEP_MAX)));
+    }
+
+    fn from_network(&mut self, instant: Instant, message: ToWorker) {
+        match message {
+            ToWorker::Opened { connection, token: Some(token), .. } => {
+                self.parts.peers.opened(connection, token, &self.context.settings, &mut self.inputs);
+            }
+            ToWorker::Opened { connection, kind, token: None, .. } => {
+                self.next_wire += 1;
+                let id = WireId(self.next_wire);
+                let wire = Wire::new(id, self.dirty.clone());
+                let protocol = protocol::open(kind, &self.context, wire.clone());
+                self.by_wire.insert(id, connection);
+                self.connections.insert(connection, Connection { wire, protocol, ended: false });
+            }
+            ToWorker::Chunk { connection, bytes } => {
+                if let Some(open) = self.connections.get_mut(&connection) {
+                    receive(open, &bytes);
+                }
+                self.parts.port.send(FromWorker::Recycle { network_thread: connection.network_thread, bytes });
+            }
+            ToWorker::EndOfStream { connection } => {
+                if self.parts.peers.is_ours(connection) {
+                    self.parts.port.send(FromWorker::Close { connection, flush: false });
+                } else if let Some(open) = self.connections.get_mut(&connection) {
+                    if !open.protocol.end_of_stream() {
+                        open.wire.close();
+                    }
+                }
+            }
+            ToWorker::Closed { connection, reason } => {
+                tracing::trace!(?connection, ?reason, "a connection closed");
+                self.parts.port.send(FromWorker::AcknowledgeClosed { connection });
+                if self.parts.peers.closed(connection, instant, &mut self.parts.port, &mut self.inputs) {
+                    return;
+                }
+                if let Some(mut open) = self.connections.remove(&connection) {
+                    open.wire.forget();
+                    self.by_wire.remove(&open.wire.id());
+                    open.protocol.closed();
+                }
+            }
+            // The client does not take what it asked for: it is asked for nothing more until it does.
+            ToWorker::WriteBlocked { connection } => {
+                if self.connections.contains_key(&connection) {
+                    self.parts.port.send(FromWorker::PauseReading { connection });
+                }
+            }
+            ToWorker::WriteDrained { connection } => {
+                if self.connections.contains_key(&connection) {
+                    self.parts.port.send(FromWorker::ResumeReading { connection });
+                }
+            }
+            ToWorker::ConnectFailed { token, error } => {
+                tracing::debug!(token, ?error, "a peer could not be reached");
+                self.parts.peers.connect_failed(token, instant);
+            }
+        }
+    }
+
+    fn hand_on_effects(&mut self) {
+        let mut siblings: HashMap<u16, Vec<SiblingMessage>> = HashMap::new();
+        for effect in self.effects.drain(..) {
+            match effect {
+                Effect::Send { to, bulk, message } => self.parts.peers.send(to, bulk, &message),
+                Effect::Sibling { to, message } => siblings.entry(to).or_default().push(message),
+                Effect::Persist { batch, records } => {
+                    hand_on(&self.parts.log, LogBatch { worker: self.parts.index, batch, records });
+                }
+                Effect::Storage(request) => storage(&self.parts.storage, self.parts.index, request),
+            }
+        }
+        for (to, messages) in siblings {
+            if let Some(sibling) = self.parts.siblings.get_mut(usize::from(to)) {
+                sibling.send(Mail::Siblings { from: self.parts.index, messages });
+            }
+        }
+    }
+
+    fn flush_wires(&mut self) {
+        for wire in self.dirty.take() {
+            let Some(connection) = self.by_wire.get(&wire.id()).copied() else { continue };
+            let (bytes, close) = wire.take();
+            if !bytes.is_empty() {
+                self.parts.port.send(FromWorker::Write { connection, bytes });
+            }
+            if close {
+                self.parts.port.send(FromWorker::Close { connection, flush: true });
+            }
+        }
+    }
+}
+
+/// Gives a connection's protocol what arrived. Its errors and panics end this connection alone.
+fn receive(open: &mut Connection, bytes: &[u8]) {
+    if open.ended {
+        return;
+    }
+    let reason = match catch_unwind(AssertUnwindSafe(|| open.protocol.receive(bytes))) {
+        Ok(Ok(())) => return,
+        Ok(Err(close)) => close.0,
+        Err(_) => "its protocol code panicked".to_string(),
+    };
+    tracing::debug!(reason, "ending a connection");
+    open.ended = true;
+    open.wire.close();
+}
+
+fn storage(sender: &Sender<StorageJob>, worker: u16, request: StorageRequest) {
+    hand_on(sender, StorageJob { worker, request });
+}
+
+/// Channels to the log and the disk are large; one that is full means the disk is far behind, and then
+/// waiting for it here is what keeps memory bounded. One that is closed means the node is stopping.
+fn hand_on<T>(sender: &Sender<T>, job: T) {
+    if sender.send(job).is_err() {
+        tracing::debug!("the node is stopping");
+    }
+}
