@@ -10,7 +10,7 @@ use bark_queue::{SleepFlag, mpsc, notify, spsc};
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
-/// 3: enough for every protocol here (each known mistake is found with 2), and seconds instead of hours.
+/// 3: a bound on time (seconds, not hours), not a proof: nobody has yet seeded mistakes to see which bound finds them.
 fn check(model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);
