@@ -3,7 +3,9 @@
 pub mod block_store;
 pub mod checksum;
 pub mod disk;
+pub mod identity;
 pub mod log;
 pub mod random;
+pub mod snapshot_file;
 pub mod state;
 pub mod time;
