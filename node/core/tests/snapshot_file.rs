@@ -142,3 +142,15 @@ fn a_full_disk_is_named_and_chunks_have_a_limit() {
         Err(Error::ChunkTooLarge { .. })
     ));
 }
+
+#[test]
+fn the_format_is_frozen() {
+    // Goal: a change of the bytes on disk is noticed; computed by another implementation of the table.
+    let mut disk = SimulatedDisk::new();
+    write(&mut disk, 9).expect("write");
+    let bytes = disk.contents("snapshots/p3-9-1.snap").expect("there");
+    assert_eq!(
+        (bytes.len(), bark_core::checksum::crc32c(&[bytes])),
+        (2180, 0x48674bc7)
+    );
+}

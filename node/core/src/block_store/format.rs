@@ -218,3 +218,60 @@ fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
         bytes.get(offset..offset.checked_add(8)?)?.try_into().ok()?,
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DATA: &[u8] = b"hello";
+    // Computed by another implementation of the table above.
+    const HEAD_CHECKSUM: u32 = 0x6aee2ff5;
+    const FOOTER_CHECKSUM: u32 = 0x99e76885;
+
+    fn entry() -> Entry {
+        let block = BlockId {
+            client: ClientId(7),
+            counter: 9,
+        };
+        Entry {
+            block,
+            offset: 128,
+            size_bytes: 5,
+            checksum: crc32c(&[DATA]),
+            kind: Kind::Block,
+        }
+    }
+
+    #[test]
+    fn the_format_is_frozen() {
+        // Goal: a change of the bytes on disk is noticed; checksums of one head and one footer.
+        let mut head = Vec::new();
+        encode_head(&mut head, 3, &entry(), DATA);
+        assert_eq!((head.len(), crc32c(&[&head])), (128, HEAD_CHECKSUM));
+        let footer = encode_footer(3, 256, &[entry()]);
+        assert_eq!((footer.len(), crc32c(&[&footer])), (56, FOOTER_CHECKSUM));
+    }
+
+    #[test]
+    fn heads_and_footers_read_back_and_every_flipped_bit_is_noticed() {
+        // Goal: nothing but the exact bytes at the exact place verifies.
+        let mut head = Vec::new();
+        encode_head(&mut head, 3, &entry(), DATA);
+        assert_eq!(decode_head(&head, 3, 128), Some((entry(), vec![crc32c(&[DATA])])));
+        assert_eq!(decode_head(&head, 4, 128), None);
+        assert_eq!(decode_head(&head, 3, 192), None);
+        let footer = encode_footer(3, 256, &[entry()]);
+        assert_eq!(decode_footer(&footer, 3), Some(vec![entry()]));
+        assert_eq!(decode_footer(&footer, 4), None);
+        for bit in 0..head.len() * 8 {
+            let mut flipped = head.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode_head(&flipped, 3, 128), None, "head bit {bit}");
+        }
+        for bit in 0..footer.len() * 8 {
+            let mut flipped = footer.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode_footer(&flipped, 3), None, "footer bit {bit}");
+        }
+    }
+}

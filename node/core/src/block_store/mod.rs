@@ -176,7 +176,6 @@ impl BlockStore {
             store.segment_next = segment.saturating_add(1);
             store.load(disk, segment, &mut report)?;
         }
-        store.sync_last_segment(disk)?;
         // A block may be damaged in one place and whole in a later one.
         report.damaged.retain(|block| !store.index.contains_key(block));
         report.block_count = store.index.len() as u64;
@@ -354,6 +353,7 @@ impl BlockStore {
             source,
         };
         let entries = match segment::read_footer(disk, file, segment).map_err(failed)? {
+            // Written after its records were synced, so they are durable even if it is not.
             Some(entries) => entries,
             None => {
                 let scanned = segment::scan(disk, file, segment).map_err(failed)?;
@@ -390,16 +390,6 @@ impl BlockStore {
             }
         }
         Ok(())
-    }
-
-    /// If only the process died, what was read from the last segment may not be durable yet. The others
-    /// were synced before their successor was created.
-    fn sync_last_segment<D: Disk>(&mut self, disk: &mut D) -> Result<(), Error> {
-        let Some(&last) = self.segments.keys().next_back() else {
-            return Ok(());
-        };
-        let file = self.file(disk, last)?;
-        disk.sync(file).map_err(|source| self.failed("sync", source))
     }
 
     fn remember(&mut self, segment: u32, entry: &Entry) {
