@@ -49,6 +49,9 @@ pub(crate) enum Body {
     Directory { parent: InodeId, children: u64 },
 }
 
+/// Millions of these are in memory: a field more is a decision.
+const _: () = assert!(size_of::<Inode>() <= 80);
+
 const MODE_MASK: u32 = 0o7777;
 
 impl Inode {

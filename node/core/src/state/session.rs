@@ -151,33 +151,40 @@ impl State {
                     self.tombstones.remove(&(kind, transaction));
                     self.retirements.remove(&(since, retiree));
                 }
-                Retiree::Client(client) => self.retire_client(since, client),
+                Retiree::Client(client) => {
+                    if !self.retire_client(since, client) {
+                        return;
+                    }
+                }
             }
         }
     }
 
-    fn retire_client(&mut self, since: UnixNanos, client: ClientId) {
+    /// Looks at one client. False if it has replies left to drop with the next entries.
+    fn retire_client(&mut self, since: UnixNanos, client: ClientId) -> bool {
         let retiree = Retiree::Client(client);
         let Some(mut session) = self.sessions.get(&client).cloned() else {
             self.retirements.remove(&(since, retiree));
-            return;
+            return true;
         };
         if session.last_used > since {
             self.retirements.remove(&(since, retiree));
             self.retirements.insert((session.last_used, retiree), ());
-            return;
+            return true;
         }
         let (dropped, last) = self.drop_replies(client, u64::MAX, REPLIES_DROPPED_PER_ENTRY_MAX);
         session.replies -= dropped;
         if let Some(last) = last {
             session.acknowledged_below = session.acknowledged_below.max(last.saturating_add(1));
         }
-        if session.replies == 0 {
+        let is_empty = session.replies == 0;
+        if is_empty {
             self.sessions.remove(&client);
             self.retirements.remove(&(since, retiree));
         } else {
             self.sessions.insert(client, session);
         }
+        is_empty
     }
 }
 

@@ -25,7 +25,8 @@
 use bark_schema::ids::PartitionId;
 use bark_schema::limits::{KEY_SIZE_MAX, MIB, VALUE_SIZE_MAX};
 use bark_schema::operation::UnixNanos;
-use crc_fast::{CrcAlgorithm, Digest};
+
+use crate::checksum::crc32c;
 
 use super::codec::{FORMAT_VERSION, Reader, Row, row_struct};
 use super::{Error, State, each_table};
@@ -140,16 +141,9 @@ fn seal(mut chunk: Vec<u8>, holds: u8, rows_count: u32) -> Vec<u8> {
     chunk[6] = holds;
     chunk[8..12].copy_from_slice(&rows_count.to_le_bytes());
     chunk[12..16].copy_from_slice(&payload_size.to_le_bytes());
-    let checksum = chunk_checksum(&chunk[..CHECKED_HEADER_SIZE], &chunk[HEADER_SIZE..]);
+    let checksum = crc32c(&[&chunk[..CHECKED_HEADER_SIZE], &chunk[HEADER_SIZE..]]);
     chunk[16..20].copy_from_slice(&checksum.to_le_bytes());
     chunk
-}
-
-fn chunk_checksum(header: &[u8], payload: &[u8]) -> u32 {
-    let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
-    digest.update(header);
-    digest.update(payload);
-    digest.finalize() as u32
 }
 
 /// Makes a state of the chunks of a snapshot. Bytes may be fed in pieces of any size.
@@ -219,7 +213,7 @@ impl StateLoader {
             let Some((payload, after)) = after.split_at_checked(header.payload_size) else {
                 break;
             };
-            if chunk_checksum(&rest[..CHECKED_HEADER_SIZE], payload) != header.checksum {
+            if crc32c(&[&rest[..CHECKED_HEADER_SIZE], payload]) != header.checksum {
                 return Err(Error::Corrupt("a chunk does not match its checksum"));
             }
             self.load_chunk(&header, payload)?;

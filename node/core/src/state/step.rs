@@ -37,7 +37,11 @@ impl State {
         let mut changed = BTreeSet::new();
         for step in steps {
             let lock = LockKey::of_step(step);
-            self.check_held_by(&lock, Some(transaction))?;
+            // The number of a directory still to be born is reserved: whoever else wants it takes the next
+            // one instead of waiting.
+            if !matches!(step, Step::CreateDirectory { .. }) {
+                self.check_held_by(&lock, Some(transaction))?;
+            }
             self.check_step(transaction, step, steps)?;
             if !changed.insert(lock) {
                 return Err(Failure::refused(

@@ -1,0 +1,433 @@
+//! What must hold after any history: equal replicas, exact snapshots, exact counters, exactly-once.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::random::Random;
+use crate::state::inode::Body;
+use crate::state::{Error, StateLoader, each_table};
+use bark_schema::ids::TransactionId;
+use bark_schema::operation::{AttributeChange, Entry, Step};
+
+const OPERATIONS: u64 = 2_000;
+
+/// Draws commands that meet each other often: few names, few keys, few files.
+struct Workload {
+    random: Random,
+    blocks: u64,
+    pending: Vec<TransactionId>,
+}
+
+impl Workload {
+    fn command(&mut self, state: &State) -> Command {
+        match self.random.below(16) {
+            0..=2 => set_with(
+                &self.key(),
+                &"v".repeat(self.below(400)),
+                self.expiry(),
+                Condition::Always,
+            ),
+            3 => Command::KeyDelete {
+                keys: vec![bytes(&self.key())],
+                condition: Condition::Always,
+            },
+            4 => Command::KeyIncrement {
+                key: bytes("n"),
+                by: 3,
+            },
+            5 => Command::KeyExpireDue { limit: 3 },
+            6..=7 => create(self.directory(state), &self.name(), &vec![1; self.below(9_000)]),
+            8 => Command::Unlink {
+                directory: self.directory(state),
+                name: bytes(&self.name()),
+            },
+            9 => Command::Rename {
+                from: self.entry(state),
+                to: self.entry(state),
+                replace: self.random.chance(2),
+            },
+            10 => Command::SetAttributes {
+                inode: self.inode(state),
+                change: AttributeChange {
+                    size: Some(self.random.below(20_000)),
+                    ..Default::default()
+                },
+            },
+            11 => Command::WriteInline {
+                inode: self.inode(state),
+                offset: self.random.below(5_000),
+                data: Bytes::from(vec![2; self.below(4_000)]),
+                truncate: self.random.chance(4),
+            },
+            12..=13 => self.publish(state),
+            _ => self.transaction(state),
+        }
+    }
+
+    fn publish(&mut self, state: &State) -> Command {
+        let mut offset = self.random.below(3) * 5_000;
+        let extents: Vec<_> = (0..self.random.below(4))
+            .map(|_| {
+                self.blocks += 1;
+                let run = extent(offset, 1 + self.random.below(6_000) as u32, self.blocks);
+                offset += u64::from(run.length) + self.random.below(2) * 100;
+                run
+            })
+            .collect();
+        let replace_all = self.random.chance(3);
+        Command::Publish {
+            inode: self.inode(state),
+            extents,
+            size: offset,
+            replace_all,
+            base_version: None,
+        }
+    }
+
+    fn transaction(&mut self, state: &State) -> Command {
+        let fresh = TransactionId {
+            client: ClientId(5),
+            sequence: self.random.next_u64(),
+            attempt: 1,
+        };
+        let steps = match self.random.below(4) {
+            0 => vec![Step::KeySet {
+                key: bytes(&self.key()),
+                value: bytes("t"),
+            }],
+            1 => {
+                let (inode, parent) = (state.allocate_inode_hint(), self.directory(state));
+                let entry = Entry {
+                    directory: parent,
+                    name: bytes(&self.name()),
+                };
+                vec![
+                    Step::CreateDirectory {
+                        inode,
+                        parent,
+                        attributes: new_inode(),
+                    },
+                    Step::InsertEntry {
+                        entry,
+                        inode,
+                        kind: FileKind::Directory,
+                        expected: None,
+                    },
+                ]
+            }
+            2 => vec![Step::AddLinks {
+                inode: self.inode(state),
+                count: 1,
+            }],
+            _ => vec![
+                Step::HoldRenameLease,
+                Step::KeyDelete {
+                    key: bytes(&self.key()),
+                },
+            ],
+        };
+        match self.random.below(3) {
+            0 => {
+                self.pending.push(fresh);
+                Command::Prepare {
+                    transaction: fresh,
+                    primary: PartitionId(1),
+                    steps,
+                }
+            }
+            1 => Command::Decide {
+                transaction: fresh,
+                commit: self.random.chance(2),
+                steps,
+                participants: vec![PartitionId(1); self.below(2)],
+                reply: Box::new(Reply::Done),
+                acknowledged_below: 0,
+            },
+            _ => match self.pending.pop() {
+                Some(transaction) => Command::Finish {
+                    transaction,
+                    commit: self.random.chance(2),
+                },
+                None => Command::Forget { transaction: fresh },
+            },
+        }
+    }
+
+    fn below(&mut self, bound: u64) -> usize {
+        self.random.below(bound) as usize
+    }
+
+    fn key(&mut self) -> String {
+        format!("k{}", self.random.below(20))
+    }
+
+    fn name(&mut self) -> String {
+        format!("f{}", self.random.below(12))
+    }
+
+    fn expiry(&mut self) -> Expiry {
+        if self.random.chance(3) {
+            Expiry::After(self.random.below(9_000))
+        } else {
+            Expiry::Never
+        }
+    }
+
+    fn entry(&mut self, state: &State) -> Entry {
+        Entry {
+            directory: self.directory(state),
+            name: bytes(&self.name()),
+        }
+    }
+
+    fn inode(&mut self, state: &State) -> InodeId {
+        let skip = self.random.below(state.inodes.len());
+        *state.inodes.iter().nth(skip as usize).unwrap().0
+    }
+
+    fn directory(&mut self, state: &State) -> InodeId {
+        let inode = self.inode(state);
+        if state.directory(inode).is_ok() {
+            inode
+        } else {
+            InodeId::ROOT
+        }
+    }
+}
+
+fn workload(seed: u64) -> Workload {
+    Workload {
+        random: Random::new(seed),
+        blocks: 0,
+        pending: Vec::new(),
+    }
+}
+
+fn proposals(seed: u64) -> Vec<Proposal> {
+    let mut machine = Machine::new();
+    let mut workload = workload(seed);
+    (1..=OPERATIONS)
+        .map(|sequence| {
+            machine.time += workload.random.below(2 * SECOND as u64) as i64;
+            let command = workload.command(&machine.state);
+            let id = RequestId {
+                client: ClientId(sequence % 3),
+                sequence,
+                acknowledged_below: 0,
+            };
+            let proposal = Proposal {
+                time: machine.time,
+                id: Some(id),
+                command,
+            };
+            let _ = machine.state.apply(sequence, &proposal);
+            proposal
+        })
+        .collect()
+}
+
+/// The digest and every counter, recomputed by a full scan.
+fn check_everything(state: &State) {
+    let mut digest = 0u64;
+    each_table!(shared state, table, digest = digest.wrapping_add(table.digest_from_scratch()));
+    assert_eq!(digest, state.tables_digest());
+
+    let mut children = BTreeMap::<InodeId, (u64, u32)>::new();
+    for ((directory, _), entry) in state.dentries.iter() {
+        let counts = children.entry(*directory).or_default();
+        counts.0 += 1;
+        counts.1 += u32::from(entry.kind == FileKind::Directory);
+    }
+    let mut references = BTreeMap::new();
+    let mut runs = BTreeMap::<InodeId, (u64, u64)>::new();
+    for ((inode, offset), row) in state.extents.iter() {
+        *references.entry(row.block).or_insert(0) += 1;
+        let (count, end) = runs.entry(*inode).or_default();
+        assert!(*end <= *offset, "extents overlap");
+        *count += 1;
+        *end = offset + u64::from(row.length);
+    }
+    let mut file_bytes = 0;
+    for (inode, row) in state.inodes.iter() {
+        let (count, end) = runs.remove(inode).unwrap_or_default();
+        match &row.body {
+            Body::Directory {
+                children: counted, ..
+            } => {
+                let (entries, directories) = children.remove(inode).unwrap_or_default();
+                assert_eq!((*counted, row.link_count), (entries, 2 + directories));
+            }
+            Body::Inline(bytes) => assert!(bytes.len() as u64 <= row.size && count == 0),
+            Body::Extents { count: counted } => assert_eq!(*counted, count),
+            Body::Symlink(_) => assert_eq!(count, 0),
+        }
+        assert!(end <= row.size, "an extent beyond the end");
+        file_bytes += if row.kind() == FileKind::Regular {
+            row.size
+        } else {
+            0
+        };
+    }
+    assert_eq!(file_bytes, state.file_bytes);
+    assert!(
+        children.is_empty() && runs.is_empty(),
+        "entries or extents without inode"
+    );
+    let counted: BTreeMap<_, _> = state
+        .blocks
+        .iter()
+        .map(|(block, row)| (*block, row.references))
+        .collect();
+    assert_eq!(counted, references);
+    assert!(
+        state
+            .garbage
+            .iter()
+            .all(|(block, _)| !references.contains_key(block))
+    );
+    let expiring = state.keys.iter().filter(|(_, row)| row.expires.is_some()).count();
+    assert_eq!(expiring as u64, state.expiries.len());
+    let held: usize = state
+        .prepared
+        .iter()
+        .map(|(_, prepared)| prepared.steps.len())
+        .sum();
+    assert_eq!(held as u64, state.locks.len());
+    let recorded: u32 = state.sessions.iter().map(|(_, session)| session.replies).sum();
+    assert_eq!(u64::from(recorded), state.replies.len());
+}
+
+#[test]
+fn replicas_that_apply_the_same_entries_are_equal() {
+    // Goal: hash and replies agree at every index; digest and counters equal a full scan.
+    for seed in 1..=4 {
+        let mut states = [Machine::new().state, Machine::new().state];
+        for (index, proposal) in (1..).zip(proposals(seed)) {
+            let [left, right] = states.each_mut().map(|state| state.apply(index, &proposal));
+            assert_eq!(left, right);
+            assert_eq!(states[0].hash(), states[1].hash(), "seed {seed} index {index}");
+            if index % 50 == 0 {
+                check_everything(&states[0]);
+            }
+        }
+        assert!(
+            states[0].inodes.len() > 5 && states[0].garbage.len() > 5,
+            "the workload does something"
+        );
+    }
+}
+
+#[test]
+fn a_snapshot_is_the_state_as_it_was_though_entries_go_on() {
+    // Goal: begin at a random index, draw small chunks between entries, load in odd pieces: equal.
+    for seed in 1..=12 {
+        let mut random = Random::new(seed);
+        let begin = random.below(OPERATIONS * 3 / 4);
+        let mut state = Machine::new().state;
+        let mut mark = None;
+        let mut snapshot = Vec::new();
+        for (index, proposal) in (1..).zip(proposals(seed)) {
+            let _ = state.apply(index, &proposal);
+            if index == begin {
+                mark = Some(state.begin_snapshot());
+            }
+            if random.chance(3) {
+                snapshot.extend(
+                    state
+                        .snapshot_chunk(random.below(2_000) as usize)
+                        .unwrap_or_default(),
+                );
+            }
+        }
+        while let Some(chunk) = state.snapshot_chunk(1_000) {
+            snapshot.extend(chunk);
+        }
+        each_table!(shared state, table, assert_eq!(table.saved_rows(), 0));
+        let Some(mark) = mark else { continue };
+        let mut loader = StateLoader::new();
+        for piece in snapshot.chunks(1 + random.below(999) as usize) {
+            loader.feed(piece).unwrap();
+        }
+        let loaded = loader.finish().unwrap();
+        assert_eq!(
+            (loaded.applied(), loaded.hash()),
+            (mark.index, mark.hash),
+            "seed {seed}"
+        );
+        check_everything(&loaded);
+    }
+}
+
+#[test]
+fn a_loaded_state_goes_on_like_the_one_it_was_taken_from() {
+    let history = proposals(77);
+    let (first, second) = history.split_at(1_000);
+    let mut state = Machine::new().state;
+    for (index, proposal) in (1..).zip(first) {
+        let _ = state.apply(index, proposal);
+    }
+    state.begin_snapshot();
+    let mut loader = StateLoader::new();
+    while let Some(chunk) = state.snapshot_chunk(64 * 1024) {
+        loader.feed(&chunk).unwrap();
+    }
+    let mut loaded = loader.finish().unwrap();
+    for (index, proposal) in (1_001..).zip(second) {
+        assert_eq!(state.apply(index, proposal), loaded.apply(index, proposal));
+    }
+    assert_eq!(state.hash(), loaded.hash());
+}
+
+#[test]
+fn repeating_any_request_changes_nothing() {
+    // Goal: straight after it and at the end, a recorded request gives the same reply, no row changes.
+    let mut state = Machine::new().state;
+    let mut index = 0;
+    for proposal in proposals(5) {
+        index += 1;
+        let first = state.apply(index, &proposal);
+        let is_plain = !matches!(
+            proposal.command,
+            Command::Prepare { .. }
+                | Command::Decide { .. }
+                | Command::Finish { .. }
+                | Command::Forget { .. }
+        );
+        let id = proposal.id.unwrap();
+        if is_plain && state.recorded(&id).is_some() {
+            let digest = state.tables_digest();
+            index += 1;
+            assert_eq!(state.apply(index, &proposal), first);
+            assert_eq!(state.tables_digest(), digest);
+        }
+    }
+}
+
+#[test]
+fn damaged_snapshots_are_refused_without_panic() {
+    // Goal: any flipped bit, cut end or garbage is an error.
+    let mut state = Machine::new().state;
+    for (index, proposal) in (1..).zip(proposals(3).into_iter().take(300)) {
+        let _ = state.apply(index, &proposal);
+    }
+    state.begin_snapshot();
+    let mut snapshot = Vec::new();
+    while let Some(chunk) = state.snapshot_chunk(4_000) {
+        snapshot.extend(chunk);
+    }
+    let load = |bytes: &[u8]| {
+        let mut loader = StateLoader::new();
+        loader.feed(bytes)?;
+        loader.finish()
+    };
+    assert!(load(&snapshot).is_ok());
+    assert_eq!(load(&[]).err(), Some(Error::Incomplete));
+    let mut random = Random::new(1);
+    for _ in 0..500 {
+        let position = random.below(snapshot.len() as u64) as usize;
+        assert!(load(&snapshot[..position]).is_err());
+        let mut damaged = snapshot.clone();
+        damaged[position] ^= 1 << random.below(8);
+        assert!(load(&damaged).is_err(), "bit flip at {position}");
+    }
+}
