@@ -242,6 +242,13 @@ impl State {
         .collect()
     }
 
+    /// Blocks nothing points into any more, since when, and who has them.
+    pub fn garbage(&self) -> impl Iterator<Item = (BlockId, UnixNanos, &[NodeNumber])> {
+        self.garbage
+            .iter()
+            .map(|(block, row)| (*block, row.since, &row.nodes[..]))
+    }
+
     fn count_extents(&mut self, inode: InodeId, by: i64) {
         self.inodes.update(&inode, |row| {
             if let Body::Extents { count } = &mut row.body {

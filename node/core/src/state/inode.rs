@@ -177,7 +177,7 @@ impl State {
         debug_assert!(!self.inodes.contains(&id));
         self.reserve(id);
         if inode.kind() == FileKind::Regular {
-            self.file_bytes += inode.size;
+            self.file_bytes = self.file_bytes.wrapping_add(inode.size);
         }
         self.inodes.insert(id, inode);
     }
@@ -211,7 +211,7 @@ impl State {
         if let Some(inode) = self.inodes.remove(&id)
             && inode.kind() == FileKind::Regular
         {
-            self.file_bytes -= inode.size;
+            self.file_bytes = self.file_bytes.wrapping_sub(inode.size);
         }
     }
 
@@ -222,7 +222,7 @@ impl State {
             old = inode.size;
             inode.size = size;
         });
-        self.file_bytes = self.file_bytes - old + size;
+        self.file_bytes = self.file_bytes.wrapping_sub(old).wrapping_add(size);
     }
 }
 

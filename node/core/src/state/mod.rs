@@ -10,7 +10,8 @@
 //! - What `apply` does depends on the state, the index and the proposal alone; time is the proposal's.
 //! - Replicas that applied the same entries have the same [`State::hash`].
 //! - A failure other than a recorded refusal leaves no trace, apart from `applied` and `time`.
-//! - `file_bytes` is the sum of the sizes of the regular files at all times.
+//! - `file_bytes` is the sum of the sizes of the regular files at all times; it wraps, because a million
+//!   sparse files of the largest size exceed 64 bits and must not stop the partition.
 
 mod attributes;
 mod codec;

@@ -204,6 +204,13 @@ fn publishing_overlays_and_drops_blocks_nobody_uses() {
         })
         .unwrap();
     assert_eq!((machine.state.garbage.len(), machine.state.blocks.len()), (4, 0));
+    let nodes = [NodeNumber(1), NodeNumber(2)];
+    assert!(
+        machine
+            .state
+            .garbage()
+            .all(|(_, since, on)| since == machine.time && on == nodes)
+    );
 }
 
 #[test]
