@@ -446,7 +446,8 @@ struct Reply @0xc5518b2f91c2927e {
   union {
     done @0 :Void;
     value @1 :KeyValue;
-    # Null: no such key.
+    noValue @30 :Void;
+    # No such key.
     values @2 :List(OptionalData);
     count @3 :UInt64;
     number @4 :Int64;

@@ -2,6 +2,8 @@
 //!
 //! Everything that two programs of different age must agree on lives here.
 
+pub mod codec;
+pub mod frame;
 pub mod generated;
 pub mod ids;
 pub mod limits;

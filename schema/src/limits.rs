@@ -6,7 +6,8 @@ pub const MIB: usize = 1024 * KIB;
 /// Longest key, in bytes.
 pub const KEY_SIZE_MAX: usize = 64 * KIB;
 /// Longest value unless the node is configured lower; a value travels in one log entry.
-pub const VALUE_SIZE_MAX: usize = 512 * MIB;
+/// One byte below 512 MiB: the length of a list in a Cap'n Proto pointer has 29 bits.
+pub const VALUE_SIZE_MAX: usize = 512 * MIB - 1;
 /// Longest name of a directory entry, in bytes.
 pub const NAME_SIZE_MAX: usize = 255;
 /// Longest path, in bytes.

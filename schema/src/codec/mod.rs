@@ -1,0 +1,55 @@
+//! Between the Rust types of `operation` and `message` and the bytes of `capnp/`.
+//!
+//! Every message becomes one frame of one segment; its size is bounded beforehand (`size`), so that a
+//! small message is built in a buffer kept by the thread and copied once. Decoding copies no user bytes:
+//! each `Bytes` of the result is a slice of the frame and keeps the whole chunk it arrived in alive, so
+//! whoever stores a key for long must copy it.
+//!
+//! Invariants:
+//! - What was encoded decodes to an equal value; Raft's state and replies depend on it.
+//! - No input makes a decoder panic. A variant this program does not know is an error, never a default.
+//! - Decoding checks form, not sense: sizes of names or keys are for the one who executes the request.
+
+mod message;
+mod read;
+mod reply;
+mod request;
+mod size;
+
+pub use message::{
+    decode_client, decode_peer, decode_proposal, decode_server, encode_client, encode_peer, encode_proposal,
+    encode_server,
+};
+pub use read::Source;
+pub use reply::{
+    read_attributes, read_failure, read_reply, write_attributes, write_cluster_status, write_directory_entry,
+    write_failure, write_node_status, write_optional, write_partition_status, write_reply,
+};
+pub use request::{
+    read_attribute_change, read_command, read_condition, read_namespace, read_node_request, read_query,
+    read_request, write_attribute_change, write_command, write_condition, write_namespace,
+    write_node_request, write_query, write_request,
+};
+
+/// The bytes are not a message of ours.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    #[error("malformed message: {0}")]
+    Malformed(#[from] capnp::Error),
+    #[error("variant {0} is not known to this version")]
+    UnknownVariant(u16),
+    #[error("text is not UTF-8")]
+    Text(#[from] std::str::Utf8Error),
+    #[error("{0} bytes after the end of the message")]
+    Trailing(usize),
+    #[error("{0} is missing")]
+    Missing(&'static str),
+}
+
+impl From<capnp::NotInSchema> for Error {
+    fn from(error: capnp::NotInSchema) -> Error {
+        Error::UnknownVariant(error.0)
+    }
+}
+
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,762 @@
+//! Requests, queries, commands, namespace operations and the steps of transactions.
+//!
+//! Next to each writer stands its reader, variant by variant in the order of the schema.
+
+use capnp::data_list;
+
+use super::read::{self, Source, required};
+use super::reply::{read_reply, write_extents, write_reply};
+use super::{Error, Result};
+use crate::generated::common_capnp as wire;
+use crate::ids::{BlockId, InodeId, NodeNumber, PartitionId, TransactionId};
+use crate::operation::{
+    AttributeChange, Command, Condition, Entry, Expiry, FileKind, Namespace, NewContent, NewInode,
+    NodeRequest, Query, Request, RequestId, Step,
+};
+
+pub fn write_request(request: &Request, mut builder: wire::request::Builder<'_>) {
+    match request {
+        Request::Query { partition, query } => {
+            let mut group = builder.init_query();
+            group.set_partition(partition.0);
+            write_query(query, group.init_query());
+        }
+        Request::Command {
+            partition,
+            id,
+            command,
+        } => {
+            let mut group = builder.init_command();
+            group.set_partition(partition.0);
+            write_request_id(id, group.reborrow().init_id());
+            write_command(command, group.init_command());
+        }
+        Request::Namespace { id, operation } => {
+            let mut group = builder.init_namespace();
+            write_request_id(id, group.reborrow().init_id());
+            write_namespace(operation, group.init_operation());
+        }
+        Request::Node(request) => write_node_request(request, builder.reborrow().init_node()),
+    }
+}
+
+pub fn read_request(reader: wire::request::Reader<'_>, source: Source<'_>) -> Result<Request> {
+    Ok(match reader.which()? {
+        wire::request::Query(group) => {
+            required(group.has_query(), "query")?;
+            Request::Query {
+                partition: PartitionId(group.get_partition()),
+                query: read_query(group.get_query()?, source)?,
+            }
+        }
+        wire::request::Command(group) => {
+            required(group.has_id() && group.has_command(), "command and its id")?;
+            Request::Command {
+                partition: PartitionId(group.get_partition()),
+                id: read::request_id(group.get_id())?,
+                command: read_command(group.get_command()?, source)?,
+            }
+        }
+        wire::request::Namespace(group) => {
+            required(group.has_id() && group.has_operation(), "operation and its id")?;
+            Request::Namespace {
+                id: read::request_id(group.get_id())?,
+                operation: read_namespace(group.get_operation()?, source)?,
+            }
+        }
+        wire::request::Node(request) => Request::Node(read_node_request(request?, source)?),
+    })
+}
+
+pub fn write_query(query: &Query, mut builder: wire::query::Builder<'_>) {
+    match query {
+        Query::KeyGet { key } => builder.set_key_get(key),
+        Query::KeyGetMany { keys } => write_keys(keys, builder.init_key_get_many(keys.len() as u32)),
+        Query::KeyExists { keys } => write_keys(keys, builder.init_key_exists(keys.len() as u32)),
+        Query::KeyScan { after, prefix, limit } => {
+            let mut group = builder.init_key_scan();
+            group.set_after(after);
+            group.set_prefix(prefix);
+            group.set_limit(*limit);
+        }
+        Query::KeyCount => builder.set_key_count(()),
+        Query::Lookup { directory, name } => {
+            write_entry_parts(*directory, name, builder.init_lookup());
+        }
+        Query::Attributes { inode } => builder.set_attributes(inode.0),
+        Query::ReadDirectory {
+            directory,
+            after,
+            limit,
+        } => {
+            let mut group = builder.init_read_directory();
+            group.set_directory(directory.0);
+            group.set_after(after);
+            group.set_limit(*limit);
+        }
+        Query::ReadLink { inode } => builder.set_read_link(inode.0),
+        Query::Layout {
+            inode,
+            offset,
+            length,
+        } => {
+            let mut group = builder.init_layout();
+            group.set_inode(inode.0);
+            group.set_offset(*offset);
+            group.set_length(*length);
+        }
+        Query::PartitionStatus => builder.set_partition_status(()),
+        Query::TransactionOutcome { transaction } => {
+            write_transaction_id(transaction, builder.init_transaction_outcome());
+        }
+    }
+}
+
+pub fn read_query(reader: wire::query::Reader<'_>, source: Source<'_>) -> Result<Query> {
+    Ok(match reader.which()? {
+        wire::query::KeyGet(key) => Query::KeyGet {
+            key: source.bytes(key)?,
+        },
+        wire::query::KeyGetMany(keys) => Query::KeyGetMany {
+            keys: source.bytes_list(keys)?,
+        },
+        wire::query::KeyExists(keys) => Query::KeyExists {
+            keys: source.bytes_list(keys)?,
+        },
+        wire::query::KeyScan(group) => Query::KeyScan {
+            after: source.bytes(group.get_after())?,
+            prefix: source.bytes(group.get_prefix())?,
+            limit: group.get_limit(),
+        },
+        wire::query::KeyCount(()) => Query::KeyCount,
+        wire::query::Lookup(entry) => {
+            let Entry { directory, name } = source.entry(entry)?;
+            Query::Lookup { directory, name }
+        }
+        wire::query::Attributes(inode) => Query::Attributes {
+            inode: InodeId(inode),
+        },
+        wire::query::ReadDirectory(group) => Query::ReadDirectory {
+            directory: InodeId(group.get_directory()),
+            after: source.bytes(group.get_after())?,
+            limit: group.get_limit(),
+        },
+        wire::query::ReadLink(inode) => Query::ReadLink {
+            inode: InodeId(inode),
+        },
+        wire::query::Layout(group) => Query::Layout {
+            inode: InodeId(group.get_inode()),
+            offset: group.get_offset(),
+            length: group.get_length(),
+        },
+        wire::query::PartitionStatus(()) => Query::PartitionStatus,
+        wire::query::TransactionOutcome(id) => Query::TransactionOutcome {
+            transaction: read::transaction_id(id)?,
+        },
+    })
+}
+
+pub fn write_command(command: &Command, mut builder: wire::command::Builder<'_>) {
+    match command {
+        Command::KeySet {
+            key,
+            value,
+            expiry,
+            condition,
+            return_previous,
+        } => {
+            let mut group = builder.init_key_set();
+            group.set_key(key);
+            group.set_value(value);
+            write_expiry(*expiry, group.reborrow().init_expiry());
+            write_condition(*condition, group.reborrow().init_condition());
+            group.set_return_previous(*return_previous);
+        }
+        Command::KeyDelete { keys, condition } => {
+            let mut group = builder.init_key_delete();
+            write_keys(keys, group.reborrow().init_keys(keys.len() as u32));
+            write_condition(*condition, group.init_condition());
+        }
+        Command::KeyIncrement { key, by } => {
+            let mut group = builder.init_key_increment();
+            group.set_key(key);
+            group.set_by(*by);
+        }
+        Command::KeyExpireDue { limit } => builder.set_key_expire_due(*limit),
+        Command::Create {
+            directory,
+            name,
+            attributes,
+            content,
+            exclusive,
+        } => {
+            let mut group = builder.init_create();
+            group.set_directory(directory.0);
+            group.set_name(name);
+            write_new_inode(attributes, group.reborrow().init_attributes());
+            let mut new_content = group.reborrow().init_content();
+            match content {
+                NewContent::Inline(data) => new_content.set_inline(data),
+                NewContent::Symlink(target) => new_content.set_symlink(target),
+            }
+            group.set_exclusive(*exclusive);
+        }
+        Command::Unlink { directory, name } => {
+            write_entry_parts(*directory, name, builder.init_unlink());
+        }
+        Command::Rename { from, to, replace } => {
+            let mut group = builder.init_rename();
+            write_entry(from, group.reborrow().init_from());
+            write_entry(to, group.reborrow().init_to());
+            group.set_replace(*replace);
+        }
+        Command::SetAttributes { inode, change } => {
+            let mut group = builder.init_set_attributes();
+            group.set_inode(inode.0);
+            write_attribute_change(change, group.init_change());
+        }
+        Command::WriteInline {
+            inode,
+            offset,
+            data,
+            truncate,
+        } => {
+            let mut group = builder.init_write_inline();
+            group.set_inode(inode.0);
+            group.set_offset(*offset);
+            group.set_data(data);
+            group.set_truncate(*truncate);
+        }
+        Command::Publish {
+            inode,
+            extents,
+            size,
+            replace_all,
+            base_version,
+        } => {
+            let mut group = builder.init_publish();
+            group.set_inode(inode.0);
+            write_extents(extents, group.reborrow().init_extents(extents.len() as u32));
+            group.set_size(*size);
+            group.set_replace_all(*replace_all);
+            group.set_has_base_version(base_version.is_some());
+            group.set_base_version(base_version.unwrap_or(0));
+        }
+        Command::Prepare {
+            transaction,
+            primary,
+            steps,
+        } => {
+            let mut group = builder.init_prepare();
+            write_transaction_id(transaction, group.reborrow().init_transaction());
+            group.set_primary(primary.0);
+            write_steps(steps, group.init_steps(steps.len() as u32));
+        }
+        Command::Decide {
+            transaction,
+            commit,
+            steps,
+            participants,
+            reply,
+            acknowledged_below,
+        } => {
+            let mut group = builder.init_decide();
+            write_transaction_id(transaction, group.reborrow().init_transaction());
+            group.set_commit(*commit);
+            write_steps(steps, group.reborrow().init_steps(steps.len() as u32));
+            let mut list = group.reborrow().init_participants(participants.len() as u32);
+            for (index, partition) in participants.iter().enumerate() {
+                list.set(index as u32, partition.0);
+            }
+            write_reply(reply, group.reborrow().init_reply());
+            group.set_acknowledged_below(*acknowledged_below);
+        }
+        Command::Finish { transaction, commit } => {
+            let mut group = builder.init_finish();
+            write_transaction_id(transaction, group.reborrow().init_transaction());
+            group.set_commit(*commit);
+        }
+        Command::Forget { transaction } => write_transaction_id(transaction, builder.init_forget()),
+    }
+}
+
+pub fn read_command(reader: wire::command::Reader<'_>, source: Source<'_>) -> Result<Command> {
+    Ok(match reader.which()? {
+        wire::command::KeySet(group) => Command::KeySet {
+            key: source.bytes(group.get_key())?,
+            value: source.bytes(group.get_value())?,
+            expiry: read_expiry(group.get_expiry()?)?,
+            condition: read_condition(group.get_condition()?)?,
+            return_previous: group.get_return_previous(),
+        },
+        wire::command::KeyDelete(group) => Command::KeyDelete {
+            keys: source.bytes_list(group.get_keys())?,
+            condition: read_condition(group.get_condition()?)?,
+        },
+        wire::command::KeyIncrement(group) => Command::KeyIncrement {
+            key: source.bytes(group.get_key())?,
+            by: group.get_by(),
+        },
+        wire::command::KeyExpireDue(limit) => Command::KeyExpireDue { limit },
+        wire::command::Create(group) => Command::Create {
+            directory: InodeId(group.get_directory()),
+            name: source.bytes(group.get_name())?,
+            attributes: read_new_inode(group.get_attributes()?),
+            content: match group.get_content()?.which()? {
+                wire::new_content::Inline(data) => NewContent::Inline(source.bytes(data)?),
+                wire::new_content::Symlink(target) => NewContent::Symlink(source.bytes(target)?),
+            },
+            exclusive: group.get_exclusive(),
+        },
+        wire::command::Unlink(entry) => {
+            let Entry { directory, name } = source.entry(entry)?;
+            Command::Unlink { directory, name }
+        }
+        wire::command::Rename(group) => Command::Rename {
+            from: source.entry(group.get_from())?,
+            to: source.entry(group.get_to())?,
+            replace: group.get_replace(),
+        },
+        wire::command::SetAttributes(group) => Command::SetAttributes {
+            inode: InodeId(group.get_inode()),
+            change: read_attribute_change(group.get_change()?),
+        },
+        wire::command::WriteInline(group) => Command::WriteInline {
+            inode: InodeId(group.get_inode()),
+            offset: group.get_offset(),
+            data: source.bytes(group.get_data())?,
+            truncate: group.get_truncate(),
+        },
+        wire::command::Publish(group) => Command::Publish {
+            inode: InodeId(group.get_inode()),
+            extents: read::list(group.get_extents(), super::reply::read_extent)?,
+            size: group.get_size(),
+            replace_all: group.get_replace_all(),
+            base_version: group.get_has_base_version().then(|| group.get_base_version()),
+        },
+        wire::command::Prepare(group) => Command::Prepare {
+            transaction: read::transaction_id(group.get_transaction())?,
+            primary: PartitionId(group.get_primary()),
+            steps: read::list(group.get_steps(), |step| read_step(step, source))?,
+        },
+        wire::command::Decide(group) => Command::Decide {
+            transaction: read::transaction_id(group.get_transaction())?,
+            commit: group.get_commit(),
+            steps: read::list(group.get_steps(), |step| read_step(step, source))?,
+            participants: read::partitions(group.get_participants())?,
+            reply: Box::new(read_reply(group.get_reply()?, source)?),
+            acknowledged_below: group.get_acknowledged_below(),
+        },
+        wire::command::Finish(group) => Command::Finish {
+            transaction: read::transaction_id(group.get_transaction())?,
+            commit: group.get_commit(),
+        },
+        wire::command::Forget(id) => Command::Forget {
+            transaction: read::transaction_id(id)?,
+        },
+    })
+}
+
+pub fn write_namespace(operation: &Namespace, builder: wire::namespace::Builder<'_>) {
+    match operation {
+        Namespace::MakeDirectory {
+            directory,
+            name,
+            attributes,
+        } => {
+            let mut group = builder.init_make_directory();
+            write_entry_parts(*directory, name, group.reborrow().init_entry());
+            write_new_inode(attributes, group.init_attributes());
+        }
+        Namespace::RemoveDirectory { directory, name } => {
+            write_entry_parts(*directory, name, builder.init_remove_directory());
+        }
+        Namespace::Unlink { directory, name } => {
+            write_entry_parts(*directory, name, builder.init_unlink());
+        }
+        Namespace::Rename { from, to, replace } => {
+            let mut group = builder.init_rename();
+            write_entry(from, group.reborrow().init_from());
+            write_entry(to, group.reborrow().init_to());
+            group.set_replace(*replace);
+        }
+        Namespace::Link { inode, to } => {
+            let mut group = builder.init_link();
+            group.set_inode(inode.0);
+            write_entry(to, group.init_to());
+        }
+        Namespace::KeySetMany { partition, pairs } => {
+            let mut group = builder.init_key_set_many();
+            group.set_partition(partition.0);
+            let mut list = group.init_pairs(pairs.len() as u32);
+            for (index, (partition, key, value)) in pairs.iter().enumerate() {
+                let mut pair = list.reborrow().get(index as u32);
+                pair.set_partition(partition.0);
+                pair.set_key(key);
+                pair.set_value(value);
+            }
+        }
+        Namespace::KeyDeleteMany { partition, keys } => {
+            let mut group = builder.init_key_delete_many();
+            group.set_partition(partition.0);
+            let mut list = group.init_keys(keys.len() as u32);
+            for (index, (partition, key)) in keys.iter().enumerate() {
+                let mut item = list.reborrow().get(index as u32);
+                item.set_partition(partition.0);
+                item.set_key(key);
+            }
+        }
+    }
+}
+
+pub fn read_namespace(reader: wire::namespace::Reader<'_>, source: Source<'_>) -> Result<Namespace> {
+    Ok(match reader.which()? {
+        wire::namespace::MakeDirectory(group) => {
+            let Entry { directory, name } = source.entry(group.get_entry())?;
+            let attributes = read_new_inode(group.get_attributes()?);
+            Namespace::MakeDirectory {
+                directory,
+                name,
+                attributes,
+            }
+        }
+        wire::namespace::RemoveDirectory(entry) => {
+            let Entry { directory, name } = source.entry(entry)?;
+            Namespace::RemoveDirectory { directory, name }
+        }
+        wire::namespace::Unlink(entry) => {
+            let Entry { directory, name } = source.entry(entry)?;
+            Namespace::Unlink { directory, name }
+        }
+        wire::namespace::Rename(group) => Namespace::Rename {
+            from: source.entry(group.get_from())?,
+            to: source.entry(group.get_to())?,
+            replace: group.get_replace(),
+        },
+        wire::namespace::Link(group) => Namespace::Link {
+            inode: InodeId(group.get_inode()),
+            to: source.entry(group.get_to())?,
+        },
+        wire::namespace::KeySetMany(group) => Namespace::KeySetMany {
+            partition: PartitionId(group.get_partition()),
+            pairs: read::list(group.get_pairs(), |pair| {
+                let key = source.bytes(pair.get_key())?;
+                Ok((
+                    PartitionId(pair.get_partition()),
+                    key,
+                    source.bytes(pair.get_value())?,
+                ))
+            })?,
+        },
+        wire::namespace::KeyDeleteMany(group) => Namespace::KeyDeleteMany {
+            partition: PartitionId(group.get_partition()),
+            keys: read::list(group.get_keys(), |item| {
+                Ok((PartitionId(item.get_partition()), source.bytes(item.get_key())?))
+            })?,
+        },
+    })
+}
+
+pub fn write_node_request(request: &NodeRequest, mut builder: wire::node_request::Builder<'_>) {
+    match request {
+        NodeRequest::Walk {
+            start,
+            path,
+            follow_last,
+            first_bytes,
+        } => {
+            let mut group = builder.init_walk();
+            group.set_start(start.0);
+            group.set_path(path);
+            group.set_follow_last(*follow_last);
+            group.set_first_bytes(*first_bytes);
+        }
+        NodeRequest::BlockPut {
+            block,
+            data,
+            checksum,
+            replicas,
+            local_only,
+        } => {
+            let mut group = builder.init_block_put();
+            write_block_id(block, group.reborrow().init_block());
+            group.set_data(data);
+            group.set_checksum(*checksum);
+            write_nodes(replicas, group.reborrow().init_replicas(replicas.len() as u32));
+            group.set_local_only(*local_only);
+        }
+        NodeRequest::BlockGet {
+            block,
+            offset,
+            length,
+        } => {
+            let mut group = builder.init_block_get();
+            write_block_id(block, group.reborrow().init_block());
+            group.set_offset(*offset);
+            group.set_length(*length);
+        }
+        NodeRequest::BlockDelete { blocks } => {
+            let mut list = builder.init_block_delete(blocks.len() as u32);
+            for (index, block) in blocks.iter().enumerate() {
+                write_block_id(block, list.reborrow().get(index as u32));
+            }
+        }
+        NodeRequest::ClusterStatus => builder.set_cluster_status(()),
+    }
+}
+
+pub fn read_node_request(reader: wire::node_request::Reader<'_>, source: Source<'_>) -> Result<NodeRequest> {
+    Ok(match reader.which()? {
+        wire::node_request::Walk(group) => NodeRequest::Walk {
+            start: InodeId(group.get_start()),
+            path: source.bytes(group.get_path())?,
+            follow_last: group.get_follow_last(),
+            first_bytes: group.get_first_bytes(),
+        },
+        wire::node_request::BlockPut(group) => NodeRequest::BlockPut {
+            block: read::block_id(group.get_block()?),
+            data: source.bytes(group.get_data())?,
+            checksum: group.get_checksum(),
+            replicas: read::nodes(group.get_replicas())?,
+            local_only: group.get_local_only(),
+        },
+        wire::node_request::BlockGet(group) => NodeRequest::BlockGet {
+            block: read::block_id(group.get_block()?),
+            offset: group.get_offset(),
+            length: group.get_length(),
+        },
+        wire::node_request::BlockDelete(blocks) => NodeRequest::BlockDelete {
+            blocks: read::list(blocks, |block| Ok(read::block_id(block)))?,
+        },
+        wire::node_request::ClusterStatus(()) => NodeRequest::ClusterStatus,
+    })
+}
+
+fn write_steps(steps: &[Step], mut list: capnp::struct_list::Builder<'_, wire::step::Owned>) {
+    for (index, step) in steps.iter().enumerate() {
+        write_step(step, list.reborrow().get(index as u32));
+    }
+}
+
+fn write_step(step: &Step, mut builder: wire::step::Builder<'_>) {
+    match step {
+        Step::InsertEntry {
+            entry,
+            inode,
+            kind,
+            expected,
+        } => {
+            let mut group = builder.init_insert_entry();
+            write_entry(entry, group.reborrow().init_entry());
+            group.set_inode(inode.0);
+            group.set_kind(write_kind(*kind));
+            group.set_expected(expected.map_or(0, |inode| inode.0));
+        }
+        Step::RemoveEntry { entry, inode } => {
+            let mut group = builder.init_remove_entry();
+            write_entry(entry, group.reborrow().init_entry());
+            group.set_inode(inode.0);
+        }
+        Step::CreateDirectory {
+            inode,
+            parent,
+            attributes,
+        } => {
+            let mut group = builder.init_create_directory();
+            group.set_inode(inode.0);
+            group.set_parent(parent.0);
+            write_new_inode(attributes, group.init_attributes());
+        }
+        Step::RemoveDirectory { inode } => builder.set_remove_directory(inode.0),
+        Step::SetParent { inode, parent } => {
+            let mut group = builder.init_set_parent();
+            group.set_inode(inode.0);
+            group.set_parent(parent.0);
+        }
+        Step::AddLinks { inode, count } => {
+            let mut group = builder.init_add_links();
+            group.set_inode(inode.0);
+            group.set_count(*count);
+        }
+        Step::HoldRenameLease => builder.set_hold_rename_lease(()),
+        Step::KeySet { key, value } => {
+            let mut group = builder.init_key_set();
+            group.set_key(key);
+            group.set_value(value);
+        }
+        Step::KeyDelete { key } => builder.set_key_delete(key),
+    }
+}
+
+fn read_step(reader: wire::step::Reader<'_>, source: Source<'_>) -> Result<Step> {
+    Ok(match reader.which()? {
+        wire::step::InsertEntry(group) => Step::InsertEntry {
+            entry: source.entry(group.get_entry())?,
+            inode: InodeId(group.get_inode()),
+            kind: read_kind(group.get_kind())?,
+            expected: Some(group.get_expected())
+                .filter(|inode| *inode != 0)
+                .map(InodeId),
+        },
+        wire::step::RemoveEntry(group) => Step::RemoveEntry {
+            entry: source.entry(group.get_entry())?,
+            inode: InodeId(group.get_inode()),
+        },
+        wire::step::CreateDirectory(group) => Step::CreateDirectory {
+            inode: InodeId(group.get_inode()),
+            parent: InodeId(group.get_parent()),
+            attributes: read_new_inode(group.get_attributes()?),
+        },
+        wire::step::RemoveDirectory(inode) => Step::RemoveDirectory {
+            inode: InodeId(inode),
+        },
+        wire::step::SetParent(group) => Step::SetParent {
+            inode: InodeId(group.get_inode()),
+            parent: InodeId(group.get_parent()),
+        },
+        wire::step::AddLinks(group) => Step::AddLinks {
+            inode: InodeId(group.get_inode()),
+            count: group.get_count(),
+        },
+        wire::step::HoldRenameLease(()) => Step::HoldRenameLease,
+        wire::step::KeySet(group) => Step::KeySet {
+            key: source.bytes(group.get_key())?,
+            value: source.bytes(group.get_value())?,
+        },
+        wire::step::KeyDelete(key) => Step::KeyDelete {
+            key: source.bytes(key)?,
+        },
+    })
+}
+
+pub fn write_condition(condition: Condition, mut builder: wire::condition::Builder<'_>) {
+    match condition {
+        Condition::Always => builder.set_always(()),
+        Condition::IfAbsent => builder.set_if_absent(()),
+        Condition::IfPresent => builder.set_if_present(()),
+        Condition::IfVersion(version) => builder.set_if_version(version),
+    }
+}
+
+pub fn read_condition(reader: wire::condition::Reader<'_>) -> Result<Condition> {
+    Ok(match reader.which()? {
+        wire::condition::Always(()) => Condition::Always,
+        wire::condition::IfAbsent(()) => Condition::IfAbsent,
+        wire::condition::IfPresent(()) => Condition::IfPresent,
+        wire::condition::IfVersion(version) => Condition::IfVersion(version),
+    })
+}
+
+fn write_expiry(expiry: Expiry, mut builder: wire::expiry::Builder<'_>) {
+    match expiry {
+        Expiry::Never => builder.set_never(()),
+        Expiry::Keep => builder.set_keep(()),
+        Expiry::At(time) => builder.set_at(time),
+        Expiry::After(duration) => builder.set_after(duration),
+    }
+}
+
+fn read_expiry(reader: wire::expiry::Reader<'_>) -> Result<Expiry> {
+    Ok(match reader.which()? {
+        wire::expiry::Never(()) => Expiry::Never,
+        wire::expiry::Keep(()) => Expiry::Keep,
+        wire::expiry::At(time) => Expiry::At(time),
+        wire::expiry::After(duration) => Expiry::After(duration),
+    })
+}
+
+pub fn write_attribute_change(change: &AttributeChange, mut builder: wire::attribute_change::Builder<'_>) {
+    builder.set_changes_mode(change.mode.is_some());
+    builder.set_changes_owner(change.owner.is_some());
+    builder.set_changes_group(change.group.is_some());
+    builder.set_changes_size(change.size.is_some());
+    builder.set_changes_accessed(change.accessed.is_some());
+    builder.set_changes_modified(change.modified.is_some());
+    builder.set_mode(change.mode.unwrap_or(0));
+    builder.set_owner(change.owner.unwrap_or(0));
+    builder.set_group(change.group.unwrap_or(0));
+    builder.set_size(change.size.unwrap_or(0));
+    builder.set_accessed(change.accessed.unwrap_or(0));
+    builder.set_modified(change.modified.unwrap_or(0));
+}
+
+pub fn read_attribute_change(reader: wire::attribute_change::Reader<'_>) -> AttributeChange {
+    AttributeChange {
+        mode: reader.get_changes_mode().then(|| reader.get_mode()),
+        owner: reader.get_changes_owner().then(|| reader.get_owner()),
+        group: reader.get_changes_group().then(|| reader.get_group()),
+        size: reader.get_changes_size().then(|| reader.get_size()),
+        accessed: reader.get_changes_accessed().then(|| reader.get_accessed()),
+        modified: reader.get_changes_modified().then(|| reader.get_modified()),
+    }
+}
+
+fn write_new_inode(inode: &NewInode, mut builder: wire::new_inode::Builder<'_>) {
+    builder.set_mode(inode.mode);
+    builder.set_owner(inode.owner);
+    builder.set_group(inode.group);
+}
+
+fn read_new_inode(reader: wire::new_inode::Reader<'_>) -> NewInode {
+    NewInode {
+        mode: reader.get_mode(),
+        owner: reader.get_owner(),
+        group: reader.get_group(),
+    }
+}
+
+pub(super) fn write_kind(kind: FileKind) -> wire::FileKind {
+    match kind {
+        FileKind::Regular => wire::FileKind::Regular,
+        FileKind::Directory => wire::FileKind::Directory,
+        FileKind::Symlink => wire::FileKind::Symlink,
+    }
+}
+
+pub(super) fn read_kind(
+    kind: std::result::Result<wire::FileKind, capnp::NotInSchema>,
+) -> std::result::Result<FileKind, Error> {
+    Ok(match kind? {
+        wire::FileKind::Regular => FileKind::Regular,
+        wire::FileKind::Directory => FileKind::Directory,
+        wire::FileKind::Symlink => FileKind::Symlink,
+    })
+}
+
+fn write_entry(entry: &Entry, builder: wire::entry::Builder<'_>) {
+    write_entry_parts(entry.directory, &entry.name, builder);
+}
+
+fn write_entry_parts(directory: InodeId, name: &[u8], mut builder: wire::entry::Builder<'_>) {
+    builder.set_directory(directory.0);
+    builder.set_name(name);
+}
+
+pub(super) fn write_keys(keys: &[bytes::Bytes], mut list: data_list::Builder<'_>) {
+    for (index, key) in keys.iter().enumerate() {
+        list.set(index as u32, key);
+    }
+}
+
+pub(super) fn write_nodes(nodes: &[NodeNumber], mut list: capnp::primitive_list::Builder<'_, u16>) {
+    for (index, node) in nodes.iter().enumerate() {
+        list.set(index as u32, node.0);
+    }
+}
+
+pub(super) fn write_request_id(id: &RequestId, mut builder: wire::request_id::Builder<'_>) {
+    builder.set_client(id.client.0);
+    builder.set_sequence(id.sequence);
+    builder.set_acknowledged_below(id.acknowledged_below);
+}
+
+fn write_block_id(block: &BlockId, mut builder: wire::block_id::Builder<'_>) {
+    builder.set_client(block.client.0);
+    builder.set_counter(block.counter);
+}
+
+pub(super) fn write_transaction_id(id: &TransactionId, mut builder: wire::transaction_id::Builder<'_>) {
+    builder.set_client(id.client.0);
+    builder.set_sequence(id.sequence);
+    builder.set_attempt(id.attempt);
+}

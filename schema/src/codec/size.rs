@@ -1,0 +1,211 @@
+//! How many words a message takes at most, so that it is built in one segment.
+//!
+//! The numbers are generous and not exact: too much costs the clearing of a few words, too little
+//! makes a frame of two segments, which is as valid.
+
+use crate::message::{ClientMessage, PeerMessage, RaftMessage, ServerMessage};
+use crate::operation::{
+    Command, Content, Extent, Failure, Namespace, NewContent, NodeRequest, Proposal, Query, Reply, Request,
+    Step,
+};
+
+/// The fixed parts of any message: root, envelope, ids and the largest variant.
+const FIXED_WORDS: usize = 64;
+/// An extent with its list of nodes.
+const EXTENT_WORDS: usize = 10;
+/// A directory entry with attributes, less its name.
+const DIRECTORY_ENTRY_WORDS: usize = 16;
+const STEP_WORDS: usize = 16;
+const STATUS_WORDS: usize = 16;
+
+pub fn peer_words(message: &PeerMessage) -> usize {
+    FIXED_WORDS
+        + match message {
+            PeerMessage::Hello(hello) => data(hello.cluster.as_bytes()),
+            PeerMessage::Raft(messages) => messages.iter().map(raft).sum(),
+            PeerMessage::Heartbeats(heartbeats) => heartbeats
+                .iter()
+                .map(|heartbeat| 8 + data(&heartbeat.context))
+                .sum(),
+            PeerMessage::Request { request: asked, .. } => request(asked),
+            PeerMessage::Reply { result, .. } => answer(result),
+            PeerMessage::SnapshotChunk(chunk) => {
+                let nodes = chunk.metadata.voters.len() + chunk.metadata.learners.len();
+                data(&chunk.data) + nodes
+            }
+            PeerMessage::SnapshotProgress { .. } => 0,
+        }
+}
+
+pub fn client_words(message: &ClientMessage) -> usize {
+    FIXED_WORDS
+        + match message {
+            ClientMessage::Login { token, .. } => data(token),
+            ClientMessage::Request { request: asked, .. } => request(asked),
+        }
+}
+
+pub fn server_words(message: &ServerMessage) -> usize {
+    FIXED_WORDS
+        + match message {
+            ServerMessage::Welcome(Ok(welcome)) => {
+                let nodes = welcome.nodes.iter();
+                data(welcome.cluster.as_bytes())
+                    + nodes
+                        .map(|node| 8 + (node.id.len() + node.capnp.len() + node.zone.len()) / 8)
+                        .sum::<usize>()
+            }
+            ServerMessage::Welcome(Err(why)) => failure(why),
+            ServerMessage::Reply { result, .. } => answer(result),
+        }
+}
+
+pub fn proposal_words(proposal: &Proposal) -> usize {
+    FIXED_WORDS + command(&proposal.command)
+}
+
+/// Bytes, their padding and a pointer.
+fn data(bytes: &[u8]) -> usize {
+    bytes.len().div_ceil(8) + 2
+}
+
+fn list<'a>(items: impl IntoIterator<Item = &'a bytes::Bytes>) -> usize {
+    items.into_iter().map(|bytes| data(bytes)).sum()
+}
+
+fn raft(message: &RaftMessage) -> usize {
+    let entries = message.entries.iter();
+    24 + data(&message.context)
+        + message
+            .snapshot
+            .as_ref()
+            .map_or(0, |snapshot| 6 + snapshot.voters.len() + snapshot.learners.len())
+        + entries
+            .map(|entry| 6 + data(&entry.data) + data(&entry.context))
+            .sum::<usize>()
+}
+
+fn request(request: &Request) -> usize {
+    match request {
+        Request::Query { query, .. } => match query {
+            Query::KeyGet { key } => data(key),
+            Query::KeyGetMany { keys } | Query::KeyExists { keys } => list(keys),
+            Query::KeyScan { after, prefix, .. } => data(after) + data(prefix),
+            Query::Lookup { name, .. } => data(name),
+            Query::ReadDirectory { after, .. } => data(after),
+            _ => 0,
+        },
+        Request::Command { command: asked, .. } => command(asked),
+        Request::Namespace { operation, .. } => match operation {
+            Namespace::MakeDirectory { name, .. }
+            | Namespace::RemoveDirectory { name, .. }
+            | Namespace::Unlink { name, .. } => data(name),
+            Namespace::Rename { from, to, .. } => data(&from.name) + data(&to.name),
+            Namespace::Link { to, .. } => data(&to.name),
+            Namespace::KeySetMany { pairs, .. } => pairs
+                .iter()
+                .map(|(_, key, value)| 2 + data(key) + data(value))
+                .sum(),
+            Namespace::KeyDeleteMany { keys, .. } => keys.iter().map(|(_, key)| 2 + data(key)).sum(),
+        },
+        Request::Node(request) => match request {
+            NodeRequest::Walk { path, .. } => data(path),
+            NodeRequest::BlockPut {
+                data: bytes,
+                replicas,
+                ..
+            } => data(bytes) + replicas.len(),
+            NodeRequest::BlockDelete { blocks } => 2 * blocks.len(),
+            NodeRequest::BlockGet { .. } | NodeRequest::ClusterStatus => 0,
+        },
+    }
+}
+
+fn command(command: &Command) -> usize {
+    match command {
+        Command::KeySet { key, value, .. } => data(key) + data(value),
+        Command::KeyDelete { keys, .. } => list(keys),
+        Command::KeyIncrement { key, .. } => data(key),
+        Command::Create { name, content, .. } => {
+            let (NewContent::Inline(bytes) | NewContent::Symlink(bytes)) = content;
+            data(name) + data(bytes)
+        }
+        Command::Unlink { name, .. } => data(name),
+        Command::Rename { from, to, .. } => data(&from.name) + data(&to.name),
+        Command::WriteInline { data: bytes, .. } => data(bytes),
+        Command::Publish { extents, .. } => extent_words(extents),
+        Command::Prepare { steps: held, .. } => steps(held),
+        Command::Decide {
+            steps: held,
+            participants,
+            reply: answered,
+            ..
+        } => steps(held) + participants.len() + reply(answered),
+        Command::KeyExpireDue { .. }
+        | Command::SetAttributes { .. }
+        | Command::Finish { .. }
+        | Command::Forget { .. } => 0,
+    }
+}
+
+fn steps(steps: &[Step]) -> usize {
+    let variable = |step: &Step| match step {
+        Step::InsertEntry { entry, .. } | Step::RemoveEntry { entry, .. } => data(&entry.name),
+        Step::KeySet { key, value } => data(key) + data(value),
+        Step::KeyDelete { key } => data(key),
+        _ => 0,
+    };
+    steps.iter().map(|step| STEP_WORDS + variable(step)).sum()
+}
+
+fn extent_words(extents: &[Extent]) -> usize {
+    extents
+        .iter()
+        .map(|extent| EXTENT_WORDS + extent.nodes.len() / 4)
+        .sum()
+}
+
+fn answer(result: &Result<Reply, Failure>) -> usize {
+    match result {
+        Ok(answered) => reply(answered),
+        Err(why) => failure(why),
+    }
+}
+
+fn failure(failure: &Failure) -> usize {
+    match failure {
+        Failure::Busy(text) | Failure::Unknown(text) | Failure::Refused(_, text) => data(text.as_bytes()),
+        _ => 0,
+    }
+}
+
+fn reply(reply: &Reply) -> usize {
+    match reply {
+        Reply::Value(Some(value)) => data(&value.value),
+        Reply::Values(values) => values
+            .iter()
+            .map(|value| 4 + value.as_ref().map_or(0, |bytes| data(bytes)))
+            .sum(),
+        Reply::Set {
+            previous: Some(bytes),
+            ..
+        }
+        | Reply::Link(bytes)
+        | Reply::Block(bytes) => data(bytes),
+        Reply::Keys { keys, .. } => list(keys),
+        Reply::Directory { entries, .. } => entries
+            .iter()
+            .map(|entry| DIRECTORY_ENTRY_WORDS + data(&entry.name))
+            .sum(),
+        Reply::Layout { content, .. } | Reply::Walked { content, .. } => match content {
+            Content::Inline(bytes) => data(bytes),
+            Content::Extents(extents) => extent_words(extents),
+        },
+        Reply::Stored { nodes } => nodes.len(),
+        Reply::Cluster(status) => {
+            // Five texts a node, rarely longer than 32 bytes each.
+            (2 * status.nodes.len() + status.partitions.len() + 2) * STATUS_WORDS
+        }
+        _ => 0,
+    }
+}
