@@ -2,6 +2,7 @@
 //!
 //! Everything that two programs of different age must agree on lives here.
 
+pub mod cluster_file;
 pub mod codec;
 pub mod frame;
 pub mod generated;
@@ -9,3 +10,4 @@ pub mod ids;
 pub mod limits;
 pub mod message;
 pub mod operation;
+pub mod placement;
