@@ -8,6 +8,7 @@ use bark_schema::codec::{
     encode_proposal, encode_server,
 };
 use bark_schema::frame::FrameDecoder;
+use bark_schema::generated::peer_capnp::client_message;
 use bark_schema::ids::{BlockId, ClientId, NodeNumber, PartitionId};
 use bark_schema::limits::{FRAME_SIZE_MAX, MIB};
 use bark_schema::message::{ClientMessage, PeerMessage, RaftKind, RaftMessage};
@@ -118,22 +119,31 @@ fn malformed_frames_are_errors() {
             "{length}"
         );
     }
-    // A root of no words is an empty login; a request's null pointers are missing parts.
-    let call_without_request = [0u64, 0x0000_0001_0000_0000];
-    let bytes: Vec<u8> = call_without_request
-        .iter()
-        .flat_map(|word| word.to_le_bytes())
-        .collect();
-    assert!(decode_client(&bytes.into()).is_err());
-    // The root's discriminant is its first number that is not zero here: name a variant nobody has.
-    let mut unknown = good.clone();
-    let position = 16
-        + unknown[16..]
-            .iter()
-            .position(|byte| *byte != 0)
-            .expect("a discriminant");
-    unknown[position] = 99;
-    assert!(decode_client(&unknown.into()).is_err());
+    // A call whose pointer to the request is null.
+    let mut builder = capnp::message::Builder::new_default();
+    builder
+        .init_root::<client_message::Builder<'_>>()
+        .init_request()
+        .set_id(1);
+    let bytes = capnp::serialize::write_message_to_words(&builder);
+    assert!(matches!(
+        decode_client(&bytes.into()),
+        Err(codec::Error::Missing("request"))
+    ));
+    // A variant nobody has, in each place: the discriminants are the only ones to notice.
+    let mut refused = 0;
+    for position in (16..good.len()).step_by(2) {
+        let mut unknown = good.clone();
+        unknown[position..position + 2].copy_from_slice(&[99, 0]);
+        if let Err(codec::Error::UnknownVariant(variant)) = decode_client(&unknown.into()) {
+            assert_eq!(variant, 99);
+            refused += 1;
+        }
+    }
+    assert_eq!(
+        refused, 3,
+        "the discriminants of the message, the request and the query"
+    );
 }
 
 proptest! {
