@@ -29,7 +29,7 @@ use bark_schema::operation::{
 use self::pace::{Random, RetryBudget};
 
 /// How long a node that did not answer is passed over while others might.
-const AVOID_MS: u64 = 500;
+const AVOID_MS: u64 = 100;
 /// Hints followed without a pause; more in a row mean the replicas disagree, and backing off helps them.
 const REDIRECTS_MAX: u32 = 3;
 

@@ -319,6 +319,8 @@ fn acknowledged_below_follows_the_oldest_unanswered() {
     assert_eq!(id_of(&next.request).sequence, 4);
 }
 
+type Answer = (NodeNumber, u64, Result<Reply, Failure>);
+
 /// A counter behind an exactly-once table, and a network that loses, repeats and delays.
 struct HostileCluster {
     random: Random,
@@ -327,7 +329,7 @@ struct HostileCluster {
     table: BTreeMap<u64, i64>,
     /// By arrival time and a tie-breaker: requests on their way and replies on theirs.
     requests: BTreeMap<(u64, u64), Outgoing>,
-    replies: BTreeMap<(u64, u64), (NodeNumber, u64, Result<Reply, Failure>)>,
+    replies: BTreeMap<(u64, u64), Answer>,
     order: u64,
 }
 

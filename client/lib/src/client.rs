@@ -1,0 +1,420 @@
+//! The client: a session, a connection to each node, and the clock that drives them.
+//!
+//! One mutex holds the session. A lock is held for as long as the session takes to decide, never across an
+//! await, so that a reply is matched on the connection's own task without a hop to a driver.
+//!
+//! Invariants:
+//! - What is in flight, requests and the replies they ask for, stays within BYTES_IN_FLIGHT_MAX.
+//! - Dropping the last clone ends every task; dropping a call's future abandons the call.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use bark_schema::cluster_file;
+use bark_schema::ids::{BlockId, ClientId, NodeNumber, PartitionId};
+use bark_schema::limits::{KIB, MIB};
+use bark_schema::message::Welcome;
+use bark_schema::operation::{
+    ClusterStatus, Command, Failure, Namespace, NodeRequest, PartitionStatus, Query, Reply,
+};
+use bytes::Bytes;
+use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::time::Instant;
+
+use crate::connection::{self, Connection, Established};
+use crate::error::Error;
+use crate::files::Files;
+use crate::keys::Keys;
+use crate::router::Router;
+use crate::session::{Call, CallId, Session, SessionConfig};
+
+/// Enough for eight blocks each of a dozen files at once.
+const BYTES_IN_FLIGHT_MAX: usize = 64 * MIB;
+/// A call without bulk still costs this much: envelope, bookkeeping.
+const CALL_COST_MIN: usize = KIB;
+
+/// Where to find the cluster.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// `host:port` of the Cap'n Proto port of some nodes; one that answers is enough.
+    Nodes(Vec<String>),
+    /// A cluster file.
+    File(PathBuf),
+}
+
+/// How a client behaves.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    pub cluster: Source,
+    /// How long an operation may take, retries included. Changes end after two minutes whatever it says.
+    pub deadline: Duration,
+    /// Shown at login; empty where the cluster asks for none.
+    pub token: Bytes,
+    /// Owner and group of what this client creates.
+    pub owner: u32,
+    pub group: u32,
+}
+
+impl ClientConfig {
+    /// 30 seconds, no token, the owner and group of this process.
+    pub fn new(cluster: Source) -> ClientConfig {
+        let process = std::fs::metadata("/proc/self").ok();
+        ClientConfig {
+            cluster,
+            deadline: Duration::from_secs(30),
+            token: Bytes::new(),
+            owner: process.as_ref().map_or(0, MetadataExt::uid),
+            group: process.as_ref().map_or(0, MetadataExt::gid),
+        }
+    }
+}
+
+/// A connection to a cluster. Clones are cheap and share everything.
+///
+/// ```no_run
+/// # use bark_client::{Client, ClientConfig, Source};
+/// # async fn example() -> Result<(), bark_client::Error> {
+/// let source = Source::File("cluster.toml".into());
+/// let client = Client::connect(ClientConfig::new(source)).await?;
+/// assert_eq!(client.keys().increment(b"visits", 1).await?, 1);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    config: ClientConfig,
+    welcome: Welcome,
+    router: Router,
+    client: ClientId,
+    next_counter: AtomicU64,
+    started: Instant,
+    state: Mutex<State>,
+    budget: Semaphore,
+    timer: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct State {
+    session: Session,
+    connections: BTreeMap<NodeNumber, Connection>,
+    waiting: HashMap<CallId, oneshot::Sender<Result<Reply, Failure>>>,
+    /// What the timer task sleeps until; told when the session wants to be woken earlier.
+    timer_at: Option<u64>,
+}
+
+impl Client {
+    /// Finds a node that answers and learns the cluster from it. The others are connected to when needed.
+    ///
+    /// Errors: `Unavailable` naming every address tried, `Configuration` for an unusable cluster file.
+    pub async fn connect(config: ClientConfig) -> Result<Client, Error> {
+        let addresses = addresses(&config.cluster)?;
+        let mut reasons = Vec::new();
+        for address in &addresses {
+            match connection::open(address, &config.token).await {
+                Ok((established, welcome)) => {
+                    return Ok(Client::start(config, address.clone(), established, welcome));
+                }
+                Err(error) => reasons.push(format!("{address}: {error}")),
+            }
+        }
+        Err(Error::Unavailable {
+            subject: "cluster".into(),
+            reason: format!("no node answers ({})", reasons.join("; ")),
+        })
+    }
+
+    fn start(config: ClientConfig, address: String, established: Established, welcome: Welcome) -> Client {
+        let random = || RandomState::new().hash_one(std::process::id());
+        let client = ClientId(random());
+        let router = Router::new(&welcome);
+        let session = Session::new(
+            SessionConfig::new(client, random()),
+            router.topology(welcome.node),
+        );
+        let shared = Arc::new(Shared {
+            router,
+            client,
+            next_counter: AtomicU64::new(1),
+            started: Instant::now(),
+            state: Mutex::new(State {
+                session,
+                connections: BTreeMap::new(),
+                waiting: HashMap::new(),
+                timer_at: None,
+            }),
+            budget: Semaphore::new(BYTES_IN_FLIGHT_MAX / KIB),
+            timer: Arc::new(Notify::new()),
+            config,
+            welcome,
+        });
+        let mut first = Some(established);
+        let mut state = shared.lock();
+        for node in &shared.welcome.nodes {
+            // The address that answered is known to work from here, whatever the cluster file calls it.
+            let (address, established) = match node.number == shared.welcome.node {
+                true => (address.clone(), first.take()),
+                false => (node.capnp.clone(), None),
+            };
+            let token = shared.config.token.clone();
+            let back = Arc::downgrade(&shared);
+            let connection = Connection::start(node.number, address, token, back, established);
+            state.connections.insert(node.number, connection);
+        }
+        drop(state);
+        tokio::spawn(run_timer(Arc::downgrade(&shared), shared.timer.clone()));
+        Client { shared }
+    }
+
+    /// Keys and values.
+    pub fn keys(&self) -> Keys {
+        Keys::new(self.clone())
+    }
+
+    /// Files and directories.
+    pub fn files(&self) -> Files {
+        Files::new(self.clone())
+    }
+
+    pub fn config(&self) -> &ClientConfig {
+        &self.shared.config
+    }
+
+    /// The cluster as the first node described it.
+    pub fn welcome(&self) -> &Welcome {
+        &self.shared.welcome
+    }
+
+    /// The nodes that hold a partition, in ring order.
+    pub fn partition_replicas(&self, partition: PartitionId) -> Vec<NodeNumber> {
+        self.shared.router.partition_replicas(partition)
+    }
+
+    /// The partition a key lives in.
+    pub fn partition_of_key(&self, key: &[u8]) -> PartitionId {
+        self.shared.router.partition_of_key(key)
+    }
+
+    /// What one node, or any, knows of the cluster.
+    pub async fn cluster_status(&self, node: Option<NodeNumber>) -> Result<ClusterStatus, Error> {
+        let (subject, call) = match node {
+            Some(node) => (
+                node.to_string(),
+                Call::NamedNode(node, NodeRequest::ClusterStatus),
+            ),
+            None => ("cluster".into(), Call::AnyNode(NodeRequest::ClusterStatus)),
+        };
+        match self.call(call).await {
+            Ok(Reply::Cluster(status)) => Ok(status),
+            Ok(other) => Err(Error::protocol(subject, &other)),
+            Err(failure) => Err(Error::new(subject, failure)),
+        }
+    }
+
+    /// Counters and position of a partition, from its leader.
+    pub async fn partition_status(&self, partition: PartitionId) -> Result<PartitionStatus, Error> {
+        let subject = partition.to_string();
+        match self.query(partition, Query::PartitionStatus).await {
+            Ok(Reply::Partition(status)) => Ok(status),
+            Ok(other) => Err(Error::protocol(subject, &other)),
+            Err(failure) => Err(Error::new(subject, failure)),
+        }
+    }
+
+    /// Makes one call and waits for its end. Dropping the future gives the call up.
+    pub async fn call(&self, call: Call) -> Result<Reply, Failure> {
+        let cost = (cost_bytes(&call).min(BYTES_IN_FLIGHT_MAX) / KIB) as u32;
+        let _permit = self.shared.budget.acquire_many(cost).await;
+        let (sender, receiver) = oneshot::channel();
+        let id = {
+            let mut state = self.shared.lock();
+            let now = self.shared.now();
+            let deadline = now.saturating_add(self.shared.config.deadline.as_millis() as u64);
+            let id = state.session.begin(now, call, deadline);
+            state.waiting.insert(id, sender);
+            self.shared.pump(&mut state, now);
+            id
+        };
+        let guard = AbandonOnDrop {
+            shared: &self.shared,
+            id,
+        };
+        let result = receiver.await;
+        drop(guard);
+        result.unwrap_or_else(|_| Err(Failure::Unknown("the client is shutting down".into())))
+    }
+
+    pub(crate) async fn query(&self, partition: PartitionId, query: Query) -> Result<Reply, Failure> {
+        self.call(Call::Query { partition, query }).await
+    }
+
+    pub(crate) async fn command(&self, partition: PartitionId, command: Command) -> Result<Reply, Failure> {
+        self.call(Call::Command { partition, command }).await
+    }
+
+    pub(crate) async fn namespace(&self, operation: Namespace) -> Result<Reply, Failure> {
+        self.call(Call::Namespace(operation)).await
+    }
+
+    pub(crate) fn router(&self) -> &Router {
+        &self.shared.router
+    }
+
+    /// A number this client has not used before.
+    pub(crate) fn next_counter(&self) -> u64 {
+        // Relaxed: only uniqueness matters.
+        self.shared.next_counter.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn new_block(&self) -> BlockId {
+        BlockId {
+            client: self.shared.client,
+            counter: self.next_counter(),
+        }
+    }
+}
+
+struct AbandonOnDrop<'a> {
+    shared: &'a Shared,
+    id: CallId,
+}
+
+impl Drop for AbandonOnDrop<'_> {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        if state.waiting.remove(&self.id).is_some() {
+            state.session.abandon(self.id);
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn on_reply(&self, node: NodeNumber, frame_id: u64, result: Result<Reply, Failure>) {
+        self.event(|session, now| session.on_reply(now, node, frame_id, result));
+    }
+
+    pub(crate) fn on_disconnect(&self, node: NodeNumber) {
+        self.event(|session, now| session.on_disconnect(now, node));
+    }
+
+    pub(crate) fn on_unsent(&self, node: NodeNumber, frame_id: u64) {
+        self.event(|session, now| session.on_unsent(now, node, frame_id));
+    }
+
+    fn event(&self, event: impl FnOnce(&mut Session, u64)) {
+        let mut state = self.lock();
+        let now = self.now();
+        event(&mut state.session, now);
+        self.pump(&mut state, now);
+    }
+
+    /// Carries out what the session wants after an event.
+    fn pump(&self, state: &mut State, now: u64) {
+        while let Some(outgoing) = state.session.poll_send(now) {
+            let (node, frame_id) = (outgoing.node, outgoing.frame_id);
+            let connection = state.connections.get(&node);
+            if !connection.is_some_and(|connection| connection.send(outgoing)) {
+                state.session.on_unsent(now, node, frame_id);
+            }
+        }
+        while let Some((call, result)) = state.session.take_completed() {
+            if let Some(waiting) = state.waiting.remove(&call) {
+                // The waiter may have gone away between; nobody is left to tell.
+                let _ = waiting.send(result);
+            }
+        }
+        let wanted = state.session.next_wake();
+        if wanted.is_some_and(|wanted| state.timer_at.is_none_or(|at| wanted < at)) {
+            state.timer_at = wanted;
+            self.timer.notify_one();
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere does not make the session's state wrong: it is changed by whole events.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ticks the session when it wants to be woken. Ends with the client.
+async fn run_timer(shared: Weak<Shared>, notify: Arc<Notify>) {
+    loop {
+        let wake = {
+            let Some(shared) = shared.upgrade() else {
+                return;
+            };
+            let mut state = shared.lock();
+            let now = shared.now();
+            state.session.on_tick(now);
+            // Nobody need wake this task: it looks at the next wake itself, below.
+            state.timer_at = Some(0);
+            shared.pump(&mut state, now);
+            state.timer_at = state.session.next_wake();
+            state
+                .timer_at
+                .map(|at| shared.started + Duration::from_millis(at))
+        };
+        match wake {
+            Some(wake) => {
+                tokio::select! {
+                    () = tokio::time::sleep_until(wake) => {}
+                    () = notify.notified() => {}
+                }
+            }
+            None => notify.notified().await,
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.timer.notify_one();
+    }
+}
+
+fn addresses(source: &Source) -> Result<Vec<String>, Error> {
+    let unusable = |subject: String, reason: String| Error::Configuration { subject, reason };
+    match source {
+        Source::Nodes(nodes) if nodes.is_empty() => Err(unusable("cluster".into(), "no node given".into())),
+        Source::Nodes(nodes) => Ok(nodes.clone()),
+        Source::File(path) => {
+            let subject = path.display().to_string();
+            let text = std::fs::read_to_string(path).map_err(|error| Error::local(&subject, error))?;
+            let file =
+                cluster_file::parse(&text).map_err(|error| unusable(subject.clone(), error.to_string()))?;
+            Ok(file.nodes.into_iter().map(|node| node.capnp).collect())
+        }
+    }
+}
+
+/// Bytes a call keeps in flight, on the way out or on the way back.
+fn cost_bytes(call: &Call) -> usize {
+    let bulk = match call {
+        Call::NamedNode(_, request) | Call::AnyNode(request) => match request {
+            NodeRequest::BlockPut { data, .. } => data.len(),
+            NodeRequest::BlockGet { length, .. } => *length as usize,
+            _ => 0,
+        },
+        Call::Command { command, .. } => match command {
+            Command::KeySet { value, .. } => value.len(),
+            Command::WriteInline { data, .. } => data.len(),
+            Command::Publish { extents, .. } => extents.len() * 64,
+            _ => 0,
+        },
+        Call::Query { .. } | Call::Namespace(_) => 0,
+    };
+    CALL_COST_MIN + bulk
+}

@@ -1,0 +1,299 @@
+//! One multiplexed connection to one node, made when there is something to send.
+//!
+//! Previous in the flow: `client`, whose session says what goes to which node. Next: the node.
+//! Requests leave in the order they come, several to one write; replies come back in any order.
+//!
+//! Invariants:
+//! - Every request handed over is answered, reported unsent, or covered by a reported disconnect.
+//! - A node that cannot be reached is tried again with growing pauses; what comes meanwhile is unsent at once.
+//! - Only whole frames are decoded, none above FRAME_SIZE_MAX. What is in flight is bounded in bytes by the
+//!   caller's budget, not here.
+
+use std::io;
+use std::sync::Weak;
+use std::time::Duration;
+
+use bark_schema::cluster_file::VNODES_MAX;
+use bark_schema::codec;
+use bark_schema::frame::FrameDecoder;
+use bark_schema::ids::NodeNumber;
+use bark_schema::limits::{FRAME_SIZE_MAX, KIB};
+use bark_schema::message::{ClientMessage, PREAMBLE_CLIENT, PROTOCOL_VERSION, ServerMessage, Welcome};
+use bark_schema::operation::Failure;
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::client::Shared;
+use crate::session::Outgoing;
+
+/// For TCP and the login together; a node that is up answers in a millisecond.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Requests are gathered into one write up to this size.
+const WRITE_SIZE: usize = 256 * KIB;
+const READ_SIZE: usize = 256 * KIB;
+
+/// Why a connection could not be made or ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectionError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("no answer within {} ms", OPEN_TIMEOUT.as_millis())]
+    Silent,
+    #[error("closed by the node")]
+    Closed,
+    #[error("not a BarkFS node, or of another version: {0}")]
+    Malformed(String),
+    #[error("login refused: {0}")]
+    Refused(Failure),
+}
+
+/// A logged-in stream, with what was received beyond the welcome.
+pub(crate) struct Established {
+    stream: TcpStream,
+    decoder: FrameDecoder,
+}
+
+/// Connects and logs in.
+pub(crate) async fn open(address: &str, token: &Bytes) -> Result<(Established, Welcome), ConnectionError> {
+    match timeout(OPEN_TIMEOUT, log_in(address, token)).await {
+        Ok(result) => result,
+        Err(_) => Err(ConnectionError::Silent),
+    }
+}
+
+async fn log_in(address: &str, token: &Bytes) -> Result<(Established, Welcome), ConnectionError> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let mut greeting = PREAMBLE_CLIENT.to_vec();
+    let login = ClientMessage::Login {
+        version: PROTOCOL_VERSION,
+        token: token.clone(),
+    };
+    codec::encode_client(&login, &mut greeting);
+    stream.write_all(&greeting).await?;
+    let mut decoder = FrameDecoder::new(FRAME_SIZE_MAX);
+    let mut chunk = vec![0; READ_SIZE];
+    loop {
+        if let Some(message) = next_message(&mut decoder)? {
+            return match message {
+                ServerMessage::Welcome(Ok(welcome)) => {
+                    check(&welcome)?;
+                    Ok((Established { stream, decoder }, welcome))
+                }
+                ServerMessage::Welcome(Err(failure)) => Err(ConnectionError::Refused(failure)),
+                ServerMessage::Reply { .. } => {
+                    Err(ConnectionError::Malformed("a reply before the welcome".into()))
+                }
+            };
+        }
+        let size = stream.read(&mut chunk).await?;
+        if size == 0 {
+            return Err(ConnectionError::Closed);
+        }
+        decoder.push(&chunk[..size]);
+    }
+}
+
+/// A welcome comes from outside: what placement is computed from must be within bounds.
+fn check(welcome: &Welcome) -> Result<(), ConnectionError> {
+    let sound = welcome.version == PROTOCOL_VERSION
+        && welcome.partition_count > 0
+        && welcome.replicas > 0
+        && (1..=VNODES_MAX).contains(&welcome.vnodes)
+        && welcome.nodes.iter().any(|node| node.number == welcome.node);
+    match sound {
+        true => Ok(()),
+        false => Err(ConnectionError::Malformed(format!(
+            "protocol {}, {} partitions, {} replicas, {} vnodes",
+            welcome.version, welcome.partition_count, welcome.replicas, welcome.vnodes
+        ))),
+    }
+}
+
+fn next_message(decoder: &mut FrameDecoder) -> Result<Option<ServerMessage>, ConnectionError> {
+    let malformed = |reason: String| ConnectionError::Malformed(reason);
+    match decoder.next() {
+        Err(error) => Err(malformed(error.to_string())),
+        Ok(None) => Ok(None),
+        Ok(Some(frame)) => codec::decode_server(&frame)
+            .map(Some)
+            .map_err(|error| malformed(error.to_string())),
+    }
+}
+
+/// Where requests for one node are handed over.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    outbox: mpsc::UnboundedSender<Outgoing>,
+}
+
+impl Connection {
+    /// Starts the connection's task. It ends when the client is dropped.
+    pub(crate) fn start(
+        node: NodeNumber,
+        address: String,
+        token: Bytes,
+        shared: Weak<Shared>,
+        established: Option<Established>,
+    ) -> Connection {
+        let (outbox, inbox) = mpsc::unbounded_channel();
+        let task = ConnectionTask {
+            node,
+            address,
+            token,
+            shared,
+            inbox,
+        };
+        tokio::spawn(task.run(established));
+        Connection { outbox }
+    }
+
+    /// Hands a request over; false if the task has ended.
+    pub(crate) fn send(&self, outgoing: Outgoing) -> bool {
+        self.outbox.send(outgoing).is_ok()
+    }
+}
+
+struct ConnectionTask {
+    node: NodeNumber,
+    address: String,
+    token: Bytes,
+    shared: Weak<Shared>,
+    inbox: mpsc::UnboundedReceiver<Outgoing>,
+}
+
+impl ConnectionTask {
+    async fn run(mut self, mut established: Option<Established>) {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let mut first = None;
+            if established.is_none() {
+                let Some(outgoing) = self.inbox.recv().await else {
+                    return;
+                };
+                match open(&self.address, &self.token).await {
+                    Ok((opened, _)) => {
+                        first = Some(outgoing);
+                        established = Some(opened);
+                    }
+                    Err(error) => {
+                        tracing::debug!(node = self.node.0, address = self.address, %error, "cannot connect");
+                        self.unsent(&outgoing);
+                        if !self.refuse_during(pause).await {
+                            return;
+                        }
+                        pause = (pause * 2).min(PAUSE_MAX);
+                        continue;
+                    }
+                }
+            }
+            let Some(established) = established.take() else {
+                continue;
+            };
+            pause = PAUSE_MIN;
+            match self.serve(established, first).await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::debug!(node = self.node.0, address = self.address, %error, "connection ended");
+                    while let Ok(outgoing) = self.inbox.try_recv() {
+                        self.unsent(&outgoing);
+                    }
+                    let Some(shared) = self.shared.upgrade() else {
+                        return;
+                    };
+                    shared.on_disconnect(self.node);
+                }
+            }
+        }
+    }
+
+    /// Both directions until one breaks; `Ok` when the client is gone.
+    async fn serve(
+        &mut self,
+        established: Established,
+        first: Option<Outgoing>,
+    ) -> Result<(), ConnectionError> {
+        let Established { stream, mut decoder } = established;
+        let (mut reader, mut writer) = stream.into_split();
+        let (node, shared) = (self.node, self.shared.clone());
+        let inbox = &mut self.inbox;
+        let write = async {
+            let mut bytes = Vec::new();
+            let mut next = first;
+            loop {
+                let Some(outgoing) = (match next.take() {
+                    Some(outgoing) => Some(outgoing),
+                    None => inbox.recv().await,
+                }) else {
+                    return Ok(());
+                };
+                bytes.clear();
+                encode(outgoing, &mut bytes);
+                while bytes.len() < WRITE_SIZE
+                    && let Ok(outgoing) = inbox.try_recv()
+                {
+                    encode(outgoing, &mut bytes);
+                }
+                writer.write_all(&bytes).await?;
+                bytes.shrink_to(WRITE_SIZE);
+            }
+        };
+        let read = async {
+            let mut chunk = vec![0; READ_SIZE];
+            loop {
+                while let Some(message) = next_message(&mut decoder)? {
+                    let ServerMessage::Reply { id, result } = message else {
+                        return Err(ConnectionError::Malformed("a second welcome".into()));
+                    };
+                    match shared.upgrade() {
+                        Some(shared) => shared.on_reply(node, id, result),
+                        None => return Ok(()),
+                    }
+                }
+                let size = reader.read(&mut chunk).await?;
+                if size == 0 {
+                    return Err(ConnectionError::Closed);
+                }
+                decoder.push(&chunk[..size]);
+            }
+        };
+        tokio::select! {
+            result = write => result,
+            result = read => result,
+        }
+    }
+
+    /// Lets a pause go by, refusing what is handed over meanwhile; false when the client is gone.
+    async fn refuse_during(&mut self, pause: Duration) -> bool {
+        let until = Instant::now() + pause;
+        loop {
+            tokio::select! {
+                () = sleep_until(until) => return true,
+                outgoing = self.inbox.recv() => match outgoing {
+                    Some(outgoing) => self.unsent(&outgoing),
+                    None => return false,
+                },
+            }
+        }
+    }
+
+    fn unsent(&self, outgoing: &Outgoing) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.on_unsent(self.node, outgoing.frame_id);
+        }
+    }
+}
+
+fn encode(outgoing: Outgoing, bytes: &mut Vec<u8>) {
+    let message = ClientMessage::Request {
+        id: outgoing.frame_id,
+        deadline_ms: outgoing.deadline_ms,
+        request: outgoing.request,
+    };
+    codec::encode_client(&message, bytes);
+}

@@ -1,0 +1,144 @@
+//! One block to its replicas, one block back.
+//!
+//! Invariants:
+//! - A block counts as stored when a majority of its replicas has it on disk.
+//! - A whole block is checked against the CRC-32C its writer computed before a byte of it is given out; the
+//!   node that sent other bytes is named in a warning.
+
+use std::pin::Pin;
+
+use bark_schema::ids::NodeNumber;
+use bark_schema::operation::{Extent, Failure, NodeRequest, Refusal, Reply};
+use bytes::Bytes;
+
+use crate::session::Call;
+use crate::{Client, ClusterPath, Error};
+
+/// A block in progress. Sync, so that whoever holds a reader or writer stays free to move between threads.
+pub(super) type OnTheWay<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + Sync>>;
+
+/// Stores bytes as a new block and describes them as the extent at `offset`.
+pub(super) async fn put(
+    client: Client,
+    path: ClusterPath,
+    offset: u64,
+    data: Bytes,
+) -> Result<Extent, Error> {
+    let block = client.new_block();
+    let checksum = checksum(&data);
+    let replicas = client.router().block_replicas(block);
+    let majority = replicas.len() / 2 + 1;
+    let mut last = Failure::Busy("the cluster has no nodes for blocks".into());
+    for via in &replicas {
+        let request = NodeRequest::BlockPut {
+            block,
+            data: data.clone(),
+            checksum,
+            replicas: replicas.clone(),
+            local_only: false,
+        };
+        match client.call(Call::NamedNode(*via, request)).await {
+            Ok(Reply::Stored { nodes }) if nodes.len() >= majority => {
+                let length = data.len() as u32;
+                return Ok(Extent {
+                    offset,
+                    length,
+                    block,
+                    block_offset: 0,
+                    block_size: length,
+                    checksum,
+                    nodes,
+                });
+            }
+            Ok(Reply::Stored { nodes }) => {
+                let (stored, wanted) = (nodes.len(), replicas.len());
+                last = Failure::Busy(format!("{block} reached {stored} of {wanted} nodes, too few"));
+            }
+            Ok(other) => return Err(Error::protocol(path.to_string(), &other)),
+            Err(failure) => {
+                tracing::debug!(node = via.0, %block, %failure, "block not stored through this node");
+                last = failure;
+            }
+        }
+    }
+    // A block nobody refers to is not a change: whatever became of it, the file is as it was.
+    Err(Error::new(
+        path.to_string(),
+        match last {
+            Failure::Unknown(reason) => Failure::Busy(reason),
+            other => other,
+        },
+    ))
+}
+
+/// Reads `length` bytes of an extent from `skip` on, from whichever node has them.
+pub(super) async fn get(
+    client: Client,
+    path: ClusterPath,
+    extent: Extent,
+    skip: u32,
+    length: u32,
+) -> Result<Bytes, Error> {
+    let offset = extent.block_offset + skip;
+    let whole = offset == 0 && length == extent.block_size;
+    let mut last = Failure::refused(Refusal::Corrupt, format!("no node has {}", extent.block));
+    for node in candidates(&client, &extent) {
+        let request = NodeRequest::BlockGet {
+            block: extent.block,
+            offset,
+            length,
+        };
+        match client.call(Call::NamedNode(node, request)).await {
+            Ok(Reply::Block(data)) => {
+                let sound = data.len() == length as usize && (!whole || checksum(&data) == extent.checksum);
+                if sound {
+                    return Ok(data);
+                }
+                tracing::warn!(node = node.0, block = %extent.block, %path, "node sent wrong bytes of a block");
+                let sentence = format!("{node} sent wrong bytes of {}", extent.block);
+                last = Failure::refused(Refusal::Corrupt, sentence);
+            }
+            Ok(other) => return Err(Error::protocol(path.to_string(), &other)),
+            Err(failure) => {
+                if matches!(failure, Failure::Refused(Refusal::Corrupt, _)) {
+                    tracing::warn!(node = node.0, block = %extent.block, %path, %failure, "bad copy of a block");
+                }
+                last = failure;
+            }
+        }
+    }
+    Err(Error::new(path.to_string(), last))
+}
+
+/// The nodes that acknowledged the block, starting at one the block chooses so that readers spread; then
+/// those the ring names, where repair may have put it since.
+fn candidates(client: &Client, extent: &Extent) -> Vec<NodeNumber> {
+    let mut nodes = extent.nodes.clone();
+    if !nodes.is_empty() {
+        let mixed = (extent.block.client.0 ^ extent.block.counter).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let start = (mixed >> 32) as usize % nodes.len();
+        nodes.rotate_left(start);
+    }
+    for node in client.router().block_replicas(extent.block) {
+        if !nodes.contains(&node) {
+            nodes.push(node);
+        }
+    }
+    nodes
+}
+
+/// CRC-32C.
+pub(super) fn checksum(data: &[u8]) -> u32 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, data) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksum_is_crc_32c() {
+        // Goal: clients and nodes mean the same polynomial. Method: the check value of the CRC catalogue.
+        assert_eq!(checksum(b"123456789"), 0xe306_9283);
+    }
+}

@@ -1,0 +1,457 @@
+//! Writing files: small ones in one commit, large ones as blocks first and one publishing commit last.
+//!
+//! A file that fits its inode is created with its content. A larger one is cut into blocks that go out
+//! BLOCKS_IN_FLIGHT at a time while more is read. When all are stored, an existing file gets the new extents
+//! in one command; a new one is made under a temporary name, published and renamed into place. A file of
+//! more extents than one command holds always takes the temporary name.
+//!
+//! Invariants:
+//! - Readers see the old content or the new, never a part or a mix.
+//! - A crash leaves the old content, and at most a `.bark-tmp-` file beside it.
+//! - Memory stays flat: at most BLOCKS_IN_FLIGHT blocks, and extents for one command.
+
+use std::fmt;
+
+use bark_schema::ids::InodeId;
+use bark_schema::limits::{BLOCK_SIZE_DEFAULT, EXTENTS_PER_COMMAND_MAX, FILE_SIZE_MAX, INLINE_SIZE_MAX, KIB};
+use bark_schema::operation::{
+    AttributeChange, Attributes, Command, Content, Extent, Failure, FileKind, NewContent, NewInode, Refusal,
+    Reply,
+};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+use super::block::OnTheWay;
+use super::{Entry, Files, Namespace, block};
+use crate::{Client, ClusterPath, Error};
+
+/// Blocks on their way to their replicas at once.
+const BLOCKS_IN_FLIGHT: usize = 6;
+const READ_SIZE_MIN: usize = 64 * KIB;
+const MODE_DEFAULT: u32 = 0o644;
+/// Appends that lost a race start over this often.
+const APPEND_ATTEMPTS_MAX: u32 = 8;
+
+impl Files {
+    /// Replaces a file's content, making the file if it is not there.
+    pub async fn write(&self, path: &ClusterPath, content: Bytes) -> Result<(), Error> {
+        let mut writer = self.writer(path, MODE_DEFAULT).await?;
+        let written = writer.write(content).await;
+        self.end(writer, written).await
+    }
+
+    /// Replaces a file's content by all that `reader` gives, making the file if it is not there.
+    pub async fn write_from(
+        &self,
+        path: &ClusterPath,
+        mode: u32,
+        reader: &mut (impl AsyncRead + Unpin),
+    ) -> Result<(), Error> {
+        let mut writer = self.writer(path, mode).await?;
+        let written = writer.write_from(reader).await;
+        self.end(writer, written).await
+    }
+
+    /// Starts replacing a file's content. Nothing is seen of it before [`FileWriter::finish`].
+    pub async fn writer(&self, path: &ClusterPath, mode: u32) -> Result<FileWriter, Error> {
+        let Some((directory, name)) = self.parent(path).await? else {
+            return Err(Error::refused(path.to_string(), Refusal::IsDirectory));
+        };
+        Ok(FileWriter {
+            client: self.client.clone(),
+            path: path.clone(),
+            entry: Entry { directory, name },
+            attributes: self.new_inode(mode),
+            buffer: BytesMut::new(),
+            offset: 0,
+            on_the_way: FuturesOrdered::new(),
+            extents: Vec::new(),
+            temporary: None,
+        })
+    }
+
+    async fn end(&self, mut writer: FileWriter, written: Result<(), Error>) -> Result<(), Error> {
+        let result = match written {
+            Ok(()) => writer.commit().await,
+            Err(error) => Err(error),
+        };
+        if result.is_err() {
+            writer.abort().await;
+        }
+        result.map(|_| ())
+    }
+
+    /// Writes at the end of a file that exists. Two clients that append to one file at the same time may
+    /// overwrite each other's bytes while the file is inline.
+    pub async fn append(&self, path: &ClusterPath, content: Bytes) -> Result<(), Error> {
+        for _ in 0..APPEND_ATTEMPTS_MAX {
+            let walked = self.walk(path, true, INLINE_SIZE_MAX as u32).await?;
+            if walked.attributes.kind == FileKind::Directory {
+                return Err(Error::refused(path.to_string(), Refusal::IsDirectory));
+            }
+            match self
+                .append_once(path, walked.attributes, walked.content, &content)
+                .await
+            {
+                Err(error) if error.refusal() == Some(Refusal::Conflict) => {}
+                result => return result,
+            }
+        }
+        Err(Error::refused(path.to_string(), Refusal::Conflict))
+    }
+
+    async fn append_once(
+        &self,
+        path: &ClusterPath,
+        attributes: Attributes,
+        content: Content,
+        added: &Bytes,
+    ) -> Result<(), Error> {
+        let Attributes { inode, size, .. } = attributes;
+        let new_size = size.saturating_add(added.len() as u64);
+        if new_size > FILE_SIZE_MAX {
+            return Err(Error::refused(path.to_string(), Refusal::FileTooLarge));
+        }
+        let (mut offset, mut rest, replace_all) = match content {
+            Content::Inline(_) if new_size <= INLINE_SIZE_MAX as u64 => {
+                let command = Command::WriteInline {
+                    inode,
+                    offset: size,
+                    data: added.clone(),
+                    truncate: false,
+                };
+                return match self.client.command(inode.home(), command).await {
+                    Ok(_) => Ok(()),
+                    Err(Failure::TooLargeForInline) => {
+                        Err(Error::refused(path.to_string(), Refusal::Conflict))
+                    }
+                    Err(failure) => Err(Error::new(path.to_string(), failure)),
+                };
+            }
+            Content::Inline(old) => {
+                let mut whole = BytesMut::from(&old[..]);
+                whole.resize(size as usize, 0);
+                whole.extend_from_slice(added);
+                (0, whole.freeze(), true)
+            }
+            Content::Extents(_) => (size, added.clone(), false),
+        };
+        let mut extents = Vec::new();
+        let mut on_the_way = FuturesOrdered::new();
+        while !rest.is_empty() || !on_the_way.is_empty() {
+            while !rest.is_empty() && on_the_way.len() < BLOCKS_IN_FLIGHT {
+                let data = rest.split_to(rest.len().min(BLOCK_SIZE_DEFAULT));
+                let size = data.len() as u64;
+                on_the_way.push_back(block::put(self.client.clone(), path.clone(), offset, data));
+                offset += size;
+            }
+            if let Some(stored) = on_the_way.next().await {
+                extents.push(stored?);
+            }
+        }
+        if extents.len() > EXTENTS_PER_COMMAND_MAX {
+            return Err(Error::refused(path.to_string(), Refusal::FileTooLarge));
+        }
+        let command = Command::Publish {
+            inode,
+            extents,
+            size: new_size,
+            replace_all,
+            base_version: Some(attributes.version),
+        };
+        match self.client.command(inode.home(), command).await {
+            Ok(_) => Ok(()),
+            Err(failure) => Err(Error::new(path.to_string(), failure)),
+        }
+    }
+}
+
+/// A file being replaced. Made by [`Files::writer`].
+pub struct FileWriter {
+    client: Client,
+    path: ClusterPath,
+    entry: Entry,
+    attributes: NewInode,
+    buffer: BytesMut,
+    /// Where in the file the buffer starts.
+    offset: u64,
+    on_the_way: FuturesOrdered<OnTheWay<Extent>>,
+    /// Stored and not yet published.
+    extents: Vec<Extent>,
+    temporary: Option<Temporary>,
+}
+
+struct Temporary {
+    entry: Entry,
+    inode: InodeId,
+    published: bool,
+}
+
+impl fmt::Debug for FileWriter {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("FileWriter")
+            .field("path", &self.path)
+            .field("offset", &self.offset)
+            .finish_non_exhaustive()
+    }
+}
+
+impl FileWriter {
+    /// Adds bytes. Waits while enough blocks are on their way.
+    pub async fn write(&mut self, mut content: Bytes) -> Result<(), Error> {
+        while !content.is_empty() {
+            let room = BLOCK_SIZE_DEFAULT - self.buffer.len();
+            let piece = content.split_to(content.len().min(room));
+            if self.buffer.is_empty() && piece.len() == BLOCK_SIZE_DEFAULT {
+                self.cut(piece).await?;
+                continue;
+            }
+            self.buffer.extend_from_slice(&piece);
+            if self.buffer.len() == BLOCK_SIZE_DEFAULT {
+                let block = self.buffer.split().freeze();
+                self.cut(block).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds all that `reader` gives.
+    pub async fn write_from(&mut self, reader: &mut (impl AsyncRead + Unpin)) -> Result<(), Error> {
+        loop {
+            let room = BLOCK_SIZE_DEFAULT - self.buffer.len();
+            self.buffer
+                .reserve(room.min(READ_SIZE_MIN.max(self.buffer.len())));
+            let mut limited = (&mut *reader).take(room as u64);
+            let read = limited.read_buf(&mut self.buffer).await;
+            if read.map_err(|error| Error::local(self.path.to_string(), error))? == 0 {
+                return Ok(());
+            }
+            if self.buffer.len() == BLOCK_SIZE_DEFAULT {
+                let block = self.buffer.split().freeze();
+                self.cut(block).await?;
+            }
+        }
+    }
+
+    /// Makes the new content the file's content.
+    /// Answers the file's inode.
+    pub async fn finish(mut self) -> Result<InodeId, Error> {
+        let result = self.commit().await;
+        if result.is_err() {
+            self.abort().await;
+        }
+        result
+    }
+
+    /// Gives up: the file stays as it is.
+    pub async fn abort(&mut self) {
+        let Some(temporary) = self.temporary.take() else {
+            return;
+        };
+        let Entry { directory, name } = temporary.entry;
+        if let Err(failure) = self.client.namespace(Namespace::Unlink { directory, name }).await {
+            tracing::debug!(path = %self.path, %failure, "temporary file left behind");
+        }
+    }
+
+    async fn cut(&mut self, data: Bytes) -> Result<(), Error> {
+        let size = data.len() as u64;
+        if self.offset + size > FILE_SIZE_MAX {
+            return Err(Error::refused(self.path.to_string(), Refusal::FileTooLarge));
+        }
+        while self.on_the_way.len() >= BLOCKS_IN_FLIGHT {
+            self.collect().await?;
+        }
+        self.on_the_way.push_back(Box::pin(block::put(
+            self.client.clone(),
+            self.path.clone(),
+            self.offset,
+            data,
+        )));
+        self.offset += size;
+        Ok(())
+    }
+
+    /// Takes the oldest block that is on its way. A full command's worth of them is published at once.
+    async fn collect(&mut self) -> Result<(), Error> {
+        let Some(stored) = self.on_the_way.next().await else {
+            return Ok(());
+        };
+        if self.extents.len() == EXTENTS_PER_COMMAND_MAX {
+            self.publish_to_temporary().await?;
+        }
+        self.extents.push(stored?);
+        Ok(())
+    }
+
+    async fn commit(&mut self) -> Result<InodeId, Error> {
+        if self.offset == 0 && self.buffer.len() <= INLINE_SIZE_MAX {
+            let data = self.buffer.split().freeze();
+            return self.commit_inline(data).await;
+        }
+        if !self.buffer.is_empty() {
+            let block = self.buffer.split().freeze();
+            self.cut(block).await?;
+        }
+        while !self.on_the_way.is_empty() {
+            self.collect().await?;
+        }
+        let existing = self.existing().await?;
+        if let (Some(existing), None) = (&existing, &self.temporary) {
+            let extents = std::mem::take(&mut self.extents);
+            self.publish(existing.inode, extents, true).await?;
+            return Ok(existing.inode);
+        }
+        self.publish_to_temporary().await?;
+        self.put_in_place(existing).await
+    }
+
+    /// The regular file the path leads to now, if there is one.
+    async fn existing(&self) -> Result<Option<Attributes>, Error> {
+        match self.client.files().stat(&self.path).await {
+            Ok(attributes) if attributes.kind == FileKind::Directory => {
+                Err(Error::refused(self.path.to_string(), Refusal::IsDirectory))
+            }
+            Ok(attributes) => Ok(Some(attributes)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn commit_inline(&mut self, data: Bytes) -> Result<InodeId, Error> {
+        let command = Command::Create {
+            directory: self.entry.directory,
+            name: self.entry.name.clone(),
+            attributes: self.attributes.clone(),
+            content: NewContent::Inline(data.clone()),
+            exclusive: false,
+        };
+        let inode = match self.client.command(self.entry.directory.home(), command).await {
+            Ok(Reply::Created {
+                attributes,
+                created: true,
+            }) => return Ok(attributes.inode),
+            Ok(Reply::Created { attributes, .. }) => attributes.inode,
+            // A symbolic link, a directory, or a file whose inode lives elsewhere.
+            Err(Failure::Refused(Refusal::Exists, _) | Failure::CrossPartition) => {
+                match self.existing().await? {
+                    Some(existing) => existing.inode,
+                    None => return Err(Error::refused(self.path.to_string(), Refusal::Exists)),
+                }
+            }
+            Ok(other) => return Err(Error::protocol(self.path.to_string(), &other)),
+            Err(failure) => return Err(Error::new(self.path.to_string(), failure)),
+        };
+        let command = Command::WriteInline {
+            inode,
+            offset: 0,
+            data: data.clone(),
+            truncate: true,
+        };
+        match self.client.command(inode.home(), command).await {
+            Ok(_) => Ok(inode),
+            Err(Failure::TooLargeForInline) => {
+                let size = data.len() as u64;
+                let path = self.path.clone();
+                let extent = block::put(self.client.clone(), path, 0, data).await?;
+                self.offset = size;
+                self.publish(inode, vec![extent], true).await?;
+                Ok(inode)
+            }
+            Err(failure) => Err(Error::new(self.path.to_string(), failure)),
+        }
+    }
+
+    async fn publish_to_temporary(&mut self) -> Result<(), Error> {
+        let (inode, first) = match &self.temporary {
+            Some(temporary) => (temporary.inode, !temporary.published),
+            None => (self.make_temporary().await?, true),
+        };
+        let extents = std::mem::take(&mut self.extents);
+        self.publish(inode, extents, first).await?;
+        if let Some(temporary) = &mut self.temporary {
+            temporary.published = true;
+        }
+        Ok(())
+    }
+
+    async fn make_temporary(&mut self) -> Result<InodeId, Error> {
+        let block = self.client.new_block();
+        let name = format!(".bark-tmp-{:016x}-{}", block.client.0, block.counter);
+        let entry = Entry {
+            directory: self.entry.directory,
+            name: name.into(),
+        };
+        let command = Command::Create {
+            directory: entry.directory,
+            name: entry.name.clone(),
+            attributes: self.attributes.clone(),
+            content: NewContent::Inline(Bytes::new()),
+            exclusive: true,
+        };
+        match self.client.command(entry.directory.home(), command).await {
+            Ok(Reply::Created { attributes, .. }) => {
+                let inode = attributes.inode;
+                self.temporary = Some(Temporary {
+                    entry,
+                    inode,
+                    published: false,
+                });
+                Ok(inode)
+            }
+            Ok(other) => Err(Error::protocol(self.path.to_string(), &other)),
+            Err(failure) => Err(Error::new(self.path.to_string(), failure)),
+        }
+    }
+
+    /// One publishing command: everything up to the end of the last extent becomes part of the inode.
+    async fn publish(&self, inode: InodeId, extents: Vec<Extent>, replace_all: bool) -> Result<(), Error> {
+        let size = match extents.last() {
+            Some(last) => last.offset + u64::from(last.length),
+            None => self.offset,
+        };
+        let command = Command::Publish {
+            inode,
+            extents,
+            size,
+            replace_all,
+            base_version: None,
+        };
+        match self.client.command(inode.home(), command).await {
+            Ok(_) => Ok(()),
+            Err(failure) => Err(Error::new(self.path.to_string(), failure)),
+        }
+    }
+
+    async fn put_in_place(&mut self, existing: Option<Attributes>) -> Result<InodeId, Error> {
+        let Some(temporary) = &self.temporary else {
+            return Err(Error::refused(self.path.to_string(), Refusal::Internal));
+        };
+        let inode = temporary.inode;
+        if let Some(existing) = existing {
+            let change = AttributeChange {
+                mode: Some(existing.mode),
+                owner: Some(existing.owner),
+                group: Some(existing.group),
+                ..AttributeChange::default()
+            };
+            let files = self.client.files();
+            files.set_inode_attributes(&self.path, inode, change).await?;
+        }
+        let operation = Namespace::Rename {
+            from: temporary.entry.clone(),
+            to: self.entry.clone(),
+            replace: true,
+        };
+        match self.client.namespace(operation).await {
+            Ok(_) => {
+                self.temporary = None;
+                Ok(inode)
+            }
+            Err(failure) => Err(Error::new(self.path.to_string(), failure)),
+        }
+    }
+}
