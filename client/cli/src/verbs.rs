@@ -1,0 +1,144 @@
+//! The verbs, one file each, and what they share: cluster paths from arguments, targets inside directories.
+
+mod cat;
+mod cp;
+mod df;
+mod get;
+mod key;
+mod locate;
+mod ls;
+mod mkdir;
+mod mv;
+mod nodes;
+mod partitions;
+mod put;
+mod rm;
+mod stat;
+mod status;
+mod touch;
+mod tree;
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+use bark_client::files::Files;
+use bark_client::{Client, ClusterPath};
+use bark_schema::operation::FileKind;
+use bytes::Bytes;
+use clap::Subcommand;
+
+use crate::output::Output;
+use crate::problem::Problem;
+
+/// Files on their way at once in recursive transfers.
+const FILES_AT_ONCE: usize = 16;
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// List a directory.
+    Ls(ls::Ls),
+    /// Show all attributes of files.
+    Stat(stat::Stat),
+    /// Write files to standard output.
+    Cat(cat::Cat),
+    /// Copy local files into the cluster.
+    Put(put::Put),
+    /// Copy files from the cluster to here.
+    Get(get::Get),
+    /// Make directories.
+    Mkdir(mkdir::Mkdir),
+    /// Remove files, or with -r directories.
+    Rm(rm::Rm),
+    /// Rename or move.
+    Mv(mv::Mv),
+    /// Copy inside the cluster.
+    Cp(cp::Cp),
+    /// Set modification times to now, making files that are not there.
+    Touch(touch::Touch),
+    /// Show a directory and everything below it.
+    Tree(tree::Tree),
+    /// Show what the cluster stores and what its disks have left.
+    Df(df::Df),
+    /// Work with keys.
+    #[command(subcommand)]
+    Key(key::Key),
+    /// Show how the cluster is.
+    Status(status::Status),
+    /// List the nodes.
+    Nodes(nodes::Nodes),
+    /// List the partitions with their leaders.
+    Partitions(partitions::Partitions),
+    /// Say where a path or key lives.
+    Locate(locate::Locate),
+}
+
+impl Verb {
+    /// The verb's name in error messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Verb::Ls(_) => "ls",
+            Verb::Stat(_) => "stat",
+            Verb::Cat(_) => "cat",
+            Verb::Put(_) => "put",
+            Verb::Get(_) => "get",
+            Verb::Mkdir(_) => "mkdir",
+            Verb::Rm(_) => "rm",
+            Verb::Mv(_) => "mv",
+            Verb::Cp(_) => "cp",
+            Verb::Touch(_) => "touch",
+            Verb::Tree(_) => "tree",
+            Verb::Df(_) => "df",
+            Verb::Key(verb) => verb.name(),
+            Verb::Status(_) => "status",
+            Verb::Nodes(_) => "nodes",
+            Verb::Partitions(_) => "partitions",
+            Verb::Locate(_) => "locate",
+        }
+    }
+
+    pub async fn run(self, client: &Client, output: &mut Output) -> Result<(), Problem> {
+        match self {
+            Verb::Ls(verb) => verb.run(client, output).await,
+            Verb::Stat(verb) => verb.run(client, output).await,
+            Verb::Cat(verb) => verb.run(client, output).await,
+            Verb::Put(verb) => verb.run(client, output).await,
+            Verb::Get(verb) => verb.run(client, output).await,
+            Verb::Mkdir(verb) => verb.run(client, output).await,
+            Verb::Rm(verb) => verb.run(client, output).await,
+            Verb::Mv(verb) => verb.run(client, output).await,
+            Verb::Cp(verb) => verb.run(client, output).await,
+            Verb::Touch(verb) => verb.run(client, output).await,
+            Verb::Tree(verb) => verb.run(client, output).await,
+            Verb::Df(verb) => verb.run(client, output).await,
+            Verb::Key(verb) => verb.run(client, output).await,
+            Verb::Status(verb) => verb.run(client, output).await,
+            Verb::Nodes(verb) => verb.run(client, output).await,
+            Verb::Partitions(verb) => verb.run(client, output).await,
+            Verb::Locate(verb) => verb.run(client, output).await,
+        }
+    }
+}
+
+/// A path as the user wrote it; relative ones are taken from `/`.
+fn cluster_path(text: &OsStr) -> Result<ClusterPath, Problem> {
+    Ok(ClusterPath::parse(text.as_bytes())?)
+}
+
+fn cluster_paths(texts: &[OsString]) -> Result<Vec<ClusterPath>, Problem> {
+    texts.iter().map(|text| cluster_path(text)).collect()
+}
+
+/// Where something called `name` goes: into `path` if that is a directory, else to `path` itself.
+async fn target(files: &Files, path: ClusterPath, name: Option<&[u8]>) -> Result<ClusterPath, Problem> {
+    let Some(name) = name else {
+        return Ok(path);
+    };
+    match files.stat(&path).await {
+        Ok(attributes) if attributes.kind == FileKind::Directory => {
+            Ok(path.join(&Bytes::copy_from_slice(name)))
+        }
+        Ok(_) => Ok(path),
+        Err(error) if error.is_not_found() => Ok(path),
+        Err(error) => Err(error.into()),
+    }
+}
