@@ -155,6 +155,25 @@ async fn files_of_every_size_come_back_as_written() {
 }
 
 #[tokio::test]
+async fn truncated_and_extended_files_read_as_zeros_beyond_their_bytes() {
+    // Goal: holes are zeros and ranges of inline files start where asked. Method: extend both kinds, read parts.
+    let cluster = FakeCluster::start(3, 8).await;
+    let files = connected(&cluster).await.files();
+    for size in [100, 2 * MIB] {
+        let file = path(&format!("/file-{size}"));
+        files.write(&file, pattern(size)).await.unwrap();
+        files.truncate(&file, 5 * MIB as u64).await.unwrap();
+        let mut expected = pattern(size).to_vec();
+        expected.resize(5 * MIB, 0);
+        assert!(files.read_to_end(&file).await.unwrap() == expected, "size {size}");
+        let mut part = files.read(&file, 50..=149).await.unwrap();
+        let mut bytes = Vec::new();
+        part.copy_to(&mut bytes).await.unwrap();
+        assert_eq!(bytes, expected[50..150], "size {size}");
+    }
+}
+
+#[tokio::test]
 async fn streamed_writes_equal_writes_from_memory() {
     // Goal: reading a source in odd pieces cuts the same file. Method: a reader that gives a few bytes at a time.
     let cluster = FakeCluster::start(3, 8).await;

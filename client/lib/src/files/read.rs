@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::ops::{Bound, RangeBounds};
 
-use bark_schema::limits::KIB;
+use bark_schema::limits::{EXTENTS_PER_COMMAND_MAX, KIB};
 use bark_schema::operation::{Attributes, Content, Extent, FileKind, Query, Refusal, Reply};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -107,7 +107,15 @@ impl FileReader {
             on_the_way: FuturesOrdered::new(),
         };
         if start == 0 {
-            reader.take_layout(walked.content, 0);
+            // A node may look at less than was asked for on a walk: only what was said is known.
+            let known_until = match &walked.content {
+                Content::Inline(bytes) if bytes.len() as u64 == reader.attributes.size => u64::MAX,
+                Content::Inline(_) => 0,
+                Content::Extents(extents) => extents.last().map_or(0, end_of),
+            };
+            if known_until > 0 {
+                reader.take_layout(walked.content, known_until);
+            }
         }
         reader
     }
@@ -163,7 +171,19 @@ impl FileReader {
                 Err(Error::refused(self.path.to_string(), Refusal::Conflict))
             }
             Ok(Reply::Layout { content, .. }) => {
-                self.take_layout(content, offset);
+                // A node cuts what would not fit a reply; beyond the cut nothing is known.
+                let known_until = match &content {
+                    Content::Inline(bytes) if !bytes.is_empty() => offset.saturating_add(bytes.len() as u64),
+                    Content::Extents(extents) if extents.len() >= EXTENTS_PER_COMMAND_MAX => {
+                        extents.last().map_or(0, end_of)
+                    }
+                    _ => offset.saturating_add(u64::from(LAYOUT_SIZE)),
+                };
+                if known_until <= offset {
+                    let reason = "a layout that ends before it starts";
+                    return Err(Error::protocol(self.path.to_string(), &reason));
+                }
+                self.take_layout(content, known_until);
                 Ok(())
             }
             Ok(other) => Err(Error::protocol(self.path.to_string(), &other)),
@@ -171,8 +191,8 @@ impl FileReader {
         }
     }
 
-    fn take_layout(&mut self, content: Content, offset: u64) {
-        self.known_until = offset.saturating_add(u64::from(LAYOUT_SIZE));
+    fn take_layout(&mut self, content: Content, known_until: u64) {
+        self.known_until = known_until;
         match content {
             Content::Inline(bytes) => {
                 self.inline = Some(bytes);
@@ -199,7 +219,7 @@ impl FileReader {
             return;
         }
         while let Some(extent) = self.extents.front()
-            && extent.offset.saturating_add(u64::from(extent.length)) <= self.position
+            && end_of(extent) <= self.position
         {
             self.extents.pop_front();
         }
@@ -238,4 +258,8 @@ impl FileReader {
             Err(_) => error,
         }
     }
+}
+
+fn end_of(extent: &Extent) -> u64 {
+    extent.offset.saturating_add(u64::from(extent.length))
 }

@@ -111,11 +111,18 @@ impl State {
             }
             Query::Attributes { inode } => Reply::Attributes(self.inode(*inode)?.attributes.clone()),
             Query::ReadLink { inode } => Reply::Link(self.inode(*inode)?.target.clone()),
-            Query::Layout { inode, .. } => {
+            Query::Layout { inode, offset, .. } => {
                 let found = self.inode(*inode)?;
+                let content = match &found.content {
+                    Content::Inline(bytes) => {
+                        let start = (*offset as usize).min(bytes.len());
+                        Content::Inline(bytes.slice(start..))
+                    }
+                    other => other.clone(),
+                };
                 Reply::Layout {
                     attributes: found.attributes.clone(),
-                    content: found.content.clone(),
+                    content,
                 }
             }
             Query::ReadDirectory {
@@ -360,7 +367,13 @@ impl State {
                 Ok(Reply::Walked {
                     attributes: found.attributes.clone(),
                     parent,
-                    content: found.content.clone(),
+                    // Nodes may look at less than was asked for on a walk.
+                    content: match &found.content {
+                        Content::Extents(extents) => {
+                            Content::Extents(extents.iter().take(2).cloned().collect())
+                        }
+                        inline => inline.clone(),
+                    },
                 })
             }
             NodeRequest::BlockPut {
