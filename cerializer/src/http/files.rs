@@ -7,8 +7,8 @@
 //! Invariants:
 //! - Memory does not grow with the size of a file, in either direction.
 //! - A reply's bytes are of the version its tag names; a file that changes on the way breaks the reply off.
-//! - Preconditions of changes are checked before and again just before the change, which is not one step with
-//!   it: a writer in between is overwritten.
+//! - Preconditions of an upload are checked before its bytes are read and hold in the very step that makes them
+//!   the file's. Those of a removal are checked just before it only: a writer in between is removed.
 
 use std::sync::atomic::Ordering;
 
@@ -17,7 +17,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
-use bark_client::files::FileReader;
+use bark_client::files::{FileReader, OnlyIf};
 use bark_client::{Client, ClusterPath, Error};
 use bark_schema::limits::FILE_SIZE_MAX;
 use bark_schema::operation::{Attributes, FileKind, Refusal};
@@ -190,9 +190,18 @@ async fn store(app: App, path: &ClusterPath, headers: &HeaderMap, mut upload: Up
     }
     let preconditions = Preconditions::of(headers)?;
     let client = app.client()?;
-    let existed = check(&client, path, &preconditions).await?;
+    let found = check(&client, path, &preconditions).await?;
     let _room = app.transfer().await?;
     let mut writer = client.files().writer(path, MODE_DEFAULT).await?;
+    if !preconditions.is_empty() {
+        writer = writer.only_if(match &found {
+            None => OnlyIf::Absent,
+            Some(Attributes { inode, version, .. }) => OnlyIf::Unchanged {
+                inode: *inode,
+                version: *version,
+            },
+        });
+    }
     loop {
         let piece = match upload.next().await {
             Ok(Some(piece)) => piece,
@@ -211,21 +220,27 @@ async fn store(app: App, path: &ClusterPath, headers: &HeaderMap, mut upload: Up
             return Err(error.into());
         }
     }
-    if !preconditions.is_empty()
-        && let Err(problem) = check(&client, path, &preconditions).await
-    {
-        writer.abort().await;
-        return Err(problem);
+    match writer.finish().await {
+        Ok(_) if found.is_some() => Ok(StatusCode::NO_CONTENT.into_response()),
+        Ok(_) => Ok(StatusCode::CREATED.into_response()),
+        Err(error)
+            if !preconditions.is_empty()
+                && matches!(error.refusal(), Some(Refusal::Conflict | Refusal::Exists)) =>
+        {
+            Err(Problem::precondition(format!(
+                "{path}: changed during the upload"
+            )))
+        }
+        Err(error) => Err(error.into()),
     }
-    writer.finish().await?;
-    Ok(match existed {
-        true => StatusCode::NO_CONTENT.into_response(),
-        false => StatusCode::CREATED.into_response(),
-    })
 }
 
-/// Whether there is a file, and whether it is as the request wants it.
-async fn check(client: &Client, path: &ClusterPath, preconditions: &Preconditions) -> Result<bool, Problem> {
+/// The file that is there, if it or its absence is as the request wants it.
+async fn check(
+    client: &Client,
+    path: &ClusterPath,
+    preconditions: &Preconditions,
+) -> Result<Option<Attributes>, Problem> {
     let attributes = match client.files().stat(path).await {
         Ok(attributes) if attributes.kind == FileKind::Directory => {
             return Err(Error::refused(path.to_string(), Refusal::IsDirectory).into());
@@ -235,7 +250,7 @@ async fn check(client: &Client, path: &ClusterPath, preconditions: &Precondition
         Err(error) => return Err(error.into()),
     };
     preconditions.check(attributes.as_ref().map(tag).as_deref())?;
-    Ok(attributes.is_some())
+    Ok(attributes)
 }
 
 async fn remove(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Answer {

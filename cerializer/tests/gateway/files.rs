@@ -122,6 +122,32 @@ async fn changes_on_a_condition_happen_only_if_it_holds() {
 }
 
 #[tokio::test]
+async fn of_uploads_on_the_same_condition_one_succeeds() {
+    // Goal: preconditions hold in one step with the change. Method: eight at once, making the file and then
+    // replacing one version of it, small and large.
+    let (gateway, _cluster) = Gateway::with_cluster().await;
+    for size in [10, 1_500_000] {
+        let target = format!("/v1/files/{size}");
+        let contents: Vec<Vec<u8>> = (0..8).map(|byte| vec![byte; size]).collect();
+        let mut condition = ("If-None-Match", "*".to_string());
+        for success in [201, 204, 204] {
+            let headers = [(condition.0, condition.1.as_str())];
+            let uploads = contents
+                .iter()
+                .map(|content| gateway.send("PUT", &target, &headers, content));
+            let answers = futures::future::join_all(uploads).await;
+            let mut statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+            let winner = statuses.iter().position(|status| *status == success);
+            let read = gateway.get(&target).await;
+            assert_eq!(Some(usize::from(read.body[0])), winner, "{statuses:?}");
+            statuses.sort();
+            assert_eq!(statuses, [&[success], [412; 7].as_slice()].concat());
+            condition = ("If-Match", read.header("etag").to_string());
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_upload_that_breaks_off_leaves_the_file_as_it_was() {
     // Goal: nobody reads half a file. Method: a connection closed after two blocks of an announced larger body.
     let (gateway, cluster) = Gateway::with_cluster().await;

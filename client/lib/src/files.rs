@@ -24,7 +24,7 @@ use bytes::Bytes;
 
 pub use self::listing::Listing;
 pub use self::read::FileReader;
-pub use self::write::FileWriter;
+pub use self::write::{FileWriter, OnlyIf};
 
 use crate::{Client, ClusterPath, Error};
 

@@ -69,6 +69,7 @@ impl Files {
             on_the_way: FuturesOrdered::new(),
             extents: Vec::new(),
             temporary: None,
+            only_if: None,
         })
     }
 
@@ -168,6 +169,15 @@ impl Files {
     }
 }
 
+/// What must hold of a path for a writer's content to become its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnlyIf {
+    /// There is nothing; `Exists` otherwise.
+    Absent,
+    /// It is this file with this content; `Conflict` otherwise.
+    Unchanged { inode: InodeId, version: u64 },
+}
+
 /// A file being replaced. Made by [`Files::writer`].
 pub struct FileWriter {
     client: Client,
@@ -181,6 +191,7 @@ pub struct FileWriter {
     /// Stored and not yet published.
     extents: Vec<Extent>,
     temporary: Option<Temporary>,
+    only_if: Option<OnlyIf>,
 }
 
 struct Temporary {
@@ -200,6 +211,13 @@ impl fmt::Debug for FileWriter {
 }
 
 impl FileWriter {
+    /// Lets [`FileWriter::finish`] succeed only if this holds, in one step with the change. Of a file that
+    /// takes more than one publishing command it is checked just before instead.
+    pub fn only_if(mut self, condition: OnlyIf) -> FileWriter {
+        self.only_if = Some(condition);
+        self
+    }
+
     /// Adds bytes. Waits while enough blocks are on their way.
     pub async fn write(&mut self, mut content: Bytes) -> Result<(), Error> {
         while !content.is_empty() {
@@ -288,7 +306,9 @@ impl FileWriter {
     }
 
     async fn commit(&mut self) -> Result<InodeId, Error> {
-        if self.offset == 0 && self.buffer.len() <= INLINE_SIZE_MAX {
+        // Only publishing knows of versions, so even the smallest conditional change goes by a block.
+        let inline = !matches!(self.only_if, Some(OnlyIf::Unchanged { .. }));
+        if inline && self.offset == 0 && self.buffer.len() <= INLINE_SIZE_MAX {
             let data = self.buffer.split().freeze();
             return self.commit_inline(data).await;
         }
@@ -300,13 +320,29 @@ impl FileWriter {
             self.collect().await?;
         }
         let existing = self.existing().await?;
+        let base_version = self.check(existing.as_ref())?;
         if let (Some(existing), None) = (&existing, &self.temporary) {
             let extents = std::mem::take(&mut self.extents);
-            self.publish(existing.inode, extents, true).await?;
+            self.publish(existing.inode, extents, true, base_version).await?;
             return Ok(existing.inode);
         }
         self.publish_to_temporary().await?;
         self.put_in_place(existing).await
+    }
+
+    /// Whether what is there now is what the caller wants there, and the version to insist on.
+    fn check(&self, existing: Option<&Attributes>) -> Result<Option<u64>, Error> {
+        let refused = |refusal| Err(Error::refused(self.path.to_string(), refusal));
+        match (self.only_if, existing) {
+            (None, _) | (Some(OnlyIf::Absent), None) => Ok(None),
+            (Some(OnlyIf::Absent), Some(_)) => refused(Refusal::Exists),
+            (Some(OnlyIf::Unchanged { inode, version }), Some(found))
+                if (inode, version) == (found.inode, found.version) =>
+            {
+                Ok(Some(version))
+            }
+            (Some(OnlyIf::Unchanged { .. }), _) => refused(Refusal::Conflict),
+        }
     }
 
     /// The regular file the path leads to now, if there is one.
@@ -327,7 +363,7 @@ impl FileWriter {
             name: self.entry.name.clone(),
             attributes: self.attributes.clone(),
             content: NewContent::Inline(data.clone()),
-            exclusive: false,
+            exclusive: self.only_if == Some(OnlyIf::Absent),
         };
         let inode = match self.client.command(self.entry.directory.home(), command).await {
             Ok(Reply::Created {
@@ -335,6 +371,9 @@ impl FileWriter {
                 created: true,
             }) => return Ok(attributes.inode),
             Ok(Reply::Created { attributes, .. }) => attributes.inode,
+            Err(Failure::Refused(Refusal::Exists, _)) if self.only_if.is_some() => {
+                return Err(Error::refused(self.path.to_string(), Refusal::Exists));
+            }
             // A symbolic link, a directory, or a file whose inode lives elsewhere.
             Err(Failure::Refused(Refusal::Exists, _) | Failure::CrossPartition) => {
                 match self.existing().await? {
@@ -358,7 +397,7 @@ impl FileWriter {
                 let path = self.path.clone();
                 let extent = block::put(self.client.clone(), path, 0, data).await?;
                 self.offset = size;
-                self.publish(inode, vec![extent], true).await?;
+                self.publish(inode, vec![extent], true, None).await?;
                 Ok(inode)
             }
             Err(failure) => Err(Error::new(self.path.to_string(), failure)),
@@ -371,7 +410,7 @@ impl FileWriter {
             None => (self.make_temporary().await?, true),
         };
         let extents = std::mem::take(&mut self.extents);
-        self.publish(inode, extents, first).await?;
+        self.publish(inode, extents, first, None).await?;
         if let Some(temporary) = &mut self.temporary {
             temporary.published = true;
         }
@@ -408,7 +447,13 @@ impl FileWriter {
     }
 
     /// One publishing command: everything up to the end of the last extent becomes part of the inode.
-    async fn publish(&self, inode: InodeId, extents: Vec<Extent>, replace_all: bool) -> Result<(), Error> {
+    async fn publish(
+        &self,
+        inode: InodeId,
+        extents: Vec<Extent>,
+        replace_all: bool,
+        base_version: Option<u64>,
+    ) -> Result<(), Error> {
         let size = match extents.last() {
             Some(last) => last.offset + u64::from(last.length),
             None => self.offset,
@@ -418,7 +463,7 @@ impl FileWriter {
             extents,
             size,
             replace_all,
-            base_version: None,
+            base_version,
         };
         match self.client.command(inode.home(), command).await {
             Ok(_) => Ok(()),
@@ -444,7 +489,7 @@ impl FileWriter {
         let operation = Namespace::Rename {
             from: temporary.entry.clone(),
             to: self.entry.clone(),
-            replace: true,
+            replace: self.only_if != Some(OnlyIf::Absent),
         };
         match self.client.namespace(operation).await {
             Ok(_) => {

@@ -335,9 +335,12 @@ impl State {
                 self.inode_mut(*directory)?.entries.remove(name);
                 self.inodes.remove(&inode);
             }
-            Namespace::Rename { from, to, .. } => {
+            Namespace::Rename { from, to, replace } => {
                 let inode = self.entry(from.directory, &from.name)?;
-                self.directory(to.directory)?;
+                let taken = self.directory(to.directory)?.entries.contains_key(&to.name);
+                if taken && !replace {
+                    return refuse(Refusal::Exists);
+                }
                 self.inode_mut(from.directory)?.entries.remove(&from.name);
                 let entries = &mut self.inode_mut(to.directory)?.entries;
                 if let Some(replaced) = entries.insert(to.name.clone(), inode) {
