@@ -7,6 +7,10 @@
 //! - A protocol never blocks and never panics on what it receives; if it does panic, its connection ends.
 //! - Bytes leave once a turn: a protocol writes to its wire, the worker flushes every wire that has something.
 
+pub mod capnp;
+pub mod capnp_port;
+pub mod client;
+mod login;
 pub mod peer;
 pub mod wire;
 

@@ -1,0 +1,113 @@
+//! The cluster as operators see it.
+
+use std::rc::Rc;
+
+use bark_core::worker::gateway::Reach;
+use bark_schema::codec;
+use bark_schema::generated::client_capnp::{admin, admin::target};
+use bark_schema::ids::{InodeId, PartitionId};
+use bark_schema::operation::{ClusterStatus, NodeRequest, PartitionStatus, Query, Reply, Request};
+use bark_schema::placement;
+use futures::future::join_all;
+
+use super::authority::{Authority, Held, exception, unexpected};
+use super::walk::walk;
+
+/// A partition without a leader must not keep the others' news waiting.
+const STATUS_DEADLINE_US: u64 = 1_000_000;
+
+pub struct Admin {
+    authority: Authority,
+    _held: Held,
+}
+
+impl Admin {
+    pub fn new(authority: Authority) -> capnp::Result<Admin> {
+        let held = authority.connection.hold().map_err(exception)?;
+        Ok(Admin { authority, _held: held })
+    }
+
+    async fn cluster(&self) -> capnp::Result<ClusterStatus> {
+        self.authority.check_read()?;
+        match self.authority.ask(NodeRequest::ClusterStatus).await.map_err(exception)? {
+            Reply::Cluster(status) => Ok(status),
+            other => Err(exception(unexpected(&other))),
+        }
+    }
+
+    /// As its leader has it, if it has one.
+    async fn partition(&self, partition: PartitionId) -> Option<PartitionStatus> {
+        let gateway = self.authority.gateway();
+        let deadline_us = gateway.now().monotonic_us + STATUS_DEADLINE_US;
+        let request = Request::Query { partition, query: Query::PartitionStatus };
+        match gateway.call(request, Reach::Cluster, deadline_us).await {
+            Ok(Reply::Partition(status)) => Some(status),
+            _ => None,
+        }
+    }
+}
+
+impl admin::Server for Admin {
+    async fn status(self: Rc<Self>, _: admin::StatusParams, mut results: admin::StatusResults) -> capnp::Result<()> {
+        codec::write_cluster_status(&self.cluster().await?, results.get().init_status());
+        Ok(())
+    }
+
+    async fn nodes(self: Rc<Self>, _: admin::NodesParams, mut results: admin::NodesResults) -> capnp::Result<()> {
+        let nodes = self.cluster().await?.nodes;
+        // Nodes are numbered by u16.
+        let mut list = results.get().init_nodes(nodes.len() as u32);
+        for (index, node) in (0..).zip(&nodes) {
+            codec::write_node_status(node, list.reborrow().get(index));
+        }
+        Ok(())
+    }
+
+    async fn partitions(
+        self: Rc<Self>,
+        _: admin::PartitionsParams,
+        mut results: admin::PartitionsResults,
+    ) -> capnp::Result<()> {
+        self.authority.check_read()?;
+        let count = self.authority.gateway().config().partition_count;
+        let asked = (0..count).map(|partition| self.partition(PartitionId(partition)));
+        let found = join_all(asked).await;
+        let mut list = results.get().init_partitions(u32::from(count));
+        for (partition, status) in (0..).zip(found) {
+            let mut builder = list.reborrow().get(u32::from(partition));
+            match status {
+                Some(status) => codec::write_partition_status(&status, builder),
+                None => builder.set_partition(partition),
+            }
+        }
+        Ok(())
+    }
+
+    async fn locate(
+        self: Rc<Self>,
+        params: admin::LocateParams,
+        mut results: admin::LocateResults,
+    ) -> capnp::Result<()> {
+        self.authority.check_read()?;
+        let config = self.authority.gateway().config();
+        let (partition, inode) = match params.get()?.get_target()?.which()? {
+            target::Key(key) => (placement::partition_of_key(key?, config.partition_count), None),
+            target::Path(path) => {
+                let found = walk(&self.authority, InodeId::ROOT, path?, true).await.map_err(exception)?;
+                (found.inode.home(), Some(found.inode))
+            }
+        };
+        let leader = self.partition(partition).await.and_then(|status| status.leader);
+        let mut results = results.get();
+        results.set_partition(partition.0);
+        results.set_leader(leader.map_or(0, |leader| leader.0));
+        results.set_inode(inode.map_or(0, |inode| inode.0));
+        let replicas = config.replicas_of(partition);
+        // Copies are counted in u16.
+        let mut list = results.init_replicas(replicas.len() as u32);
+        for (index, node) in (0..).zip(replicas) {
+            list.set(index, node.0);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,28 @@
+//! The bootstrap capability: nothing can be done with it but log in.
+
+use std::rc::Rc;
+
+use bark_schema::generated::client_capnp::{bark, session};
+
+use super::authority::{Authority, Connection};
+use super::session::Session;
+
+pub struct Bark {
+    connection: Rc<Connection>,
+}
+
+impl Bark {
+    pub fn new(connection: Rc<Connection>) -> Bark {
+        Bark { connection }
+    }
+}
+
+impl bark::Server for Bark {
+    /// Nodes have no tokens yet: every token is good, as on the framed protocol.
+    async fn login(self: Rc<Self>, _: bark::LoginParams, mut results: bark::LoginResults) -> capnp::Result<()> {
+        let authority = Authority::full(self.connection.clone());
+        let session: session::Client = capnp_rpc::new_client(Session::new(authority)?);
+        results.get().set_session(session);
+        Ok(())
+    }
+}
