@@ -161,7 +161,7 @@ async fn guard(State(app): State<App>, request: Request, next: Next) -> Response
 }
 
 async fn admit(app: &App, request: Request, next: Next) -> Result<Response, Problem> {
-    own_machine(request.headers(), request.uri().host())?;
+    own_machine(request.method(), request.headers(), request.uri().host())?;
     let room = timeout(ROOM_WAIT_MAX, app.shared.requests.acquire()).await;
     let Ok(Ok(_permit)) = room else {
         return Err(Problem::unavailable(format!(
@@ -179,7 +179,7 @@ async fn admit(app: &App, request: Request, next: Next) -> Result<Response, Prob
     }
 }
 
-fn own_machine(headers: &HeaderMap, target_host: Option<&str>) -> Result<(), Problem> {
+fn own_machine(method: &Method, headers: &HeaderMap, target_host: Option<&str>) -> Result<(), Problem> {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let host = text(header::HOST).or(target_host).unwrap_or_default();
     if !is_loopback_name(host) {
@@ -193,15 +193,15 @@ fn own_machine(headers: &HeaderMap, target_host: Option<&str>) -> Result<(), Pro
         let detail = format!("pages of '{origin}' may not use this gateway");
         return Err(Problem::new(StatusCode::FORBIDDEN, "EACCES", detail));
     }
-    if headers
-        .get("sec-fetch-site")
-        .is_some_and(|site| site == "cross-site" || site == "same-site")
-    {
-        return Err(Problem::new(
-            StatusCode::FORBIDDEN,
-            "EACCES",
-            "pages of other sites may not use this gateway",
-        ));
+    let says = |name: &str, values: &[&str]| {
+        let value = headers.get(name).map(|value| value.to_str().unwrap_or_default());
+        value.is_some_and(|value| values.contains(&value))
+    };
+    // Following a link to here is fine: the page that has the link does not see what is answered.
+    let follows_link = says("sec-fetch-mode", &["navigate"]) && method.is_safe();
+    if says("sec-fetch-site", &["cross-site", "same-site"]) && !follows_link {
+        let detail = "pages of other sites may not use this gateway";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "EACCES", detail));
     }
     Ok(())
 }

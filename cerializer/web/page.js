@@ -1,8 +1,6 @@
 // The page of the gateway: the cluster live, directories, keys. No dependency, no build step.
 //
 // Invariants: text of users reaches the document as text only (textContent), and URLs only percent-encoded.
-"use strict";
-
 const POLL_MS = 2000;
 const byId = (id) => document.getElementById(id);
 

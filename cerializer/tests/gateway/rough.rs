@@ -71,6 +71,12 @@ async fn pages_of_other_sites_can_do_nothing() {
             "{headers:?}"
         );
     }
+    let link = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate")];
+    assert_eq!(gateway.send("GET", "/", &link, b"").await.status, 200);
+    assert_eq!(
+        gateway.send("POST", "/v1/keys/n/incr", &link, b"").await.status,
+        403
+    );
 }
 
 #[tokio::test]
