@@ -19,13 +19,23 @@ const WORD: usize = 8;
 pub struct CapnpPort(State);
 
 enum State {
-    Greeting { context: Context, wire: Wire, first: [u8; WORD], filled: usize },
+    Greeting {
+        context: Context,
+        wire: Wire,
+        first: [u8; WORD],
+        filled: usize,
+    },
     Speaking(Box<dyn Protocol>),
 }
 
 impl CapnpPort {
     pub fn new(context: &Context, wire: Wire) -> CapnpPort {
-        CapnpPort(State::Greeting { context: context.clone(), wire, first: [0; WORD], filled: 0 })
+        CapnpPort(State::Greeting {
+            context: context.clone(),
+            wire,
+            first: [0; WORD],
+            filled: 0,
+        })
     }
 }
 
@@ -33,7 +43,12 @@ impl Protocol for CapnpPort {
     fn receive(&mut self, bytes: &[u8]) -> Result<(), Close> {
         let (context, wire, first, filled) = match &mut self.0 {
             State::Speaking(protocol) => return protocol.receive(bytes),
-            State::Greeting { context, wire, first, filled } => (context, wire, first, filled),
+            State::Greeting {
+                context,
+                wire,
+                first,
+                filled,
+            } => (context, wire, first, filled),
         };
         let (greeting, rest) = bytes.split_at(bytes.len().min(WORD - *filled));
         first[*filled..*filled + greeting.len()].copy_from_slice(greeting);

@@ -107,10 +107,17 @@ impl ClientProtocol {
             }
             ClientMessage::Request { id, .. } if !self.logged_in => {
                 let failure = Failure::refused(Refusal::PermissionDenied, "log in first");
-                self.conversation.send(&ServerMessage::Reply { id, result: Err(failure) });
+                self.conversation.send(&ServerMessage::Reply {
+                    id,
+                    result: Err(failure),
+                });
                 Err(Close("a client asked before its login".to_string()))
             }
-            ClientMessage::Request { id, deadline_ms, request } => {
+            ClientMessage::Request {
+                id,
+                deadline_ms,
+                request,
+            } => {
                 self.request(id, deadline_ms, request, size_bytes);
                 Ok(())
             }
@@ -118,7 +125,10 @@ impl ClientProtocol {
     }
 
     fn request(&mut self, id: u64, deadline_ms: u32, request: Request, size_bytes: usize) {
-        let asked = Asked { id, size_bytes: size_bytes + answer_size_bytes(&request) };
+        let asked = Asked {
+            id,
+            size_bytes: size_bytes + answer_size_bytes(&request),
+        };
         if let Some(sentence) = refusal(&request) {
             let result = Err(Failure::refused(Refusal::PermissionDenied, sentence));
             self.conversation.send(&ServerMessage::Reply { id, result });
@@ -127,7 +137,10 @@ impl ClientProtocol {
         let token = match self.conversation.admit(asked) {
             Ok(token) => token,
             Err(failure) => {
-                self.conversation.send(&ServerMessage::Reply { id, result: Err(failure) });
+                self.conversation.send(&ServerMessage::Reply {
+                    id,
+                    result: Err(failure),
+                });
                 return;
             }
         };
@@ -137,7 +150,13 @@ impl ClientProtocol {
         };
         let gateway = &self.context.gateway;
         let deadline_us = gateway.now().monotonic_us + u64::from(deadline_ms) * 1000;
-        gateway.submit(request, Reach::Here, deadline_us, self.conversation.clone(), token);
+        gateway.submit(
+            request,
+            Reach::Here,
+            deadline_us,
+            self.conversation.clone(),
+            token,
+        );
     }
 }
 
@@ -162,10 +181,14 @@ impl Conversation {
     fn admit(&self, asked: Asked) -> Result<u64, Failure> {
         let mut state = self.state.borrow_mut();
         if state.calls.len() + state.answers.len() >= CALLS_MAX {
-            return Err(Failure::Busy(format!("{CALLS_MAX} requests are under way on this connection")));
+            return Err(Failure::Busy(format!(
+                "{CALLS_MAX} requests are under way on this connection"
+            )));
         }
         if state.call_bytes > 0 && state.call_bytes + asked.size_bytes > CALL_BYTES_MAX {
-            return Err(Failure::Busy(format!("{CALL_BYTES_MAX} bytes are under way on this connection")));
+            return Err(Failure::Busy(format!(
+                "{CALL_BYTES_MAX} bytes are under way on this connection"
+            )));
         }
         state.next_token += 1;
         state.call_bytes += asked.size_bytes;
@@ -184,14 +207,19 @@ impl Conversation {
 
     fn send_answer(&self, answer: Answer) {
         self.state.borrow_mut().call_bytes -= answer.asked.size_bytes;
-        self.send(&ServerMessage::Reply { id: answer.asked.id, result: answer.result });
+        self.send(&ServerMessage::Reply {
+            id: answer.asked.id,
+            result: answer.result,
+        });
     }
 
     /// Sends what waits, as the client takes it.
     async fn drain(self: Rc<Self>) {
         loop {
             self.wire.room(ENCODED_BYTES_MAX).await;
-            let Some(answer) = self.state.borrow_mut().answers.pop_front() else { break };
+            let Some(answer) = self.state.borrow_mut().answers.pop_front() else {
+                break;
+            };
             self.send_answer(answer);
         }
         self.state.borrow_mut().draining = false;
@@ -201,7 +229,9 @@ impl Conversation {
 impl CompletionSink for Conversation {
     fn complete(&self, token: u64, result: Result<Reply, Failure>) {
         let mut state = self.state.borrow_mut();
-        let Some(asked) = state.calls.remove(&token) else { return };
+        let Some(asked) = state.calls.remove(&token) else {
+            return;
+        };
         if state.gone {
             return;
         }
@@ -234,19 +264,23 @@ fn answer_size_bytes(request: &Request) -> usize {
 fn refusal(request: &Request) -> Option<&'static str> {
     match request {
         Request::Command { command, .. } => match command {
-            Command::Prepare { .. } | Command::Decide { .. } | Command::Finish { .. } | Command::Forget { .. } => {
-                Some("the steps of transactions are for nodes only")
-            }
+            Command::Prepare { .. }
+            | Command::Decide { .. }
+            | Command::Finish { .. }
+            | Command::Forget { .. } => Some("the steps of transactions are for nodes only"),
             Command::KeyExpireDue { .. } => Some("only the leader drops expired keys"),
             _ => None,
         },
-        Request::Query { query: Query::TransactionOutcome { .. }, .. } => {
-            Some("the outcomes of transactions are for nodes only")
-        }
+        Request::Query {
+            query: Query::TransactionOutcome { .. },
+            ..
+        } => Some("the outcomes of transactions are for nodes only"),
         Request::Node(NodeRequest::BlockPut { local_only: true, .. }) => {
             Some("a block is stored on all its replicas, not on one node")
         }
-        Request::Node(NodeRequest::BlockDelete { .. }) => Some("blocks are dropped by the nodes, when no file has them"),
+        Request::Node(NodeRequest::BlockDelete { .. }) => {
+            Some("blocks are dropped by the nodes, when no file has them")
+        }
         Request::Query { .. } | Request::Namespace { .. } | Request::Node(_) => None,
     }
 }

@@ -10,8 +10,9 @@ use super::Settings;
 /// Refuses a client of another protocol version, or says what it needs to know of the cluster.
 pub fn welcome(settings: &Settings, version: u32) -> Result<Welcome, Failure> {
     if version != PROTOCOL_VERSION {
-        let sentence =
-            format!("the client speaks protocol {version}, this node {PROTOCOL_VERSION}: use the same release");
+        let sentence = format!(
+            "the client speaks protocol {version}, this node {PROTOCOL_VERSION}: use the same release"
+        );
         return Err(Failure::refused(Refusal::Unsupported, sentence));
     }
     let cluster = &settings.cluster;

@@ -69,7 +69,11 @@ struct State {
 
 impl Wire {
     pub fn new(id: WireId, dirty: DirtyWires) -> Wire {
-        Wire(Rc::new(Inner { id, state: RefCell::default(), dirty }))
+        Wire(Rc::new(Inner {
+            id,
+            state: RefCell::default(),
+            dirty,
+        }))
     }
 
     pub fn id(&self) -> WireId {

@@ -24,12 +24,20 @@ pub struct Admin {
 impl Admin {
     pub fn new(authority: Authority) -> capnp::Result<Admin> {
         let held = authority.connection.hold().map_err(exception)?;
-        Ok(Admin { authority, _held: held })
+        Ok(Admin {
+            authority,
+            _held: held,
+        })
     }
 
     async fn cluster(&self) -> capnp::Result<ClusterStatus> {
         self.authority.check_read()?;
-        match self.authority.ask(NodeRequest::ClusterStatus).await.map_err(exception)? {
+        match self
+            .authority
+            .ask(NodeRequest::ClusterStatus)
+            .await
+            .map_err(exception)?
+        {
             Reply::Cluster(status) => Ok(status),
             other => Err(exception(unexpected(&other))),
         }
@@ -39,7 +47,10 @@ impl Admin {
     async fn partition(&self, partition: PartitionId) -> Option<PartitionStatus> {
         let gateway = self.authority.gateway();
         let deadline_us = gateway.now().monotonic_us + STATUS_DEADLINE_US;
-        let request = Request::Query { partition, query: Query::PartitionStatus };
+        let request = Request::Query {
+            partition,
+            query: Query::PartitionStatus,
+        };
         match gateway.call(request, Reach::Cluster, deadline_us).await {
             Ok(Reply::Partition(status)) => Some(status),
             _ => None,
@@ -48,12 +59,20 @@ impl Admin {
 }
 
 impl admin::Server for Admin {
-    async fn status(self: Rc<Self>, _: admin::StatusParams, mut results: admin::StatusResults) -> capnp::Result<()> {
+    async fn status(
+        self: Rc<Self>,
+        _: admin::StatusParams,
+        mut results: admin::StatusResults,
+    ) -> capnp::Result<()> {
         codec::write_cluster_status(&self.cluster().await?, results.get().init_status());
         Ok(())
     }
 
-    async fn nodes(self: Rc<Self>, _: admin::NodesParams, mut results: admin::NodesResults) -> capnp::Result<()> {
+    async fn nodes(
+        self: Rc<Self>,
+        _: admin::NodesParams,
+        mut results: admin::NodesResults,
+    ) -> capnp::Result<()> {
         let nodes = self.cluster().await?.nodes;
         // Nodes are numbered by u16.
         let mut list = results.get().init_nodes(nodes.len() as u32);
@@ -93,7 +112,9 @@ impl admin::Server for Admin {
         let (partition, inode) = match params.get()?.get_target()?.which()? {
             target::Key(key) => (placement::partition_of_key(key?, config.partition_count), None),
             target::Path(path) => {
-                let found = walk(&self.authority, InodeId::ROOT, path?, true).await.map_err(exception)?;
+                let found = walk(&self.authority, InodeId::ROOT, path?, true)
+                    .await
+                    .map_err(exception)?;
                 (found.inode.home(), Some(found.inode))
             }
         };

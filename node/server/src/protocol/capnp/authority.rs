@@ -20,6 +20,7 @@ use bark_schema::operation::{
     Command, Failure, Namespace, NodeRequest, Query, Refusal, Reply, Request, RequestId, UnixMillis,
 };
 use bark_schema::placement::Ring;
+use capnp::capability::FromClientHook;
 use capnp_rpc::CapabilityServerSet;
 
 use super::budget::Budget;
@@ -86,7 +87,10 @@ impl Connection {
 
     pub fn next_block(&self) -> BlockId {
         self.blocks.set(self.blocks.get() + 1);
-        BlockId { client: self.block_client, counter: self.blocks.get() }
+        BlockId {
+            client: self.block_client,
+            counter: self.blocks.get(),
+        }
     }
 
     /// The nodes a block belongs on.
@@ -98,7 +102,9 @@ impl Connection {
 
     pub fn hold(self: &Rc<Self>) -> Result<Held, Failure> {
         if self.objects.get() >= OBJECTS_MAX {
-            return Err(Failure::Busy(format!("{OBJECTS_MAX} objects are open on this connection: drop some")));
+            return Err(Failure::Busy(format!(
+                "{OBJECTS_MAX} objects are open on this connection: drop some"
+            )));
         }
         self.objects.set(self.objects.get() + 1);
         Ok(Held(self.clone()))
@@ -107,7 +113,7 @@ impl Connection {
     pub fn new_node(&self, node: Node) -> node::Client {
         self.nodes_made.set(self.nodes_made.get().wrapping_add(1));
         let mut nodes = self.nodes.borrow_mut();
-        if self.nodes_made.get() % COLLECT_INTERVAL == 0 {
+        if self.nodes_made.get().is_multiple_of(COLLECT_INTERVAL) {
             nodes.gc();
         }
         nodes.new_client(node)
@@ -118,7 +124,10 @@ impl Connection {
         let resolved: node::Client = capnp::capability::get_resolved_cap(client).await;
         let found = self.nodes.borrow().get_local_server_of_resolved(&resolved);
         found.ok_or_else(|| {
-            exception(Failure::refused(Refusal::InvalidArgument, "the node belongs to another connection"))
+            exception(Failure::refused(
+                Refusal::InvalidArgument,
+                "the node belongs to another connection",
+            ))
         })
     }
 }
@@ -131,7 +140,13 @@ impl Drop for Held {
 
 impl Authority {
     pub fn full(connection: Rc<Connection>) -> Authority {
-        Authority { connection, read_only: false, root: InodeId::ROOT, confined: false, until: None }
+        Authority {
+            connection,
+            read_only: false,
+            root: InodeId::ROOT,
+            confined: false,
+            until: None,
+        }
     }
 
     pub fn gateway(&self) -> &Gateway {
@@ -148,35 +163,58 @@ impl Authority {
 
     pub fn check_write(&self) -> capnp::Result<()> {
         self.check_read()?;
-        if self.read_only { Err(denied("the session is for reading only")) } else { Ok(()) }
+        if self.read_only {
+            Err(denied("the session is for reading only"))
+        } else {
+            Ok(())
+        }
     }
 
     /// For what is not below any directory: keys and the cluster.
     pub fn check_unconfined(&self) -> capnp::Result<()> {
         self.check_read()?;
-        if self.confined { Err(denied("the session is confined to a directory")) } else { Ok(()) }
+        if self.confined {
+            Err(denied("the session is confined to a directory"))
+        } else {
+            Ok(())
+        }
     }
 
     pub async fn query(&self, partition: PartitionId, query: Query) -> Result<Reply, Failure> {
         let deadline_us = self.deadline_us();
-        self.gateway().call(Request::Query { partition, query }, Reach::Cluster, deadline_us).await
+        self.gateway()
+            .call(Request::Query { partition, query }, Reach::Cluster, deadline_us)
+            .await
     }
 
     pub async fn command(&self, partition: PartitionId, command: Command) -> Result<Reply, Failure> {
         let name = Name::begin(self.gateway(), partition);
-        let request = Request::Command { partition, id: name.id, command };
-        self.gateway().call(request, Reach::Cluster, self.deadline_us()).await
+        let request = Request::Command {
+            partition,
+            id: name.id,
+            command,
+        };
+        self.gateway()
+            .call(request, Reach::Cluster, self.deadline_us())
+            .await
     }
 
     pub async fn namespace(&self, operation: Namespace) -> Result<Reply, Failure> {
         let name = Name::begin(self.gateway(), operation.primary());
-        let request = Request::Namespace { id: name.id, operation };
-        self.gateway().call(request, Reach::Cluster, self.deadline_us()).await
+        let request = Request::Namespace {
+            id: name.id,
+            operation,
+        };
+        self.gateway()
+            .call(request, Reach::Cluster, self.deadline_us())
+            .await
     }
 
     /// Asks this node, which asks others where it must.
     pub async fn ask(&self, request: NodeRequest) -> Result<Reply, Failure> {
-        self.gateway().call(Request::Node(request), Reach::Cluster, self.deadline_us()).await
+        self.gateway()
+            .call(Request::Node(request), Reach::Cluster, self.deadline_us())
+            .await
     }
 
     fn deadline_us(&self) -> u64 {
@@ -193,7 +231,11 @@ struct Name {
 
 impl Name {
     fn begin(gateway: &Gateway, partition: PartitionId) -> Name {
-        Name { gateway: gateway.clone(), partition, id: gateway.begin_request(partition) }
+        Name {
+            gateway: gateway.clone(),
+            partition,
+            id: gateway.begin_request(partition),
+        }
     }
 }
 
@@ -206,7 +248,9 @@ impl Drop for Name {
 /// A failure as clients see it: the errno name, a colon and a sentence.
 pub fn exception(failure: Failure) -> capnp::Error {
     match failure {
-        Failure::Refused(refusal, sentence) => capnp::Error::failed(format!("{}: {sentence}", refusal.errno_name())),
+        Failure::Refused(refusal, sentence) => {
+            capnp::Error::failed(format!("{}: {sentence}", refusal.errno_name()))
+        }
         Failure::Unknown(sentence) => capnp::Error::failed(format!("UNKNOWN: {sentence}")),
         passing @ (Failure::NotLeader { .. } | Failure::Busy(_) | Failure::Locked { .. }) => {
             capnp::Error::overloaded(format!("EAGAIN: {passing}"))
@@ -214,6 +258,15 @@ pub fn exception(failure: Failure) -> capnp::Error {
         other @ (Failure::CrossPartition | Failure::TooLargeForInline) => {
             capnp::Error::failed(format!("EIO: {other}"))
         }
+    }
+}
+
+/// The capability a call made, or one on which every call fails for the reason this one did. A client that
+/// pipelines drops the promises in between, and would otherwise be told of a null capability only.
+pub fn or_broken<C: FromClientHook + Clone>(made: &capnp::Result<C>) -> C {
+    match made {
+        Ok(client) => client.clone(),
+        Err(error) => C::new(capnp_rpc::new_broken_cap(error.clone()).hook),
     }
 }
 

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use bark_schema::generated::client_capnp::{bark, session};
 
-use super::authority::{Authority, Connection};
+use super::authority::{Authority, Connection, or_broken};
 use super::session::Session;
 
 pub struct Bark {
@@ -19,10 +19,14 @@ impl Bark {
 
 impl bark::Server for Bark {
     /// Nodes have no tokens yet: every token is good, as on the framed protocol.
-    async fn login(self: Rc<Self>, _: bark::LoginParams, mut results: bark::LoginResults) -> capnp::Result<()> {
+    async fn login(
+        self: Rc<Self>,
+        _: bark::LoginParams,
+        mut results: bark::LoginResults,
+    ) -> capnp::Result<()> {
         let authority = Authority::full(self.connection.clone());
-        let session: session::Client = capnp_rpc::new_client(Session::new(authority)?);
-        results.get().set_session(session);
-        Ok(())
+        let made: capnp::Result<session::Client> = Session::new(authority).map(capnp_rpc::new_client);
+        results.get().set_session(or_broken(&made));
+        made.map(drop)
     }
 }

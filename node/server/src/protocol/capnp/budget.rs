@@ -35,7 +35,11 @@ pub struct Reservation {
 
 impl Budget {
     pub fn new(wire: Wire) -> Budget {
-        Budget(Rc::new(Inner { wire, reserved_bytes: Cell::new(0), waiting: RefCell::default() }))
+        Budget(Rc::new(Inner {
+            wire,
+            reserved_bytes: Cell::new(0),
+            waiting: RefCell::default(),
+        }))
     }
 
     /// Waits for room for an answer of this size.
@@ -54,14 +58,19 @@ impl Budget {
             return Poll::Pending;
         }
         self.0.reserved_bytes.set(reserved + size_bytes);
-        Poll::Ready(Reservation { budget: self.clone(), size_bytes })
+        Poll::Ready(Reservation {
+            budget: self.clone(),
+            size_bytes,
+        })
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
         let inner = &self.budget.0;
-        inner.reserved_bytes.set(inner.reserved_bytes.get() - self.size_bytes);
+        inner
+            .reserved_bytes
+            .set(inner.reserved_bytes.get() - self.size_bytes);
         for waker in inner.waiting.take() {
             waker.wake();
         }

@@ -27,7 +27,12 @@ impl File {
     pub fn new_client(authority: &Authority, inode: InodeId) -> capnp::Result<file::Client> {
         let held = authority.connection.hold().map_err(exception)?;
         let writer = Turns::new(Writer::new(authority.clone(), inode));
-        Ok(capnp_rpc::new_client(File { authority: authority.clone(), inode, writer, _held: held }))
+        Ok(capnp_rpc::new_client(File {
+            authority: authority.clone(),
+            inode,
+            writer,
+            _held: held,
+        }))
     }
 
     /// Writes by whoever may: the content a new file is made with.
@@ -47,23 +52,34 @@ impl File {
     }
 
     async fn attributes(&self) -> capnp::Result<Attributes> {
-        walk::attributes(&self.authority, self.inode).await.map_err(exception)
+        walk::attributes(&self.authority, self.inode)
+            .await
+            .map_err(exception)
     }
 }
 
 impl file::Server for File {
-    async fn read(self: Rc<Self>, params: file::ReadParams, mut results: file::ReadResults) -> capnp::Result<()> {
+    async fn read(
+        self: Rc<Self>,
+        params: file::ReadParams,
+        mut results: file::ReadResults,
+    ) -> capnp::Result<()> {
         self.authority.check_read()?;
         let (offset, length) = {
             let params = params.get()?;
             (params.get_offset(), params.get_length().min(READ_SIZE_MAX))
         };
         if offset.checked_add(u64::from(length)).is_none() {
-            return Err(exception(Failure::refused(Refusal::InvalidArgument, "the offset is too large")));
+            return Err(exception(Failure::refused(
+                Refusal::InvalidArgument,
+                "the offset is too large",
+            )));
         }
         self.publish().await?;
         let _reservation = self.authority.connection.budget.reserve(length as usize).await;
-        let (data, size) = read(&self.authority, self.inode, offset, length).await.map_err(exception)?;
+        let (data, size) = read(&self.authority, self.inode, offset, length)
+            .await
+            .map_err(exception)?;
         let mut results = results.get();
         results.set_data(&data);
         results.set_end_of_file(offset + data.len() as u64 >= size);
@@ -96,18 +112,34 @@ impl file::Server for File {
     ) -> capnp::Result<()> {
         self.authority.check_write()?;
         let mut writer = self.writer.enter().await;
-        let offset = writer.append(params.get()?.get_data()?).await.map_err(exception)?;
+        let offset = writer
+            .append(params.get()?.get_data()?)
+            .await
+            .map_err(exception)?;
         results.get().set_offset(offset);
         Ok(())
     }
 
-    async fn truncate(self: Rc<Self>, params: file::TruncateParams, _: file::TruncateResults) -> capnp::Result<()> {
+    async fn truncate(
+        self: Rc<Self>,
+        params: file::TruncateParams,
+        _: file::TruncateResults,
+    ) -> capnp::Result<()> {
         self.authority.check_write()?;
         let mut writer = self.writer.enter().await;
         writer.publish().await.map_err(exception)?;
-        let change = AttributeChange { size: Some(params.get()?.get_size()), ..AttributeChange::default() };
-        let command = Command::SetAttributes { inode: self.inode, change };
-        self.authority.command(self.inode.home(), command).await.map_err(exception)?;
+        let change = AttributeChange {
+            size: Some(params.get()?.get_size()),
+            ..AttributeChange::default()
+        };
+        let command = Command::SetAttributes {
+            inode: self.inode,
+            change,
+        };
+        self.authority
+            .command(self.inode.home(), command)
+            .await
+            .map_err(exception)?;
         Ok(())
     }
 

@@ -5,12 +5,10 @@ use std::rc::Rc;
 use bark_schema::generated::client_capnp::file_system;
 use bark_schema::ids::PartitionId;
 use bark_schema::operation::{NodeRequest, Query, Reply};
-use bytes::Bytes;
 use futures::future::try_join_all;
 
-use super::authority::{Authority, Held, exception, unexpected};
+use super::authority::{Authority, Held, exception, or_broken, unexpected};
 use super::node::Node;
-use super::walk::walk;
 
 pub struct FileSystem {
     authority: Authority,
@@ -20,7 +18,10 @@ pub struct FileSystem {
 impl FileSystem {
     pub fn new(authority: Authority) -> capnp::Result<FileSystem> {
         let held = authority.connection.hold().map_err(exception)?;
-        Ok(FileSystem { authority, _held: held })
+        Ok(FileSystem {
+            authority,
+            _held: held,
+        })
     }
 }
 
@@ -30,9 +31,10 @@ impl file_system::Server for FileSystem {
         _: file_system::RootParams,
         mut results: file_system::RootResults,
     ) -> capnp::Result<()> {
-        self.authority.check_read()?;
-        results.get().set_node(Node::new_client(&self.authority, self.authority.root)?);
-        Ok(())
+        let checked = self.authority.check_read();
+        let made = checked.and_then(|()| Node::new_client(&self.authority, self.authority.root));
+        results.get().set_node(or_broken(&made));
+        made.map(drop)
     }
 
     async fn walk(
@@ -40,14 +42,11 @@ impl file_system::Server for FileSystem {
         params: file_system::WalkParams,
         mut results: file_system::WalkResults,
     ) -> capnp::Result<()> {
-        self.authority.check_read()?;
-        let (path, follow_last) = {
-            let params = params.get()?;
-            (Bytes::copy_from_slice(params.get_path()?), params.get_follow_last())
-        };
-        let found = walk(&self.authority, self.authority.root, &path, follow_last).await.map_err(exception)?;
-        results.get().set_node(Node::new_client(&self.authority, found.inode)?);
-        Ok(())
+        let params = params.get()?;
+        let (path, follow_last) = (params.get_path()?, params.get_follow_last());
+        let made = Node::walk_from(&self.authority, self.authority.root, path, follow_last).await;
+        results.get().set_node(or_broken(&made));
+        made.map(drop)
     }
 
     async fn statistics(
@@ -56,12 +55,20 @@ impl file_system::Server for FileSystem {
         mut results: file_system::StatisticsResults,
     ) -> capnp::Result<()> {
         self.authority.check_read()?;
-        let disk = match self.authority.ask(NodeRequest::ClusterStatus).await.map_err(exception)? {
+        let disk = match self
+            .authority
+            .ask(NodeRequest::ClusterStatus)
+            .await
+            .map_err(exception)?
+        {
             Reply::Cluster(status) => status,
             other => return Err(exception(unexpected(&other))),
         };
         let count = self.authority.gateway().config().partition_count;
-        let asked = (0..count).map(|partition| self.authority.query(PartitionId(partition), Query::PartitionStatus));
+        let asked = (0..count).map(|partition| {
+            self.authority
+                .query(PartitionId(partition), Query::PartitionStatus)
+        });
         let (mut file_bytes, mut inodes) = (0_u64, 0_u64);
         for reply in try_join_all(asked).await.map_err(exception)? {
             match reply {

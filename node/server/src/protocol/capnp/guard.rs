@@ -14,7 +14,7 @@
 //! - After the end nothing is shown and nothing waits.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::task::{Context, Poll, Waker};
 
 use bark_schema::frame::FrameDecoder;
@@ -34,7 +34,7 @@ const CALL_BYTES_MAX: usize = 16 * MIB;
 const UNSENT_BYTES_MAX: usize = 16 * MIB;
 /// Received and not shown: above this the socket is not read.
 const WAITING_BYTES_MAX: usize = 8 * MIB;
-/// Calls returned to but not finished by the client; the library keeps about 300 bytes for each.
+/// Calls not finished by the client; the library keeps an entry for each until then.
 const UNFINISHED_MAX: usize = 256 * 1024;
 
 pub type Frame = capnp::message::Reader<BufferSegments<Bytes>>;
@@ -49,7 +49,8 @@ struct State {
     /// By question id: open calls and the bytes of their frames.
     calls: BTreeMap<u32, usize>,
     call_bytes: usize,
-    unfinished: usize,
+    /// Questions the library still has an entry for.
+    unfinished: BTreeSet<u32>,
     waker: Option<Waker>,
     ended: bool,
 }
@@ -60,11 +61,14 @@ impl Guard {
             frames: FrameDecoder::new(FRAME_SIZE_MAX),
             calls: BTreeMap::new(),
             call_bytes: 0,
-            unfinished: 0,
+            unfinished: BTreeSet::new(),
             waker: None,
             ended: false,
         };
-        Guard { wire, state: RefCell::new(state) }
+        Guard {
+            wire,
+            state: RefCell::new(state),
+        }
     }
 
     pub fn wire(&self) -> &Wire {
@@ -96,7 +100,10 @@ impl Guard {
         if !state.has_room() || self.wire.poll_room(UNSENT_BYTES_MAX, context).is_pending() {
             return Poll::Pending;
         }
-        let next = state.frames.next().map_err(|error| capnp::Error::failed(error.to_string()))?;
+        let next = state
+            .frames
+            .next()
+            .map_err(|error| capnp::Error::failed(error.to_string()))?;
         self.pace(&state);
         let Some(bytes) = next else { return Poll::Pending };
         let size_bytes = bytes.len();
@@ -105,9 +112,12 @@ impl Guard {
         Poll::Ready(Ok(Some(frame)))
     }
 
-    /// A call was answered: its place is free.
-    pub fn returned(&self, question: u32) {
+    /// A call was answered: its place is free. `is_finished`: the client was told not to say so itself.
+    pub fn returned(&self, question: u32, is_finished: bool) {
         let mut state = self.state.borrow_mut();
+        if is_finished {
+            state.unfinished.remove(&question);
+        }
         if let Some(size_bytes) = state.calls.remove(&question) {
             state.call_bytes -= size_bytes;
             state.wake();
@@ -115,13 +125,16 @@ impl Guard {
     }
 
     fn pace(&self, state: &State) {
-        self.wire.set_reading_paused(state.frames.buffered_bytes() > WAITING_BYTES_MAX);
+        self.wire
+            .set_reading_paused(state.frames.buffered_bytes() > WAITING_BYTES_MAX);
     }
 }
 
 /// A handler may look at everything in a frame four times; pointers that overlap are caught by that.
-const READER_OPTIONS: ReaderOptions =
-    ReaderOptions { traversal_limit_in_words: Some(4 * FRAME_SIZE_MAX / 8), nesting_limit: 64 };
+const READER_OPTIONS: ReaderOptions = ReaderOptions {
+    traversal_limit_in_words: Some(4 * FRAME_SIZE_MAX / 8),
+    nesting_limit: 64,
+};
 
 impl State {
     fn has_room(&self) -> bool {
@@ -132,15 +145,19 @@ impl State {
         match frame.get_root::<message::Reader<'_>>()?.which() {
             Ok(message::Call(call)) => {
                 let question = call?.get_question_id();
-                self.unfinished += 1;
-                if self.unfinished > UNFINISHED_MAX {
-                    return Err(capnp::Error::failed(format!("{UNFINISHED_MAX} answers were never finished")));
+                self.unfinished.insert(question);
+                if self.unfinished.len() > UNFINISHED_MAX {
+                    return Err(capnp::Error::failed(format!(
+                        "{UNFINISHED_MAX} answers were never finished"
+                    )));
                 }
                 // A question id used twice is for the library to refuse; the count must only not go wrong.
                 self.call_bytes += size_bytes;
                 self.call_bytes -= self.calls.insert(question, size_bytes).unwrap_or(0);
             }
-            Ok(message::Finish(_)) => self.unfinished = self.unfinished.saturating_sub(1),
+            Ok(message::Finish(finish)) => {
+                self.unfinished.remove(&finish?.get_question_id());
+            }
             _ => {}
         }
         Ok(())

@@ -28,7 +28,10 @@ pub struct KeyValue {
 impl KeyValue {
     pub fn new(authority: Authority) -> capnp::Result<KeyValue> {
         let held = authority.connection.hold().map_err(exception)?;
-        Ok(KeyValue { authority, _held: held })
+        Ok(KeyValue {
+            authority,
+            _held: held,
+        })
     }
 
     fn partition_of(&self, key: &[u8]) -> PartitionId {
@@ -47,7 +50,10 @@ impl KeyValue {
     fn by_partition(&self, keys: &[Bytes]) -> BTreeMap<PartitionId, Vec<(usize, Bytes)>> {
         let mut by_partition: BTreeMap<PartitionId, Vec<(usize, Bytes)>> = BTreeMap::new();
         for (place, key) in keys.iter().enumerate() {
-            by_partition.entry(self.partition_of(key)).or_default().push((place, key.clone()));
+            by_partition
+                .entry(self.partition_of(key))
+                .or_default()
+                .push((place, key.clone()));
         }
         by_partition
     }
@@ -76,11 +82,24 @@ impl KeyValue {
         let reply = if by_partition.is_empty() {
             let (partition, keys) = first;
             let keys = keys.into_iter().map(|(_, key)| key).collect();
-            self.authority.command(partition, Command::KeyDelete { keys, condition: Condition::Always }).await?
+            self.authority
+                .command(
+                    partition,
+                    Command::KeyDelete {
+                        keys,
+                        condition: Condition::Always,
+                    },
+                )
+                .await?
         } else {
-            let keys: Vec<_> = keys.iter().map(|key| (self.partition_of(key), key.clone())).collect();
+            let keys: Vec<_> = keys
+                .iter()
+                .map(|key| (self.partition_of(key), key.clone()))
+                .collect();
             let partition = keys[0].0;
-            self.authority.namespace(Namespace::KeyDeleteMany { partition, keys }).await?
+            self.authority
+                .namespace(Namespace::KeyDeleteMany { partition, keys })
+                .await?
         };
         match reply {
             Reply::Count(count) => Ok(count),
@@ -89,13 +108,20 @@ impl KeyValue {
     }
 
     async fn values(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, Failure> {
-        let asked = self.by_partition(keys).into_iter().map(async |(partition, keys)| {
-            let (places, keys): (Vec<usize>, Vec<Bytes>) = keys.into_iter().unzip();
-            match self.authority.query(partition, Query::KeyGetMany { keys }).await? {
-                Reply::Values(values) if values.len() == places.len() => Ok((places, values)),
-                other => Err(unexpected(&other)),
-            }
-        });
+        let asked = self
+            .by_partition(keys)
+            .into_iter()
+            .map(async |(partition, keys)| {
+                let (places, keys): (Vec<usize>, Vec<Bytes>) = keys.into_iter().unzip();
+                match self
+                    .authority
+                    .query(partition, Query::KeyGetMany { keys })
+                    .await?
+                {
+                    Reply::Values(values) if values.len() == places.len() => Ok((places, values)),
+                    other => Err(unexpected(&other)),
+                }
+            });
         let mut all = vec![None; keys.len()];
         for (places, values) in try_join_all(asked).await? {
             for (place, value) in places.into_iter().zip(values) {
@@ -106,10 +132,19 @@ impl KeyValue {
     }
 
     /// One page in byte order, put together from a page of every partition.
-    async fn scan_page(&self, prefix: Bytes, after: Bytes, limit: u32) -> Result<(Vec<Bytes>, bool), Failure> {
+    async fn scan_page(
+        &self,
+        prefix: Bytes,
+        after: Bytes,
+        limit: u32,
+    ) -> Result<(Vec<Bytes>, bool), Failure> {
         let count = self.authority.gateway().config().partition_count;
         let asked = (0..count).map(|partition| {
-            let query = Query::KeyScan { after: after.clone(), prefix: prefix.clone(), limit };
+            let query = Query::KeyScan {
+                after: after.clone(),
+                prefix: prefix.clone(),
+                limit,
+            };
             self.authority.query(PartitionId(partition), query)
         });
         let mut all = Vec::new();
@@ -117,7 +152,9 @@ impl KeyValue {
         // Beyond the last key of a page that was cut, that partition has keys not seen here.
         let mut complete_up_to: Option<Bytes> = None;
         for reply in try_join_all(asked).await? {
-            let Reply::Keys { keys, more } = reply else { return Err(unexpected(&reply)) };
+            let Reply::Keys { keys, more } = reply else {
+                return Err(unexpected(&reply));
+            };
             if more && let Some(last) = keys.last() {
                 more_anywhere = true;
                 let known = complete_up_to.get_or_insert_with(|| last.clone());
@@ -147,7 +184,12 @@ impl key_value::Server for KeyValue {
         self.authority.check_read()?;
         let key = checked_key(params.get()?.get_key()?)?;
         let query = Query::KeyGet { key: key.clone() };
-        let found = match self.authority.query(self.partition_of(&key), query).await.map_err(exception)? {
+        let found = match self
+            .authority
+            .query(self.partition_of(&key), query)
+            .await
+            .map_err(exception)?
+        {
             Reply::Value(found) => found,
             other => return Err(exception(unexpected(&other))),
         };
@@ -177,13 +219,32 @@ impl key_value::Server for KeyValue {
                 0 => Expiry::Never,
                 ttl_ms => Expiry::After(ttl_ms),
             };
-            let condition = codec::read_condition(params.get_condition()?).map_err(|error| invalid(&error.to_string()))?;
+            let condition = codec::read_condition(params.get_condition()?)
+                .map_err(|error| invalid(&error.to_string()))?;
             let value = Bytes::copy_from_slice(value);
             let return_previous = params.get_return_previous();
-            (key.clone(), Command::KeySet { key, value, expiry, condition, return_previous })
+            (
+                key.clone(),
+                Command::KeySet {
+                    key,
+                    value,
+                    expiry,
+                    condition,
+                    return_previous,
+                },
+            )
         };
-        match self.authority.command(self.partition_of(&key), command).await.map_err(exception)? {
-            Reply::Set { applied, version, previous } => {
+        match self
+            .authority
+            .command(self.partition_of(&key), command)
+            .await
+            .map_err(exception)?
+        {
+            Reply::Set {
+                applied,
+                version,
+                previous,
+            } => {
                 let size_bytes = previous.as_ref().map_or(0, Bytes::len);
                 let _reservation = self.authority.connection.budget.reserve(size_bytes).await;
                 let mut results = results.get();
@@ -203,7 +264,9 @@ impl key_value::Server for KeyValue {
     ) -> capnp::Result<()> {
         self.authority.check_write()?;
         let keys = checked_keys(params.get()?.get_keys()?)?;
-        results.get().set_count(self.delete_keys(&keys).await.map_err(exception)?);
+        results
+            .get()
+            .set_count(self.delete_keys(&keys).await.map_err(exception)?);
         Ok(())
     }
 
@@ -214,7 +277,9 @@ impl key_value::Server for KeyValue {
     ) -> capnp::Result<()> {
         self.authority.check_read()?;
         let keys = checked_keys(params.get()?.get_keys()?)?;
-        results.get().set_count(self.count(&keys).await.map_err(exception)?);
+        results
+            .get()
+            .set_count(self.count(&keys).await.map_err(exception)?);
         Ok(())
     }
 
@@ -229,7 +294,12 @@ impl key_value::Server for KeyValue {
             (checked_key(params.get_key()?)?, params.get_by())
         };
         let partition = self.partition_of(&key);
-        match self.authority.command(partition, Command::KeyIncrement { key, by }).await.map_err(exception)? {
+        match self
+            .authority
+            .command(partition, Command::KeyIncrement { key, by })
+            .await
+            .map_err(exception)?
+        {
             Reply::Number(value) => results.get().set_value(value),
             other => return Err(exception(unexpected(&other))),
         }
@@ -254,7 +324,11 @@ impl key_value::Server for KeyValue {
         Ok(())
     }
 
-    async fn set_many(self: Rc<Self>, params: key_value::SetManyParams, _: key_value::SetManyResults) -> capnp::Result<()> {
+    async fn set_many(
+        self: Rc<Self>,
+        params: key_value::SetManyParams,
+        _: key_value::SetManyResults,
+    ) -> capnp::Result<()> {
         self.authority.check_write()?;
         let mut pairs = Vec::new();
         {
@@ -267,8 +341,13 @@ impl key_value::Server for KeyValue {
                 pairs.push((self.partition_of(&key), key, Bytes::copy_from_slice(value)));
             }
         }
-        let Some((partition, ..)) = pairs.first() else { return Ok(()) };
-        let operation = Namespace::KeySetMany { partition: *partition, pairs };
+        let Some((partition, ..)) = pairs.first() else {
+            return Ok(());
+        };
+        let operation = Namespace::KeySetMany {
+            partition: *partition,
+            pairs,
+        };
         self.authority.namespace(operation).await.map_err(exception)?;
         Ok(())
     }
@@ -285,7 +364,12 @@ impl key_value::Server for KeyValue {
             let after = Bytes::copy_from_slice(params.get_after()?);
             (prefix, after, params.get_limit().clamp(1, PAGE_ENTRIES_MAX))
         };
-        let _reservation = self.authority.connection.budget.reserve(limit as usize * ITEM_SIZE_BYTES).await;
+        let _reservation = self
+            .authority
+            .connection
+            .budget
+            .reserve(limit as usize * ITEM_SIZE_BYTES)
+            .await;
         let (keys, more) = self.scan_page(prefix, after, limit).await.map_err(exception)?;
         let mut results = results.get();
         results.set_more(more);

@@ -3,9 +3,8 @@
 //! The library's own transport writes through a queue that is unbounded and flushed after each message. This
 //! one copies a message into the wire when it is sent, and the wire leaves once a turn.
 //!
-//! The library keeps the message of every answer until the client has finished with it, for calls pipelined
-//! on its capabilities. An answer without capabilities has nothing to pipeline on: its bytes are dropped as
-//! soon as they are on the wire, so that unfinished answers cost a few words each.
+//! The library keeps an answer with capabilities until the client has finished with it, for calls pipelined on
+//! it; of others it keeps nothing (`noFinishNeeded`).
 //!
 //! Invariants:
 //! - Sending never waits; what bounds it is that the guard shows no frame while the wire is full.
@@ -16,7 +15,7 @@ use std::rc::Rc;
 
 use capnp::capability::Promise;
 use capnp::message::{Builder, HeapAllocator};
-use capnp_rpc::rpc_capnp::{message, return_};
+use capnp_rpc::rpc_capnp::message;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use capnp_rpc::{Connection, IncomingMessage, OutgoingMessage, VatNetwork};
 use futures::channel::oneshot;
@@ -37,8 +36,15 @@ pub struct Network {
 impl Network {
     pub fn new(guard: Rc<Guard>) -> Network {
         let (alive, dropped) = oneshot::channel();
-        let link = Link { guard: guard.clone(), _alive: alive };
-        Network { guard, connection: Some(Box::new(link)), dropped: Some(dropped) }
+        let link = Link {
+            guard: guard.clone(),
+            _alive: alive,
+        };
+        Network {
+            guard,
+            connection: Some(Box::new(link)),
+            dropped: Some(dropped),
+        }
     }
 }
 
@@ -56,7 +62,9 @@ impl VatNetwork<Side> for Network {
     }
 
     fn drive_until_shutdown(&mut self) -> Promise<(), capnp::Error> {
-        let Some(dropped) = self.dropped.take() else { return Promise::ok(()) };
+        let Some(dropped) = self.dropped.take() else {
+            return Promise::ok(());
+        };
         let guard = self.guard.clone();
         Promise::from_future(async move {
             // The sender is only ever dropped: that is the signal.
@@ -78,9 +86,16 @@ impl Connection<Side> for Link {
     }
 
     fn new_outgoing_message(&mut self, first_segment_words: u32) -> Box<dyn OutgoingMessage> {
-        let words = if first_segment_words == 0 { FIRST_SEGMENT_WORDS } else { first_segment_words };
+        let words = if first_segment_words == 0 {
+            FIRST_SEGMENT_WORDS
+        } else {
+            first_segment_words
+        };
         let message = Builder::new(HeapAllocator::new().first_segment_words(words));
-        Box::new(Outgoing { message, guard: self.guard.clone() })
+        Box::new(Outgoing {
+            message,
+            guard: self.guard.clone(),
+        })
     }
 
     fn receive_incoming_message(&mut self) -> Promise<Option<Box<dyn IncomingMessage>>, capnp::Error> {
@@ -127,15 +142,10 @@ impl OutgoingMessage for Outgoing {
             debug_assert!(written.is_ok(), "a message could not be copied into memory");
         });
         // A message of our own making is well-formed; if not, it only is not counted.
-        let kind = kind_of(&message).unwrap_or(Kind::Other);
-        let kept = match kind {
-            Kind::Other => message,
-            Kind::Return { question, has_capabilities } => {
-                guard.returned(question);
-                if has_capabilities { message } else { emptied(question) }
-            }
-        };
-        (Promise::ok(()), Rc::new(kept))
+        if let Ok(Some((question, is_finished))) = returned_question(&message) {
+            guard.returned(question, is_finished);
+        }
+        (Promise::ok(()), Rc::new(message))
     }
 
     fn take(self: Box<Self>) -> Builder<HeapAllocator> {
@@ -147,28 +157,12 @@ impl OutgoingMessage for Outgoing {
     }
 }
 
-enum Kind {
-    Return { question: u32, has_capabilities: bool },
-    Other,
-}
-
-fn kind_of(message: &Builder<HeapAllocator>) -> capnp::Result<Kind> {
+/// Which call this answers, if it answers one, and whether the client need not say that it is finished.
+fn returned_question(message: &Builder<HeapAllocator>) -> capnp::Result<Option<(u32, bool)>> {
     let root: message::Reader<'_> = message.get_root_as_reader()?;
-    let Ok(message::Return(answer)) = root.which() else { return Ok(Kind::Other) };
-    let answer = answer?;
-    let has_capabilities = match answer.which() {
-        Ok(return_::Results(results)) => !results?.get_cap_table()?.is_empty(),
-        // Exceptions and the like are small and kept as they are.
-        _ => true,
+    let Ok(message::Return(answer)) = root.which() else {
+        return Ok(None);
     };
-    Ok(Kind::Return { question: answer.get_answer_id(), has_capabilities })
-}
-
-/// What is kept of an answer without capabilities.
-fn emptied(question: u32) -> Builder<HeapAllocator> {
-    let mut message = Builder::new(HeapAllocator::new().first_segment_words(16));
-    let mut answer = message.init_root::<message::Builder<'_>>().init_return();
-    answer.set_answer_id(question);
-    answer.init_results();
-    message
+    let answer = answer?;
+    Ok(Some((answer.get_answer_id(), answer.get_no_finish_needed())))
 }

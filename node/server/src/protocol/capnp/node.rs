@@ -3,16 +3,16 @@
 use std::rc::Rc;
 
 use bark_schema::codec;
-use bark_schema::generated::client_capnp::node;
+use bark_schema::generated::client_capnp::{file, node};
 use bark_schema::ids::InodeId;
 use bark_schema::limits::{INLINE_SIZE_MAX, PAGE_ENTRIES_MAX};
 use bark_schema::operation::{
-    AttributeChange, Attributes, Command, Entry, Failure, FileKind, Namespace, NewContent, NewInode, Query, Refusal,
-    Reply,
+    AttributeChange, Attributes, Command, Entry, Failure, FileKind, Namespace, NewContent, NewInode, Query,
+    Refusal, Reply,
 };
 use bytes::Bytes;
 
-use super::authority::{Authority, Held, exception, unexpected};
+use super::authority::{Authority, Held, exception, or_broken, unexpected};
 use super::file::File;
 use super::walk::{self, walk};
 
@@ -28,11 +28,31 @@ pub struct Node {
 impl Node {
     pub fn new_client(authority: &Authority, inode: InodeId) -> capnp::Result<node::Client> {
         let held = authority.connection.hold().map_err(exception)?;
-        Ok(authority.connection.new_node(Node { authority: authority.clone(), inode, _held: held }))
+        Ok(authority.connection.new_node(Node {
+            authority: authority.clone(),
+            inode,
+            _held: held,
+        }))
+    }
+
+    /// What a path leads to.
+    pub async fn walk_from(
+        authority: &Authority,
+        start: InodeId,
+        path: &[u8],
+        follow_last: bool,
+    ) -> capnp::Result<node::Client> {
+        authority.check_read()?;
+        let found = walk(authority, start, path, follow_last)
+            .await
+            .map_err(exception)?;
+        Node::new_client(authority, found.inode)
     }
 
     async fn attributes(&self) -> capnp::Result<Attributes> {
-        walk::attributes(&self.authority, self.inode).await.map_err(exception)
+        walk::attributes(&self.authority, self.inode)
+            .await
+            .map_err(exception)
     }
 
     async fn create_as(
@@ -45,18 +65,140 @@ impl Node {
         let command = Command::Create {
             directory: self.inode,
             name: Bytes::copy_from_slice(name),
-            attributes: NewInode { mode, owner: 0, group: 0 },
+            attributes: NewInode {
+                mode,
+                owner: 0,
+                group: 0,
+            },
             content,
             exclusive,
         };
-        match self.authority.command(self.inode.home(), command).await.map_err(exception)? {
+        match self
+            .authority
+            .command(self.inode.home(), command)
+            .await
+            .map_err(exception)?
+        {
             Reply::Created { attributes, created } => Ok((attributes, created)),
             other => Err(exception(unexpected(&other))),
         }
     }
 
+    async fn opened(&self, truncate: bool) -> capnp::Result<file::Client> {
+        if truncate {
+            self.authority.check_write()?;
+        }
+        self.authority.check_read()?;
+        match self.attributes().await?.kind {
+            FileKind::Regular => {}
+            FileKind::Directory => {
+                return Err(exception(Failure::refused(
+                    Refusal::IsDirectory,
+                    "Is a directory",
+                )));
+            }
+            FileKind::Symlink => {
+                let sentence = "a symbolic link cannot be opened: walk with followLast";
+                return Err(exception(Failure::refused(Refusal::TooManySymlinks, sentence)));
+            }
+        }
+        if truncate {
+            let change = AttributeChange {
+                size: Some(0),
+                ..AttributeChange::default()
+            };
+            let command = Command::SetAttributes {
+                inode: self.inode,
+                change,
+            };
+            self.authority
+                .command(self.inode.home(), command)
+                .await
+                .map_err(exception)?;
+        }
+        File::new_client(&self.authority, self.inode)
+    }
+
+    async fn make_directory_as(&self, params: node::MakeDirectoryParams) -> capnp::Result<Attributes> {
+        self.authority.check_write()?;
+        let operation = {
+            let params = params.get()?;
+            let Entry { directory, name } = self.entry(params.get_entry_name()?);
+            let attributes = NewInode {
+                mode: params.get_mode(),
+                owner: 0,
+                group: 0,
+            };
+            Namespace::MakeDirectory {
+                directory,
+                name,
+                attributes,
+            }
+        };
+        match self.authority.namespace(operation).await.map_err(exception)? {
+            Reply::Created { attributes, .. } => Ok(attributes),
+            other => Err(exception(unexpected(&other))),
+        }
+    }
+
+    async fn file_as(&self, params: node::CreateParams) -> capnp::Result<(Attributes, bool)> {
+        self.authority.check_write()?;
+        let params = params.get()?;
+        let content = params.get_content()?;
+        let is_inline = content.len() <= INLINE_SIZE_MAX;
+        let inline = if is_inline {
+            Bytes::copy_from_slice(content)
+        } else {
+            Bytes::new()
+        };
+        let (name, mode, exclusive) = (
+            params.get_entry_name()?,
+            params.get_mode(),
+            params.get_exclusive(),
+        );
+        let (mut attributes, created) = self
+            .create_as(name, mode, NewContent::Inline(inline), exclusive)
+            .await?;
+        if created && !is_inline {
+            File::write_content(&self.authority, attributes.inode, content)
+                .await
+                .map_err(exception)?;
+            attributes = walk::attributes(&self.authority, attributes.inode)
+                .await
+                .map_err(exception)?;
+        }
+        Ok((attributes, created))
+    }
+
+    async fn symlink_as(&self, params: node::SymlinkParams) -> capnp::Result<Attributes> {
+        self.authority.check_write()?;
+        let params = params.get()?;
+        let content = NewContent::Symlink(Bytes::copy_from_slice(params.get_target()?));
+        let (attributes, _) = self
+            .create_as(params.get_entry_name()?, 0o777, content, true)
+            .await?;
+        Ok(attributes)
+    }
+
+    /// Puts a new inode, or why there is none, into an answer.
+    fn answer_new(
+        &self,
+        made: capnp::Result<Attributes>,
+        answer: impl FnOnce(node::Client, Option<&Attributes>),
+    ) -> capnp::Result<()> {
+        let node = match &made {
+            Ok(attributes) => Node::new_client(&self.authority, attributes.inode),
+            Err(error) => Err(error.clone()),
+        };
+        answer(or_broken(&node), made.as_ref().ok());
+        node.map(drop)
+    }
+
     fn entry(&self, name: &[u8]) -> Entry {
-        Entry { directory: self.inode, name: Bytes::copy_from_slice(name) }
+        Entry {
+            directory: self.inode,
+            name: Bytes::copy_from_slice(name),
+        }
     }
 }
 
@@ -67,46 +209,58 @@ impl node::Server for Node {
         Ok(())
     }
 
-    async fn walk(self: Rc<Self>, params: node::WalkParams, mut results: node::WalkResults) -> capnp::Result<()> {
-        self.authority.check_read()?;
+    async fn walk(
+        self: Rc<Self>,
+        params: node::WalkParams,
+        mut results: node::WalkResults,
+    ) -> capnp::Result<()> {
         let params = params.get()?;
-        let found = walk(&self.authority, self.inode, params.get_path()?, params.get_follow_last()).await;
-        results.get().set_node(Node::new_client(&self.authority, found.map_err(exception)?.inode)?);
-        Ok(())
+        let (path, follow_last) = (params.get_path()?, params.get_follow_last());
+        let made = Node::walk_from(&self.authority, self.inode, path, follow_last).await;
+        results.get().set_node(or_broken(&made));
+        made.map(drop)
     }
 
-    async fn open(self: Rc<Self>, params: node::OpenParams, mut results: node::OpenResults) -> capnp::Result<()> {
-        let truncate = params.get()?.get_truncate();
-        if truncate {
-            self.authority.check_write()?;
-        }
-        self.authority.check_read()?;
-        match self.attributes().await?.kind {
-            FileKind::Regular => {}
-            FileKind::Directory => return Err(exception(Failure::refused(Refusal::IsDirectory, "Is a directory"))),
-            FileKind::Symlink => {
-                let sentence = "a symbolic link cannot be opened: walk with followLast";
-                return Err(exception(Failure::refused(Refusal::TooManySymlinks, sentence)));
-            }
-        }
-        if truncate {
-            let change = AttributeChange { size: Some(0), ..AttributeChange::default() };
-            let command = Command::SetAttributes { inode: self.inode, change };
-            self.authority.command(self.inode.home(), command).await.map_err(exception)?;
-        }
-        results.get().set_file(File::new_client(&self.authority, self.inode)?);
-        Ok(())
+    async fn open(
+        self: Rc<Self>,
+        params: node::OpenParams,
+        mut results: node::OpenResults,
+    ) -> capnp::Result<()> {
+        let made = self.opened(params.get()?.get_truncate()).await;
+        results.get().set_file(or_broken(&made));
+        made.map(drop)
     }
 
-    async fn list(self: Rc<Self>, params: node::ListParams, mut results: node::ListResults) -> capnp::Result<()> {
+    async fn list(
+        self: Rc<Self>,
+        params: node::ListParams,
+        mut results: node::ListResults,
+    ) -> capnp::Result<()> {
         self.authority.check_read()?;
         let (after, limit) = {
             let params = params.get()?;
-            (Bytes::copy_from_slice(params.get_after()?), params.get_limit().clamp(1, PAGE_ENTRIES_MAX))
+            (
+                Bytes::copy_from_slice(params.get_after()?),
+                params.get_limit().clamp(1, PAGE_ENTRIES_MAX),
+            )
         };
-        let _reservation = self.authority.connection.budget.reserve(limit as usize * ENTRY_SIZE_BYTES).await;
-        let query = Query::ReadDirectory { directory: self.inode, after, limit };
-        let (entries, more) = match self.authority.query(self.inode.home(), query).await.map_err(exception)? {
+        let _reservation = self
+            .authority
+            .connection
+            .budget
+            .reserve(limit as usize * ENTRY_SIZE_BYTES)
+            .await;
+        let query = Query::ReadDirectory {
+            directory: self.inode,
+            after,
+            limit,
+        };
+        let (entries, more) = match self
+            .authority
+            .query(self.inode.home(), query)
+            .await
+            .map_err(exception)?
+        {
             Reply::Directory { entries, more, .. } => (entries, more),
             other => return Err(exception(unexpected(&other))),
         };
@@ -125,21 +279,14 @@ impl node::Server for Node {
         params: node::MakeDirectoryParams,
         mut results: node::MakeDirectoryResults,
     ) -> capnp::Result<()> {
-        self.authority.check_write()?;
-        let operation = {
-            let params = params.get()?;
-            let Entry { directory, name } = self.entry(params.get_entry_name()?);
-            let attributes = NewInode { mode: params.get_mode(), owner: 0, group: 0 };
-            Namespace::MakeDirectory { directory, name, attributes }
-        };
-        let made = match self.authority.namespace(operation).await.map_err(exception)? {
-            Reply::Created { attributes, .. } => attributes,
-            other => return Err(exception(unexpected(&other))),
-        };
-        let mut results = results.get();
-        results.set_node(Node::new_client(&self.authority, made.inode)?);
-        codec::write_attributes(&made, results.init_attributes());
-        Ok(())
+        let made = self.make_directory_as(params).await;
+        self.answer_new(made, |node, attributes| {
+            let mut results = results.get();
+            results.set_node(node);
+            if let Some(attributes) = attributes {
+                codec::write_attributes(attributes, results.init_attributes());
+            }
+        })
     }
 
     async fn create(
@@ -147,23 +294,23 @@ impl node::Server for Node {
         params: node::CreateParams,
         mut results: node::CreateResults,
     ) -> capnp::Result<()> {
-        self.authority.check_write()?;
-        let params = params.get()?;
-        let content = params.get_content()?;
-        let is_inline = content.len() <= INLINE_SIZE_MAX;
-        let inline = if is_inline { Bytes::copy_from_slice(content) } else { Bytes::new() };
-        let (name, mode, exclusive) = (params.get_entry_name()?, params.get_mode(), params.get_exclusive());
-        let (mut attributes, created) = self.create_as(name, mode, NewContent::Inline(inline), exclusive).await?;
-        if created && !is_inline {
-            File::write_content(&self.authority, attributes.inode, content).await.map_err(exception)?;
-            attributes = walk::attributes(&self.authority, attributes.inode).await.map_err(exception)?;
-        }
-        let mut results = results.get();
-        results.set_file(File::new_client(&self.authority, attributes.inode)?);
-        results.set_node(Node::new_client(&self.authority, attributes.inode)?);
-        results.set_created(created);
-        codec::write_attributes(&attributes, results.init_attributes());
-        Ok(())
+        let made = self.file_as(params).await;
+        let file = match &made {
+            Ok((attributes, _)) => File::new_client(&self.authority, attributes.inode),
+            Err(error) => Err(error.clone()),
+        };
+        results.get().set_file(or_broken(&file));
+        results
+            .get()
+            .set_created(made.as_ref().is_ok_and(|(_, created)| *created));
+        let made = file.and(made.map(|(attributes, _)| attributes));
+        self.answer_new(made, |node, attributes| {
+            let mut results = results.get();
+            results.set_node(node);
+            if let Some(attributes) = attributes {
+                codec::write_attributes(attributes, results.init_attributes());
+            }
+        })
     }
 
     async fn remove(self: Rc<Self>, params: node::RemoveParams, _: node::RemoveResults) -> capnp::Result<()> {
@@ -184,22 +331,37 @@ impl node::Server for Node {
     async fn rename(self: Rc<Self>, params: node::RenameParams, _: node::RenameResults) -> capnp::Result<()> {
         self.authority.check_write()?;
         let params = params.get()?;
-        let to = self.authority.connection.our_node(params.get_to_directory()?).await?;
+        let to = self
+            .authority
+            .connection
+            .our_node(params.get_to_directory()?)
+            .await?;
         to.authority.check_write()?;
         let from = self.entry(params.get_entry_name()?);
         let to = to.entry(params.get_to_name()?);
-        let operation = Namespace::Rename { from, to, replace: params.get_replace() };
+        let operation = Namespace::Rename {
+            from,
+            to,
+            replace: params.get_replace(),
+        };
         self.authority.namespace(operation).await.map_err(exception)?;
         Ok(())
     }
 
     /// The target must be writable too: whoever links it could otherwise write it through the new name.
-    async fn link(self: Rc<Self>, params: node::LinkParams, mut results: node::LinkResults) -> capnp::Result<()> {
+    async fn link(
+        self: Rc<Self>,
+        params: node::LinkParams,
+        mut results: node::LinkResults,
+    ) -> capnp::Result<()> {
         self.authority.check_write()?;
         let params = params.get()?;
         let target = self.authority.connection.our_node(params.get_target()?).await?;
         target.authority.check_write()?;
-        let operation = Namespace::Link { inode: target.inode, to: self.entry(params.get_entry_name()?) };
+        let operation = Namespace::Link {
+            inode: target.inode,
+            to: self.entry(params.get_entry_name()?),
+        };
         self.authority.namespace(operation).await.map_err(exception)?;
         codec::write_attributes(&target.attributes().await?, results.get().init_attributes());
         Ok(())
@@ -210,14 +372,14 @@ impl node::Server for Node {
         params: node::SymlinkParams,
         mut results: node::SymlinkResults,
     ) -> capnp::Result<()> {
-        self.authority.check_write()?;
-        let params = params.get()?;
-        let content = NewContent::Symlink(Bytes::copy_from_slice(params.get_target()?));
-        let (attributes, _) = self.create_as(params.get_entry_name()?, 0o777, content, true).await?;
-        let mut results = results.get();
-        results.set_node(Node::new_client(&self.authority, attributes.inode)?);
-        codec::write_attributes(&attributes, results.init_attributes());
-        Ok(())
+        let made = self.symlink_as(params).await;
+        self.answer_new(made, |node, attributes| {
+            let mut results = results.get();
+            results.set_node(node);
+            if let Some(attributes) = attributes {
+                codec::write_attributes(attributes, results.init_attributes());
+            }
+        })
     }
 
     async fn read_link(
@@ -227,7 +389,12 @@ impl node::Server for Node {
     ) -> capnp::Result<()> {
         self.authority.check_read()?;
         let query = Query::ReadLink { inode: self.inode };
-        match self.authority.query(self.inode.home(), query).await.map_err(exception)? {
+        match self
+            .authority
+            .query(self.inode.home(), query)
+            .await
+            .map_err(exception)?
+        {
             Reply::Link(target) => results.get().set_target(&target),
             other => return Err(exception(unexpected(&other))),
         }
@@ -241,8 +408,16 @@ impl node::Server for Node {
     ) -> capnp::Result<()> {
         self.authority.check_write()?;
         let change = codec::read_attribute_change(params.get()?.get_change()?);
-        let command = Command::SetAttributes { inode: self.inode, change };
-        match self.authority.command(self.inode.home(), command).await.map_err(exception)? {
+        let command = Command::SetAttributes {
+            inode: self.inode,
+            change,
+        };
+        match self
+            .authority
+            .command(self.inode.home(), command)
+            .await
+            .map_err(exception)?
+        {
             Reply::Attributes(attributes) => {
                 codec::write_attributes(&attributes, results.get().init_attributes());
                 Ok(())

@@ -23,7 +23,9 @@ pub async fn read(
     let mut attempt = 1;
     loop {
         match read_once(authority, inode, offset, length).await {
-            Err(Failure::Refused(Refusal::NotFound | Refusal::Corrupt, _)) if attempt < LAYOUT_ATTEMPTS_MAX => {
+            Err(Failure::Refused(Refusal::NotFound | Refusal::Corrupt, _))
+                if attempt < LAYOUT_ATTEMPTS_MAX =>
+            {
                 attempt += 1;
             }
             result => return result,
@@ -37,7 +39,11 @@ async fn read_once(
     offset: u64,
     length: u32,
 ) -> Result<(Bytes, u64), Failure> {
-    let query = Query::Layout { inode, offset, length: u64::from(length) };
+    let query = Query::Layout {
+        inode,
+        offset,
+        length: u64::from(length),
+    };
     let (size, content) = match authority.query(inode.home(), query).await? {
         Reply::Layout { attributes, content } => (attributes.size, content),
         other => return Err(unexpected(&other)),
@@ -99,7 +105,10 @@ async fn fetch(gateway: &Gateway, part: Part<'_>) -> Result<(usize, Bytes), Fail
         match gateway.node(node, request).await {
             Ok(Reply::Block(data)) if data.len() == part.length as usize => return Ok((part.at, data)),
             Ok(Reply::Block(_)) => {
-                last = Failure::refused(Refusal::Corrupt, format!("{node} has a shorter {}", part.extent.block));
+                last = Failure::refused(
+                    Refusal::Corrupt,
+                    format!("{node} has a shorter {}", part.extent.block),
+                );
             }
             Ok(other) => last = unexpected(&other),
             Err(failure) => last = failure,

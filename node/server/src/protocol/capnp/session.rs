@@ -7,7 +7,7 @@ use bark_schema::operation::{Failure, FileKind, Refusal};
 use bytes::Bytes;
 
 use super::admin::Admin;
-use super::authority::{Authority, Held, exception};
+use super::authority::{Authority, Held, exception, or_broken};
 use super::file_system::FileSystem;
 use super::key_value::KeyValue;
 use super::walk::walk;
@@ -20,7 +20,40 @@ pub struct Session {
 impl Session {
     pub fn new(authority: Authority) -> capnp::Result<Session> {
         let held = authority.connection.hold().map_err(exception)?;
-        Ok(Session { authority, _held: held })
+        Ok(Session {
+            authority,
+            _held: held,
+        })
+    }
+
+    async fn restricted(&self, params: session::RestrictParams) -> capnp::Result<session::Client> {
+        self.authority.check_read()?;
+        let mut authority = self.authority.clone();
+        let (directory, until_ms) = {
+            let params = params.get()?;
+            authority.read_only |= params.get_read_only();
+            (
+                Bytes::copy_from_slice(params.get_directory()?),
+                params.get_until_ms(),
+            )
+        };
+        if until_ms > 0 {
+            authority.until = Some(authority.until.map_or(until_ms, |earlier| earlier.min(until_ms)));
+        }
+        if !directory.is_empty() {
+            let found = walk(&self.authority, self.authority.root, &directory, true)
+                .await
+                .map_err(exception)?;
+            if found.kind != FileKind::Directory {
+                return Err(exception(Failure::refused(
+                    Refusal::NotDirectory,
+                    "Not a directory",
+                )));
+            }
+            authority.root = found.inode;
+            authority.confined = true;
+        }
+        Session::new(authority).map(capnp_rpc::new_client)
     }
 }
 
@@ -30,10 +63,11 @@ impl session::Server for Session {
         _: session::FileSystemParams,
         mut results: session::FileSystemResults,
     ) -> capnp::Result<()> {
-        self.authority.check_read()?;
-        let client: file_system::Client = capnp_rpc::new_client(FileSystem::new(self.authority.clone())?);
-        results.get().set_file_system(client);
-        Ok(())
+        let checked = self.authority.check_read();
+        let made = checked.and_then(|()| FileSystem::new(self.authority.clone()));
+        let made: capnp::Result<file_system::Client> = made.map(capnp_rpc::new_client);
+        results.get().set_file_system(or_broken(&made));
+        made.map(drop)
     }
 
     async fn key_value(
@@ -41,10 +75,11 @@ impl session::Server for Session {
         _: session::KeyValueParams,
         mut results: session::KeyValueResults,
     ) -> capnp::Result<()> {
-        self.authority.check_unconfined()?;
-        let client: key_value::Client = capnp_rpc::new_client(KeyValue::new(self.authority.clone())?);
-        results.get().set_key_value(client);
-        Ok(())
+        let checked = self.authority.check_unconfined();
+        let made = checked.and_then(|()| KeyValue::new(self.authority.clone()));
+        let made: capnp::Result<key_value::Client> = made.map(capnp_rpc::new_client);
+        results.get().set_key_value(or_broken(&made));
+        made.map(drop)
     }
 
     async fn admin(
@@ -52,10 +87,11 @@ impl session::Server for Session {
         _: session::AdminParams,
         mut results: session::AdminResults,
     ) -> capnp::Result<()> {
-        self.authority.check_unconfined()?;
-        let client: admin::Client = capnp_rpc::new_client(Admin::new(self.authority.clone())?);
-        results.get().set_admin(client);
-        Ok(())
+        let checked = self.authority.check_unconfined();
+        let made = checked.and_then(|()| Admin::new(self.authority.clone()));
+        let made: capnp::Result<admin::Client> = made.map(capnp_rpc::new_client);
+        results.get().set_admin(or_broken(&made));
+        made.map(drop)
     }
 
     async fn restrict(
@@ -63,26 +99,8 @@ impl session::Server for Session {
         params: session::RestrictParams,
         mut results: session::RestrictResults,
     ) -> capnp::Result<()> {
-        self.authority.check_read()?;
-        let mut authority = self.authority.clone();
-        let (directory, until_ms) = {
-            let params = params.get()?;
-            authority.read_only |= params.get_read_only();
-            (Bytes::copy_from_slice(params.get_directory()?), params.get_until_ms())
-        };
-        if until_ms > 0 {
-            authority.until = Some(authority.until.map_or(until_ms, |earlier| earlier.min(until_ms)));
-        }
-        if !directory.is_empty() {
-            let found = walk(&self.authority, self.authority.root, &directory, true).await.map_err(exception)?;
-            if found.kind != FileKind::Directory {
-                return Err(exception(Failure::refused(Refusal::NotDirectory, "Not a directory")));
-            }
-            authority.root = found.inode;
-            authority.confined = true;
-        }
-        let client: session::Client = capnp_rpc::new_client(Session::new(authority)?);
-        results.get().set_session(client);
-        Ok(())
+        let made = self.restricted(params).await;
+        results.get().set_session(or_broken(&made));
+        made.map(drop)
     }
 }

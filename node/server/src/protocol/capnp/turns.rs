@@ -33,7 +33,11 @@ pub struct Turn<'a, T> {
 
 impl<T> Turns<T> {
     pub fn new(value: T) -> Turns<T> {
-        Turns { value: Cell::new(Some(value)), next: Cell::new(0), tickets: RefCell::default() }
+        Turns {
+            value: Cell::new(Some(value)),
+            next: Cell::new(0),
+            tickets: RefCell::default(),
+        }
     }
 
     /// Waits until everybody who asked before is done.
@@ -53,7 +57,10 @@ impl<T> Turns<T> {
             Poll::Pending
         })
         .await;
-        Turn { ticket, value: Some(value) }
+        Turn {
+            ticket,
+            value: Some(value),
+        }
     }
 }
 
@@ -61,13 +68,17 @@ impl<T> Deref for Turn<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        self.value.as_ref().expect("the holder has the value until it is dropped")
+        self.value
+            .as_ref()
+            .expect("the holder has the value until it is dropped")
     }
 }
 
 impl<T> DerefMut for Turn<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        self.value.as_mut().expect("the holder has the value until it is dropped")
+        self.value
+            .as_mut()
+            .expect("the holder has the value until it is dropped")
     }
 }
 

@@ -37,7 +37,15 @@ pub async fn walk(
         return attributes(authority, inode).await;
     }
     let path = Bytes::copy_from_slice(path);
-    match authority.ask(NodeRequest::Walk { start, path, follow_last, first_bytes: 0 }).await? {
+    match authority
+        .ask(NodeRequest::Walk {
+            start,
+            path,
+            follow_last,
+            first_bytes: 0,
+        })
+        .await?
+    {
         Reply::Walked { attributes, .. } => Ok(attributes),
         other => Err(unexpected(&other)),
     }
@@ -64,7 +72,16 @@ async fn confined(
             current = above(authority, current).await?;
             continue;
         }
-        let (inode, kind) = match authority.query(current.home(), Query::Lookup { directory: current, name }).await? {
+        let (inode, kind) = match authority
+            .query(
+                current.home(),
+                Query::Lookup {
+                    directory: current,
+                    name,
+                },
+            )
+            .await?
+        {
             Reply::Entry { inode, kind, .. } => (inode, kind),
             other => return Err(unexpected(&other)),
         };
@@ -74,7 +91,10 @@ async fn confined(
         }
         links += 1;
         if links > limits::SYMLINKS_MAX {
-            return Err(Failure::refused(Refusal::TooManySymlinks, "Too many levels of symbolic links"));
+            return Err(Failure::refused(
+                Refusal::TooManySymlinks,
+                "Too many levels of symbolic links",
+            ));
         }
         let target = match authority.query(inode.home(), Query::ReadLink { inode }).await? {
             Reply::Link(target) => target,
@@ -107,11 +127,18 @@ async fn above(authority: &Authority, directory: InodeId) -> Result<InodeId, Fai
         }
         ancestor = parent_of(authority, ancestor).await?;
     }
-    Err(Failure::refused(Refusal::PermissionDenied, "the directory is no longer inside the session's"))
+    Err(Failure::refused(
+        Refusal::PermissionDenied,
+        "the directory is no longer inside the session's",
+    ))
 }
 
 async fn parent_of(authority: &Authority, directory: InodeId) -> Result<InodeId, Failure> {
-    let query = Query::ReadDirectory { directory, after: Bytes::new(), limit: 1 };
+    let query = Query::ReadDirectory {
+        directory,
+        after: Bytes::new(),
+        limit: 1,
+    };
     match authority.query(directory.home(), query).await? {
         Reply::Directory { parent, .. } => Ok(parent),
         other => Err(unexpected(&other)),
@@ -119,7 +146,9 @@ async fn parent_of(authority: &Authority, directory: InodeId) -> Result<InodeId,
 }
 
 fn components(path: &[u8]) -> Result<VecDeque<Bytes>, Failure> {
-    let names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".");
+    let names = path
+        .split(|byte| *byte == b'/')
+        .filter(|name| !name.is_empty() && *name != b".");
     names
         .map(|name| {
             if name.len() > limits::NAME_SIZE_MAX {

@@ -168,7 +168,10 @@ impl Writer {
                 extents.push(self.store(0, inline).await?);
             }
             for block in &blocks {
-                extents.push(Extent { offset: end, ..block.clone() });
+                extents.push(Extent {
+                    offset: end,
+                    ..block.clone()
+                });
                 end += u64::from(block.length);
             }
             match self.commit(extents, Some(attributes.version)).await {
@@ -185,7 +188,12 @@ impl Writer {
             return Ok(false);
         }
         let data = Bytes::copy_from_slice(data);
-        let command = Command::WriteInline { inode: self.inode, offset, data, truncate: false };
+        let command = Command::WriteInline {
+            inode: self.inode,
+            offset,
+            data,
+            truncate: false,
+        };
         match self.authority.command(self.inode.home(), command).await {
             Ok(_) => Ok(true),
             Err(Failure::TooLargeForInline) => Ok(false),
@@ -194,16 +202,31 @@ impl Writer {
     }
 
     async fn commit(&self, extents: Vec<Extent>, base_version: Option<u64>) -> Result<Reply, Failure> {
-        let size = extents.last().map_or(0, |last| last.offset + u64::from(last.length));
-        let command = Command::Publish { inode: self.inode, extents, size, replace_all: false, base_version };
+        let size = extents
+            .last()
+            .map_or(0, |last| last.offset + u64::from(last.length));
+        let command = Command::Publish {
+            inode: self.inode,
+            extents,
+            size,
+            replace_all: false,
+            base_version,
+        };
         self.authority.command(self.inode.home(), command).await
     }
 
     /// The file's attributes, and its bytes if they are inline.
     async fn inline_content(&self) -> Result<(Attributes, Bytes), Failure> {
-        let query = Query::Layout { inode: self.inode, offset: 0, length: INLINE_SIZE_MAX as u64 };
+        let query = Query::Layout {
+            inode: self.inode,
+            offset: 0,
+            length: INLINE_SIZE_MAX as u64,
+        };
         match self.authority.query(self.inode.home(), query).await? {
-            Reply::Layout { attributes, content: Content::Inline(bytes) } => Ok((attributes, bytes)),
+            Reply::Layout {
+                attributes,
+                content: Content::Inline(bytes),
+            } => Ok((attributes, bytes)),
             Reply::Layout { attributes, .. } => Ok((attributes, Bytes::new())),
             other => Err(unexpected(&other)),
         }
@@ -247,7 +270,9 @@ impl Writer {
     /// Waits for the oldest block. It stays in its place until it is stored or has failed, so that a call
     /// which is cancelled in between loses nothing.
     async fn settle_one(&mut self) -> Result<(), Failure> {
-        let Some(put) = self.puts.front_mut() else { return Ok(()) };
+        let Some(put) = self.puts.front_mut() else {
+            return Ok(());
+        };
         match settle(&self.authority, put).await {
             Ok(nodes) => {
                 if let Some(put) = self.puts.pop_front() {
@@ -282,7 +307,13 @@ impl Writer {
             nodes: Vec::new(),
         };
         let answer = send(&self.authority, &extent, data.clone());
-        Put { extent, data, answer, attempts: 1, resend: false }
+        Put {
+            extent,
+            data,
+            answer,
+            attempts: 1,
+            resend: false,
+        }
     }
 }
 
@@ -326,7 +357,9 @@ impl Drop for Writer {
 }
 
 fn end_of(offset: u64, length: usize) -> Result<u64, Failure> {
-    let end = offset.checked_add(length as u64).filter(|end| *end <= FILE_SIZE_MAX);
+    let end = offset
+        .checked_add(length as u64)
+        .filter(|end| *end <= FILE_SIZE_MAX);
     end.ok_or_else(|| Failure::refused(Refusal::FileTooLarge, "File too large"))
 }
 
@@ -348,6 +381,11 @@ fn push_part(all: &mut Vec<Extent>, block: &Extent, start: u64, end: u64) {
     if start < end {
         // Both lie within the block.
         let (block_offset, length) = (start as u32, (end - start) as u32);
-        all.push(Extent { offset: start, block_offset, length, ..block.clone() });
+        all.push(Extent {
+            offset: start,
+            block_offset,
+            length,
+            ..block.clone()
+        });
     }
 }
