@@ -134,7 +134,12 @@ pub(crate) fn no_such_inode() -> Failure {
 
 impl State {
     pub(super) fn inode(&self, inode: InodeId) -> Result<&Inode, Failure> {
-        self.inodes.get(&inode).ok_or_else(no_such_inode)
+        if let Some(row) = self.inodes.get(&inode) {
+            return Ok(row);
+        }
+        // It may be born by a transaction that was committed already and is not finished here.
+        self.check_inode_unlocked(inode)?;
+        Err(no_such_inode())
     }
 
     /// A regular file's inode.
