@@ -48,8 +48,10 @@ pub async fn abort(
         acknowledged_below: 0,
     };
     // Only a recorded abort may release locks: otherwise a late decision could still commit.
-    if gateway.command(primary, decide).await.is_ok() {
-        deliver(gateway, transaction, false, primary, participants).await;
+    // The decision this attempt believes lost may have been taken after all: then it holds.
+    if let Ok(decided) = gateway.command(primary, decide).await {
+        let commit = decided == Reply::Outcome(TransactionOutcome::Committed);
+        deliver(gateway, transaction, commit, primary, participants).await;
     }
 }
 
