@@ -13,7 +13,6 @@
 use std::collections::BTreeMap;
 
 use bark_schema::ids::{InodeId, PartitionId, TransactionId};
-use bark_schema::limits;
 use bark_schema::operation::{Command, Failure, Query, Refusal, Reply, RequestId, Step};
 use bytes::Bytes;
 
@@ -120,11 +119,10 @@ async fn refuse_own_descendant(gateway: &Gateway, reparent: Reparent) -> Result<
 }
 
 async fn parent(gateway: &Gateway, directory: InodeId) -> Result<InodeId, Failure> {
-    // After the last possible name: an empty page, which no locked entry can hold up.
-    let after = Bytes::from_static(&[0xff; limits::NAME_SIZE_MAX]);
-    let query = Query::ReadDirectory { directory, after, limit: 1 };
+    // Not a page of the directory: that would wait for the very entry this transaction holds in it.
+    let query = Query::Lookup { directory, name: Bytes::from_static(b"..") };
     match gateway.query(directory.home(), query).await? {
-        Reply::Directory { parent, .. } => Ok(parent),
+        Reply::Entry { inode, .. } => Ok(inode),
         other => Err(unexpected(&other)),
     }
 }
