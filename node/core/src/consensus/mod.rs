@@ -236,8 +236,13 @@ impl Group {
     }
 
     /// Tells the library how far the state machine is.
+    /// A snapshot is applied before it is persisted here; the library is told when it is.
     pub fn applied(&mut self, index: u64) {
-        self.raw.advance_apply_to(index);
+        let log = &self.raw.raft.raft_log;
+        let index = index.min(log.persisted);
+        if index > log.applied {
+            self.raw.advance_apply_to(index);
+        }
     }
 
     /// Collects everything the group wants done.
