@@ -302,7 +302,9 @@ impl Group {
             let number = ready.number();
             self.raw.advance_append_async(ready);
             if has_records || !self.unpersisted.is_empty() {
-                self.unpersisted.push_back(Unpersisted { number, batch: None, messages: waiting });
+                // Without records of its own it waits for the batch before it; there may be none after.
+                let batch = if has_records { None } else { self.unpersisted.back().and_then(|it| it.batch) };
+                self.unpersisted.push_back(Unpersisted { number, batch, messages: waiting });
             } else {
                 output.messages.append(&mut waiting);
                 self.raw.on_persist_ready(number);
