@@ -85,6 +85,9 @@ impl WorkerConfig {
     }
 }
 
+/// A coroutine's answer to a call, and the term it coordinated in if that matters.
+type Coordinated = (CallId, Option<u64>, Result<Reply, Failure>);
+
 pub struct Worker {
     config: WorkerConfig,
     gateway: Gateway,
@@ -92,7 +95,7 @@ pub struct Worker {
     calls: Calls,
     leader_hints: BTreeMap<PartitionId, NodeNumber>,
     /// Answers of coroutines, completed in the next round.
-    completed_calls: Rc<RefCell<Vec<(CallId, Result<Reply, Failure>)>>>,
+    completed_calls: Rc<RefCell<Vec<Coordinated>>>,
     output: Output,
     heartbeats: Vec<Heartbeat>,
     effects: Vec<Effect>,
@@ -295,7 +298,8 @@ impl Worker {
         }
         let completed = std::mem::take(&mut *self.completed_calls.borrow_mut());
         moved |= !completed.is_empty();
-        for (call, result) in completed {
+        for (call, term, result) in completed {
+            let result = self.settle(call, term, result);
             self.complete(call, result);
         }
         moved |= self.route_submitted();

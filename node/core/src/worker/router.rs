@@ -9,7 +9,7 @@
 
 use bark_schema::ids::{NodeNumber, PartitionId};
 use bark_schema::message::PeerMessage;
-use bark_schema::operation::{Failure, NodeRequest, Refusal, Reply, Request};
+use bark_schema::operation::{Command, Failure, NodeRequest, Refusal, Reply, Request};
 
 use super::Worker;
 use super::calls::{Call, Place};
@@ -133,7 +133,7 @@ impl Worker {
                 let done = self.completed_calls.clone();
                 self.gateway.spawn(async move {
                     let result = request::namespace::carry_out(&gateway, request_id, operation, term).await;
-                    done.borrow_mut().push((id, result));
+                    done.borrow_mut().push((id, Some(term), result));
                 });
             }
             Request::Node(request) => {
@@ -164,7 +164,7 @@ impl Worker {
                 let local_status = matches!(request, NodeRequest::ClusterStatus).then(|| self.local_status());
                 self.gateway.spawn(async move {
                     let result = request::node::carry_out(&gateway, request, local_status).await;
-                    done.borrow_mut().push((id, result));
+                    done.borrow_mut().push((id, None, result));
                 });
             }
         }
@@ -207,10 +207,32 @@ impl Worker {
         self.calls.hold(partition, id, self.gateway.now().monotonic_us, jitter);
     }
 
+    /// The answer of a coroutine that coordinated in `term`. A refusal it found while planning may be the
+    /// trace of the same request, carried out before by another coordinator (`mkdir` finds its own
+    /// directory): then the recorded answer counts.
+    pub(super) fn settle(
+        &self,
+        id: CallId,
+        term: Option<u64>,
+        result: Result<Reply, Failure>,
+    ) -> Result<Reply, Failure> {
+        let (Some(term), Err(Failure::Refused(..)), Some(call)) = (term, &result, self.calls.get(id)) else {
+            return result;
+        };
+        let Request::Namespace { id: request_id, operation } = &call.request else { return result };
+        match self.partitions.get(&operation.primary()) {
+            Some(local) if local.is_leader() && local.term() == term => {
+                local.state().recorded(request_id).unwrap_or(result)
+            }
+            _ => Err(Failure::Unknown("the partition's leader changed".to_string())),
+        }
+    }
+
     /// A call was answered by a partition, a node, a sibling, the disk or a coroutine.
     pub(super) fn complete(&mut self, id: CallId, result: Result<Reply, Failure>) {
         let Some(call) = self.calls.get_mut(id) else { return };
         let retry = call.reach == Reach::Cluster
+            && !ends_attempt(&call.request, &result)
             && call.request.partition().is_some()
             && matches!(
                 result,
@@ -312,6 +334,14 @@ impl Worker {
 /// is the same the second time (the steps of transactions name themselves).
 fn is_repeatable(request: &Request) -> bool {
     !matches!(request, Request::Node(_))
+}
+
+/// A transaction that met a lock, or was aborted, is given up at once: waiting for a lock while holding others
+/// would let two transactions wait for each other.
+fn ends_attempt(request: &Request, result: &Result<Reply, Failure>) -> bool {
+    let Request::Command { command, .. } = request else { return false };
+    matches!(command, Command::Prepare { .. } | Command::Decide { commit: true, .. })
+        && matches!(result, Err(Failure::Locked { .. } | Failure::Busy(_)))
 }
 
 fn is_bulk(request: &Request) -> bool {
