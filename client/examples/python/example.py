@@ -13,9 +13,10 @@ import sys
 
 import capnp
 
-SCHEMA = pathlib.Path(__file__).resolve().parents[3] / "schema" / "capnp"
+# The import path is the folder above capnp/: streaming methods import /capnp/stream.capnp.
+SCHEMA = pathlib.Path(__file__).resolve().parents[3] / "schema"
 capnp.remove_import_hook()
-client_capnp = capnp.load(str(SCHEMA / "client.capnp"), imports=[str(SCHEMA)])
+client_capnp = capnp.load(str(SCHEMA / "capnp" / "client.capnp"), imports=[str(SCHEMA)])
 
 
 async def files(session):
