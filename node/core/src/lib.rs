@@ -5,6 +5,8 @@ pub mod checksum;
 pub mod disk;
 pub mod identity;
 pub mod log;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 pub mod random;
 pub mod snapshot_file;
 pub mod state;

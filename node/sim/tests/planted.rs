@@ -1,0 +1,32 @@
+//! The simulator finds defects put in on purpose: a check that never fails is no check.
+
+use bark_sim::{Options, Planted, run};
+
+/// Seeds each planted defect must be found in.
+const SEEDS_MAX: u64 = 50;
+
+fn first_failure(planted: Planted) -> Option<(u64, String)> {
+    let options = Options {
+        planted,
+        ..Options::default()
+    };
+    (0..SEEDS_MAX).find_map(|seed| run(seed, &options).failure.map(|reason| (seed, reason)))
+}
+
+#[test]
+fn an_acknowledgement_before_the_sync_is_found() {
+    // Goal: what a node promised and lost with its power is missed by some check.
+    assert!(first_failure(Planted::AckBeforeSync).is_some());
+}
+
+#[test]
+fn a_request_applied_twice_is_found() {
+    // Goal: retries after lost answers make the second application visible.
+    assert!(first_failure(Planted::ApplyTwice).is_some());
+}
+
+#[test]
+fn a_forgotten_vote_is_found() {
+    // Goal: a restarted voter votes again in the same term, and two leaders of one term are seen.
+    assert!(first_failure(Planted::VoteForgotten).is_some());
+}
