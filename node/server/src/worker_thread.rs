@@ -185,21 +185,19 @@ impl WorkerThread {
                     open.protocol.closed();
                 }
             }
-            // The client does not take what it asked for: it is asked for nothing more until it does.
-            ToWorker::WriteBlocked { connection } => {
-                if self.connections.contains_key(&connection) {
-                    self.parts.port.send(FromWorker::PauseReading { connection });
-                }
-            }
-            ToWorker::WriteDrained { connection } => {
-                if self.connections.contains_key(&connection) {
-                    self.parts.port.send(FromWorker::ResumeReading { connection });
-                }
-            }
+            ToWorker::WriteBlocked { connection } => self.set_blocked(connection, true),
+            ToWorker::WriteDrained { connection } => self.set_blocked(connection, false),
             ToWorker::ConnectFailed { token, error } => {
                 tracing::debug!(token, ?error, "a peer could not be reached");
                 self.parts.peers.connect_failed(token, instant);
             }
+        }
+    }
+
+    /// The client does not take what it asked for, or does again.
+    fn set_blocked(&mut self, connection: ConnectionId, blocked: bool) {
+        if let Some(open) = self.connections.get(&connection) {
+            open.wire.set_blocked(blocked);
         }
     }
 
@@ -225,6 +223,11 @@ impl WorkerThread {
     fn flush_wires(&mut self) {
         for wire in self.dirty.take() {
             let Some(connection) = self.by_wire.get(&wire.id()).copied() else { continue };
+            match wire.take_pause_change() {
+                Some(true) => self.parts.port.send(FromWorker::PauseReading { connection }),
+                Some(false) => self.parts.port.send(FromWorker::ResumeReading { connection }),
+                None => {}
+            }
             let (bytes, close) = wire.take();
             if !bytes.is_empty() {
                 self.parts.port.send(FromWorker::Write { connection, bytes });

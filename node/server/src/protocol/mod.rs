@@ -10,8 +10,11 @@
 pub mod capnp;
 pub mod capnp_port;
 pub mod client;
+pub mod counters;
+pub mod http;
 mod login;
 pub mod peer;
+pub mod resp;
 pub mod wire;
 
 use std::cell::RefCell;

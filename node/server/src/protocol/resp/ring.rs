@@ -1,0 +1,192 @@
+//! The answers of one connection in the order of its commands, ready or still awaited.
+//!
+//! Previous in the flow: completions of requests. Next: the ready prefix goes to the wire.
+//!
+//! A place in the ring is named by a number that only grows, so a late answer to a place that is gone
+//! names nothing. A token carries that number and, for a command that asks several partitions, which of
+//! its parts the answer is.
+//!
+//! Invariants:
+//! - `base` is the number of the first slot.
+//! - Every place is filled exactly once.
+
+use std::collections::VecDeque;
+
+use bark_schema::ids::PartitionId;
+use bark_schema::operation::{Failure, Reply, RequestId, UnixMillis};
+use bytes::Bytes;
+
+use super::command::{Merge, Render};
+use super::reply::Answer;
+
+/// Partitions are fewer than 2^12 (cluster_file::PARTITIONS_MAX), so a part's index fits.
+const PART_BITS: u32 = 12;
+
+#[derive(Default)]
+pub struct Ring {
+    base: u64,
+    slots: VecDeque<Slot>,
+    awaited_bytes: usize,
+}
+
+enum Slot {
+    Ready(Answer),
+    One {
+        render: Render,
+        change: Option<(PartitionId, RequestId)>,
+        size: usize,
+    },
+    Parts(Box<Parts>),
+    Task,
+}
+
+/// Answers of several partitions to one command.
+struct Parts {
+    merge: Merge,
+    awaited: usize,
+    total: u64,
+    values: Vec<Answer>,
+    failure: Option<Answer>,
+    size: usize,
+}
+
+impl Ring {
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Bytes of the requests that are not answered yet.
+    pub fn awaited_bytes(&self) -> usize {
+        self.awaited_bytes
+    }
+
+    pub fn push_ready(&mut self, answer: Answer) {
+        self.slots.push_back(Slot::Ready(answer));
+    }
+
+    /// A place for one request's answer; the token to ask under.
+    pub fn push_one(&mut self, render: Render, change: Option<(PartitionId, RequestId)>, size: usize) -> u64 {
+        self.awaited_bytes += size;
+        self.push(Slot::One { render, change, size })
+    }
+
+    /// A place for `count` parts; part `i` asks under the token plus `i`.
+    pub fn push_parts(&mut self, merge: Merge, count: usize, size: usize) -> u64 {
+        self.awaited_bytes += size;
+        let values = match &merge {
+            Merge::Sum => Vec::new(),
+            Merge::Values(positions) => vec![Answer::Null; positions.iter().map(Vec::len).sum()],
+        };
+        self.push(Slot::Parts(Box::new(Parts {
+            merge,
+            awaited: count,
+            total: 0,
+            values,
+            failure: None,
+            size,
+        })))
+    }
+
+    pub fn push_task(&mut self) -> u64 {
+        self.push(Slot::Task)
+    }
+
+    fn push(&mut self, slot: Slot) -> u64 {
+        self.slots.push_back(slot);
+        (self.base + self.slots.len() as u64 - 1) << PART_BITS
+    }
+
+    /// A task's answer.
+    pub fn fill(&mut self, token: u64, answer: Answer) {
+        if let Some(slot @ Slot::Task) = self.slot(token) {
+            *slot = Slot::Ready(answer);
+        }
+    }
+
+    /// A request's answer. Returns the change it ends, if it is one.
+    pub fn complete(
+        &mut self,
+        token: u64,
+        result: Result<Reply, Failure>,
+        now_ms: UnixMillis,
+    ) -> Option<(PartitionId, RequestId)> {
+        let part = (token & ((1 << PART_BITS) - 1)) as usize;
+        let slot = self.slot(token)?;
+        match slot {
+            Slot::One { render, change, size } => {
+                let (change, size) = (*change, *size);
+                let answer = render.answer(result, now_ms);
+                *slot = Slot::Ready(answer);
+                self.awaited_bytes -= size;
+                change
+            }
+            Slot::Parts(parts) => {
+                if let Some(answer) = parts.take(part, result) {
+                    let size = parts.size;
+                    *slot = Slot::Ready(answer);
+                    self.awaited_bytes -= size;
+                }
+                None
+            }
+            Slot::Ready(_) | Slot::Task => None,
+        }
+    }
+
+    /// The next answer, if it is there.
+    pub fn pop_ready(&mut self) -> Option<Answer> {
+        let Some(Slot::Ready(_)) = self.slots.front() else {
+            return None;
+        };
+        self.base += 1;
+        match self.slots.pop_front() {
+            Some(Slot::Ready(answer)) => Some(answer),
+            _ => None,
+        }
+    }
+
+    pub fn front_is_ready(&self) -> bool {
+        matches!(self.slots.front(), Some(Slot::Ready(_)))
+    }
+
+    fn slot(&mut self, token: u64) -> Option<&mut Slot> {
+        let offset = (token >> PART_BITS).checked_sub(self.base)?;
+        self.slots.get_mut(usize::try_from(offset).ok()?)
+    }
+}
+
+impl Parts {
+    /// The whole answer after the last part. One failed part fails the command.
+    fn take(&mut self, part: usize, result: Result<Reply, Failure>) -> Option<Answer> {
+        match (&self.merge, result) {
+            (Merge::Sum, Ok(Reply::Count(count))) => self.total += count,
+            (Merge::Values(positions), Ok(Reply::Values(values))) => {
+                let positions = positions.get(part).map_or(&[][..], Vec::as_slice);
+                for (position, value) in positions.iter().zip(values) {
+                    self.values[*position] = Answer::bulk_or_null(value);
+                }
+            }
+            (_, Ok(_)) => self.failure = Some(Answer::error("a partition gave an answer of another kind")),
+            (_, Err(failure)) => self.failure = Some(Answer::failure(&failure)),
+        }
+        self.awaited = self.awaited.saturating_sub(1);
+        if self.awaited > 0 {
+            return None;
+        }
+        if let Some(failure) = self.failure.take() {
+            return Some(failure);
+        }
+        Some(match self.merge {
+            Merge::Sum => Answer::count(self.total),
+            Merge::Values(_) => Answer::Array(std::mem::take(&mut self.values)),
+        })
+    }
+}
+
+/// What a request holds in memory, for the bound on what is in flight.
+pub fn request_size(arguments: &[Bytes]) -> usize {
+    arguments.iter().map(Bytes::len).sum()
+}
