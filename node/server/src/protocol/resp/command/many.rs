@@ -11,11 +11,10 @@ use super::{Action, Merge, Planned, Render, Session, wrong_argument_count};
 use crate::protocol::resp::reply::Answer;
 
 /// Keys by the partition they live in, with their places among the arguments.
-fn by_partition(
-    session: &Session,
-    keys: &[Bytes],
-) -> Result<BTreeMap<PartitionId, (Vec<Bytes>, Vec<usize>)>, Answer> {
-    let mut parts: BTreeMap<PartitionId, (Vec<Bytes>, Vec<usize>)> = BTreeMap::new();
+type Parts = BTreeMap<PartitionId, (Vec<Bytes>, Vec<usize>)>;
+
+fn by_partition(session: &Session, keys: &[Bytes]) -> Result<Parts, Answer> {
+    let mut parts = Parts::new();
     for (position, key) in keys.iter().enumerate() {
         let (keys, positions) = parts.entry(session.cluster.partition_of(key)?).or_default();
         keys.push(key.clone());
@@ -81,7 +80,7 @@ pub fn delete(session: &mut Session, arguments: &[Bytes]) -> Planned {
 }
 
 pub fn set(session: &mut Session, arguments: &[Bytes]) -> Planned {
-    if arguments.len() % 2 == 0 {
+    if arguments.len().is_multiple_of(2) {
         return Err(wrong_argument_count("mset"));
     }
     // The last value of a key named twice counts.
