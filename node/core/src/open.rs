@@ -82,11 +82,15 @@ fn start<D: Disk>(
     replicas: Vec<NodeNumber>,
     recovered: RecoveredPartition,
 ) -> Result<Start, Error> {
-    let (state, snapshot) = match SnapshotReader::newest(disk, SNAPSHOT_DIRECTORY, partition)? {
+    let (newest, damaged) = SnapshotReader::open_newest(disk, SNAPSHOT_DIRECTORY, partition)?;
+    for name in damaged {
+        tracing::warn!(partition = partition.0, index = name.index, "a snapshot is damaged and was passed over");
+    }
+    let (state, snapshot) = match newest {
         Some(mut reader) => {
-            let (index, term) = (reader.index(), reader.term());
+            let (index, term) = (reader.name().index, reader.name().term);
             let at = |source| Error::Snapshot { partition, index, source };
-            let mut loader = StateLoader::new(partition);
+            let mut loader = StateLoader::new();
             while let Some(chunk) = reader.next_chunk(disk)? {
                 loader.feed(&chunk).map_err(at)?;
             }

@@ -12,11 +12,12 @@ use std::collections::BTreeMap;
 
 use bark_schema::ids::{NodeNumber, PartitionId};
 use bark_schema::operation::{Failure, Refusal, Reply};
+use bytes::Bytes;
 
 use crate::block_store::{self, BlockStore};
 use crate::disk::Disk;
 use crate::partition::event::{CallId, SnapshotEvent, SnapshotRequest};
-use crate::snapshot_file::{self, SnapshotReader, SnapshotWriter};
+use crate::snapshot_file::{self, SnapshotName, SnapshotReader, SnapshotWriter};
 use crate::worker::event::{StorageEvent, StorageRequest};
 
 pub const BLOCK_DIRECTORY: &str = "blocks";
@@ -33,6 +34,8 @@ struct OpenReader {
     index: u64,
     offset: u64,
     reader: SnapshotReader,
+    /// Read ahead, to know which part is the last.
+    next: Option<Bytes>,
 }
 
 impl Storage {
@@ -96,7 +99,7 @@ impl Storage {
         match request {
             SnapshotRequest::Create { partition, writer, index, term } => {
                 if let Some((_, abandoned)) = self.writers.remove(&partition) {
-                    abandoned.abandon(disk);
+                    abandon(disk, abandoned);
                 }
                 let created = SnapshotWriter::create(disk, SNAPSHOT_DIRECTORY, partition, index, term);
                 Some((partition, self.keep_writer(partition, writer, created, SnapshotEvent::Created { writer })))
@@ -109,13 +112,18 @@ impl Storage {
             SnapshotRequest::Finish { partition, writer } => {
                 let file = self.take_writer(partition, writer)?;
                 let event = match file.finish(disk) {
-                    Ok(()) => SnapshotEvent::Finished { writer },
+                    Ok(name) => {
+                        if let Err(error) = snapshot_file::remove_older(disk, SNAPSHOT_DIRECTORY, name) {
+                            tracing::warn!(%error, "older snapshots stay and take space");
+                        }
+                        SnapshotEvent::Finished { writer }
+                    }
                     Err(error) => failed(partition, writer, &error),
                 };
                 Some((partition, event))
             }
             SnapshotRequest::Abandon { partition, writer } => {
-                self.take_writer(partition, writer)?.abandon(disk);
+                abandon(disk, self.take_writer(partition, writer)?);
                 None
             }
             SnapshotRequest::Read { partition, index, term, offset, to } => {
@@ -169,8 +177,9 @@ impl Storage {
         let key = (partition, to);
         let goes_on = self.readers.get(&key).is_some_and(|open| open.index == index && open.offset <= offset);
         if !goes_on {
-            let reader = SnapshotReader::open(disk, SNAPSHOT_DIRECTORY, partition, index, term)?;
-            if let Some(replaced) = self.readers.insert(key, OpenReader { index, offset: 0, reader }) {
+            let mut reader = SnapshotReader::open(disk, SNAPSHOT_DIRECTORY, SnapshotName { partition, index, term })?;
+            let next = reader.next_chunk(disk)?;
+            if let Some(replaced) = self.readers.insert(key, OpenReader { index, offset: 0, reader, next }) {
                 replaced.reader.close(disk);
             }
         }
@@ -179,19 +188,26 @@ impl Storage {
                 return Ok(SnapshotEvent::Unreadable { to, index });
             };
             let at = open.offset;
-            let Some(data) = open.reader.next_chunk(disk)? else {
+            let Some(data) = open.next.take() else {
                 return Ok(SnapshotEvent::Unreadable { to, index });
             };
+            open.next = open.reader.next_chunk(disk)?;
             open.offset += data.len() as u64;
             if at < offset {
                 continue;
             }
-            let last = open.reader.is_at_end();
+            let last = open.next.is_none();
             if last && let Some(finished) = self.readers.remove(&key) {
                 finished.reader.close(disk);
             }
             return Ok(SnapshotEvent::Part { to, index, offset: at, data, last });
         }
+    }
+}
+
+fn abandon<D: Disk>(disk: &mut D, file: SnapshotWriter) {
+    if let Err(error) = file.abandon(disk) {
+        tracing::warn!(%error, "the rest of an abandoned snapshot stays until the next one");
     }
 }
 

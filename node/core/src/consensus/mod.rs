@@ -5,7 +5,7 @@
 //!
 //! The library is a plain state machine. Three things are added here: its election timeouts come from
 //! our seeded generator (its own are drawn from the operating system), its messages become the schema's
-//! [`RaftMessage`] and [`Heartbeat`], and what must wait for the disk is kept apart from what may leave
+//! `RaftMessage` and `Heartbeat`, and what must wait for the disk is kept apart from what may leave
 //! at once.
 //!
 //! Invariants:
@@ -22,7 +22,7 @@ mod transport;
 use std::collections::VecDeque;
 
 use bark_schema::ids::{NodeNumber, PartitionId};
-use bark_schema::message::{Heartbeat, RaftMessage, SnapshotMetadata};
+use bark_schema::message::SnapshotMetadata;
 use bytes::Bytes;
 use protobuf::Message as _;
 use raft::eraftpb;
@@ -31,7 +31,7 @@ use raft::{RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 use crate::log::Record;
 use crate::random::Random;
 pub use storage::GroupStorage;
-pub use transport::{Outgoing, from_heartbeat, from_raft_message};
+pub use transport::{Outgoing, from_heartbeat, from_raft_message, library_entry};
 
 /// 10 ticks of 40 ms: a leader is missed after 400 ms, and the field elects a new one within 800 ms.
 pub const ELECTION_TICKS: usize = 10;

@@ -397,7 +397,7 @@ impl Partition {
                 from: chunk.from,
                 leader_term: chunk.term,
                 metadata: chunk.metadata.clone(),
-                loader: StateLoader::new(self.id),
+                loader: StateLoader::new(),
                 next_offset: 0,
                 finishing: false,
             });

@@ -1,0 +1,84 @@
+//! The thread that reads and writes blocks and snapshot files.
+//!
+//! Previous in the flow: workers' storage requests. Next: the same workers, with the answers.
+//!
+//! Invariants:
+//! - Requests of one worker are carried out in the order it made them.
+//! - A block that is answered as stored was synced.
+
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bark_core::storage::Storage;
+use bark_core::worker::event::{Input, StorageEvent, StorageRequest};
+use crossbeam_channel::{RecvTimeoutError, Sender};
+
+use crate::file_disk::FileDisk;
+use crate::mailbox::{Mail, MailSender};
+
+/// Requests the channel holds before a worker waits for the disk.
+const REQUESTS_MAX: usize = 1024;
+/// Requests that share one sync.
+const GROUP_REQUESTS_MAX: usize = 64;
+/// How often the free space is looked at.
+const SPACE_INTERVAL: Duration = Duration::from_secs(2);
+
+pub struct StorageJob {
+    pub worker: u16,
+    pub request: StorageRequest,
+}
+
+/// Starts the thread. It ends when every sender is gone.
+pub fn start(
+    mut storage: Storage,
+    mut disk: FileDisk,
+    data: PathBuf,
+    mut workers: Vec<MailSender>,
+) -> std::io::Result<(Sender<StorageJob>, JoinHandle<()>)> {
+    let (sender, receiver) = crossbeam_channel::bounded::<StorageJob>(REQUESTS_MAX);
+    let thread = std::thread::Builder::new().name("storage".to_string()).spawn(move || {
+        let mut events = Vec::new();
+        let mut space_told: Option<Instant> = None;
+        loop {
+            if space_told.is_none_or(|told| told.elapsed() >= SPACE_INTERVAL) {
+                space_told = Some(Instant::now());
+                tell_space(&data, &mut workers);
+            }
+            let first = match receiver.recv_timeout(SPACE_INTERVAL) {
+                Ok(job) => job,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            let mut requests = vec![(first.worker, first.request)];
+            while requests.len() < GROUP_REQUESTS_MAX
+                && let Ok(job) = receiver.try_recv()
+            {
+                requests.push((job.worker, job.request));
+            }
+            storage.execute(&mut disk, requests, &mut events);
+            for (worker, event) in events.drain(..) {
+                if let Some(sender) = workers.get_mut(usize::from(worker)) {
+                    sender.send(Mail::Input(Input::Storage(event)));
+                }
+            }
+            for worker in &mut workers {
+                worker.flush_rest();
+            }
+        }
+    })?;
+    Ok((sender, thread))
+}
+
+fn tell_space(data: &PathBuf, workers: &mut [MailSender]) {
+    match rustix::fs::statvfs(data) {
+        Ok(space) => {
+            let total_bytes = space.f_blocks.saturating_mul(space.f_frsize);
+            let free_bytes = space.f_bavail.saturating_mul(space.f_frsize);
+            for worker in workers {
+                worker.send(Mail::Input(Input::Storage(StorageEvent::Space { total_bytes, free_bytes })));
+            }
+        }
+        Err(error) => tracing::warn!(%error, path = %data.display(), "the free space is not known"),
+    }
+}
