@@ -283,6 +283,8 @@ struct Command @0xf6137f4308a7bad3 {
       commit @41 :Bool;
     }
     forget @42 :TransactionId;
+    reserveInodes @43 :UInt32;
+    # Sets so many inode numbers aside for a coordinator.
   }
 }
 

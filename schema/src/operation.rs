@@ -196,6 +196,11 @@ pub enum Command {
         transaction: TransactionId,
         commit: bool,
     },
+    /// Sets inode numbers aside for a coordinator's `Step::CreateDirectory`; answers `Count`, the first.
+    /// Those it never uses stay unused.
+    ReserveInodes {
+        count: u32,
+    },
     /// At the first participant: every participant has finished, the outcome record may go.
     Forget {
         transaction: TransactionId,

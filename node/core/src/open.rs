@@ -32,11 +32,24 @@ pub enum Error {
     #[error(transparent)]
     SnapshotFile(#[from] snapshot_file::Error),
     #[error("snapshot of {partition} at index {index}: {source}")]
-    Snapshot { partition: PartitionId, index: u64, source: state::Error },
-    #[error("{partition}: the log counts on a snapshot at index {wanted}, the newest on disk is {found}; replace this node's copy")]
-    SnapshotMissing { partition: PartitionId, wanted: u64, found: u64 },
+    Snapshot {
+        partition: PartitionId,
+        index: u64,
+        source: state::Error,
+    },
+    #[error(
+        "{partition}: the log counts on a snapshot at index {wanted}, the newest on disk is {found}; replace this node's copy"
+    )]
+    SnapshotMissing {
+        partition: PartitionId,
+        wanted: u64,
+        found: u64,
+    },
     #[error("{partition}: {source}")]
-    Consensus { partition: PartitionId, source: consensus::Error },
+    Consensus {
+        partition: PartitionId,
+        source: consensus::Error,
+    },
 }
 
 /// What was read from the log's disk and from the disk of blocks and snapshots.
@@ -56,11 +69,17 @@ pub fn open<D: Disk>(
 ) -> Result<Opened, Error> {
     let (log, mut recovered) = Log::open(log_disk, LOG_DIRECTORY, log_config)?;
     if recovered.cut_bytes > 0 {
-        tracing::info!(bytes = recovered.cut_bytes, "cut a torn tail off the log: it was never acknowledged");
+        tracing::info!(
+            bytes = recovered.cut_bytes,
+            "cut a torn tail off the log: it was never acknowledged"
+        );
     }
     let (blocks, report) = BlockStore::open(storage_disk, BLOCK_DIRECTORY, block_config)?;
     if !report.damaged.is_empty() {
-        tracing::warn!(count = report.damaged.len(), "blocks are damaged here; other nodes have them");
+        tracing::warn!(
+            count = report.damaged.len(),
+            "blocks are damaged here; other nodes have them"
+        );
     }
     let mut starts = BTreeMap::new();
     for number in 0..config.partition_count {
@@ -72,7 +91,11 @@ pub fn open<D: Disk>(
             starts.insert(partition, start);
         }
     }
-    Ok(Opened { log, storage: Storage::new(blocks), starts })
+    Ok(Opened {
+        log,
+        storage: Storage::new(blocks),
+        starts,
+    })
 }
 
 fn start<D: Disk>(
@@ -84,12 +107,20 @@ fn start<D: Disk>(
 ) -> Result<Start, Error> {
     let (newest, damaged) = SnapshotReader::open_newest(disk, SNAPSHOT_DIRECTORY, partition)?;
     for name in damaged {
-        tracing::warn!(partition = partition.0, index = name.index, "a snapshot is damaged and was passed over");
+        tracing::warn!(
+            partition = partition.0,
+            index = name.index,
+            "a snapshot is damaged and was passed over"
+        );
     }
     let (state, snapshot) = match newest {
         Some(mut reader) => {
             let (index, term) = (reader.name().index, reader.name().term);
-            let at = |source| Error::Snapshot { partition, index, source };
+            let at = |source| Error::Snapshot {
+                partition,
+                index,
+                source,
+            };
             let mut loader = StateLoader::new();
             while let Some(chunk) = reader.next_chunk(disk)? {
                 loader.feed(&chunk).map_err(at)?;
@@ -100,20 +131,39 @@ fn start<D: Disk>(
         None => (State::new(partition, config.partition_count), (0, 0)),
     };
     if snapshot.0 < recovered.snapshot.0 {
-        return Err(Error::SnapshotMissing { partition, wanted: recovered.snapshot.0, found: snapshot.0 });
+        return Err(Error::SnapshotMissing {
+            partition,
+            wanted: recovered.snapshot.0,
+            found: snapshot.0,
+        });
     }
     // A snapshot newer than the log's mark was finished just before the crash. Entries behind it follow on
     // if the log has the snapshot's last entry; otherwise it came from the leader and replaced them.
-    let contained = recovered.entries.iter().any(|(term, index, _, _)| (*index, *term) == snapshot);
+    let contained = recovered
+        .entries
+        .iter()
+        .any(|(term, index, _, _)| (*index, *term) == snapshot);
     let follows = snapshot == recovered.snapshot || contained;
     let entries = recovered
         .entries
         .into_iter()
         .filter(|(_, index, _, _)| follows && *index > snapshot.0)
-        .map(|(term, index, kind, data)| LogEntry { term, index, kind, data, context: bytes::Bytes::new() })
+        .map(|(term, index, kind, data)| LogEntry {
+            term,
+            index,
+            kind,
+            data,
+            context: bytes::Bytes::new(),
+        })
         .collect();
     let hard_state = recovered.hard_state;
-    Ok(Start { replicas, state, snapshot, hard_state: (hard_state.term, hard_state.vote, hard_state.commit), entries })
+    Ok(Start {
+        replicas,
+        state,
+        snapshot,
+        hard_state: (hard_state.term, hard_state.vote, hard_state.commit),
+        entries,
+    })
 }
 
 /// The partitions of one worker, ready to take part.
@@ -123,11 +173,16 @@ pub fn partitions(
     now: Now,
     random: &mut Random,
 ) -> Result<Vec<Partition>, Error> {
-    let own: Vec<PartitionId> =
-        starts.keys().copied().filter(|partition| config.worker_of(*partition) == config.worker).collect();
+    let own: Vec<PartitionId> = starts
+        .keys()
+        .copied()
+        .filter(|partition| config.worker_of(*partition) == config.worker)
+        .collect();
     let mut partitions = Vec::new();
     for partition in own {
-        let Some(start) = starts.remove(&partition) else { continue };
+        let Some(start) = starts.remove(&partition) else {
+            continue;
+        };
         let seed = Random::new(random.next_u64() ^ u64::from(config.node.0));
         let opened = Partition::open(partition, config.node, start, seed, now)
             .map_err(|source| Error::Consensus { partition, source })?;

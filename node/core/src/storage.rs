@@ -40,7 +40,11 @@ struct OpenReader {
 
 impl Storage {
     pub fn new(blocks: BlockStore) -> Storage {
-        Storage { blocks, writers: BTreeMap::new(), readers: BTreeMap::new() }
+        Storage {
+            blocks,
+            writers: BTreeMap::new(),
+            readers: BTreeMap::new(),
+        }
     }
 
     pub fn blocks(&self) -> &BlockStore {
@@ -57,13 +61,21 @@ impl Storage {
         let mut stored: Vec<(u16, CallId)> = Vec::new();
         for (worker, request) in requests {
             match request {
-                StorageRequest::BlockPut { call, block, data, checksum } => {
-                    match self.blocks.put(disk, block, &data, checksum) {
-                        Ok(()) => stored.push((worker, call)),
-                        Err(error) => events.push((worker, block_event(call, Err(failure(&error))))),
-                    }
-                }
-                StorageRequest::BlockGet { call, block, offset, length } => {
+                StorageRequest::BlockPut {
+                    call,
+                    block,
+                    data,
+                    checksum,
+                } => match self.blocks.put(disk, block, &data, checksum) {
+                    Ok(()) => stored.push((worker, call)),
+                    Err(error) => events.push((worker, block_event(call, Err(failure(&error))))),
+                },
+                StorageRequest::BlockGet {
+                    call,
+                    block,
+                    offset,
+                    length,
+                } => {
                     let result = self
                         .blocks
                         .get(disk, block, u64::from(offset), u64::from(length))
@@ -97,17 +109,32 @@ impl Storage {
         request: SnapshotRequest,
     ) -> Option<(PartitionId, SnapshotEvent)> {
         match request {
-            SnapshotRequest::Create { partition, writer, index, term } => {
+            SnapshotRequest::Create {
+                partition,
+                writer,
+                index,
+                term,
+            } => {
                 if let Some((_, abandoned)) = self.writers.remove(&partition) {
                     abandon(disk, abandoned);
                 }
                 let created = SnapshotWriter::create(disk, SNAPSHOT_DIRECTORY, partition, index, term);
-                Some((partition, self.keep_writer(partition, writer, created, SnapshotEvent::Created { writer })))
+                Some((
+                    partition,
+                    self.keep_writer(partition, writer, created, SnapshotEvent::Created { writer }),
+                ))
             }
-            SnapshotRequest::Write { partition, writer, chunk } => {
+            SnapshotRequest::Write {
+                partition,
+                writer,
+                chunk,
+            } => {
                 let mut file = self.take_writer(partition, writer)?;
                 let written = file.write(disk, &chunk).map(|()| file);
-                Some((partition, self.keep_writer(partition, writer, written, SnapshotEvent::Written { writer })))
+                Some((
+                    partition,
+                    self.keep_writer(partition, writer, written, SnapshotEvent::Written { writer }),
+                ))
             }
             SnapshotRequest::Finish { partition, writer } => {
                 let file = self.take_writer(partition, writer)?;
@@ -126,7 +153,13 @@ impl Storage {
                 abandon(disk, self.take_writer(partition, writer)?);
                 None
             }
-            SnapshotRequest::Read { partition, index, term, offset, to } => {
+            SnapshotRequest::Read {
+                partition,
+                index,
+                term,
+                offset,
+                to,
+            } => {
                 let event = match self.read_part(disk, partition, index, term, offset, to) {
                     Ok(event) => event,
                     Err(error) => {
@@ -175,11 +208,30 @@ impl Storage {
         to: NodeNumber,
     ) -> Result<SnapshotEvent, snapshot_file::Error> {
         let key = (partition, to);
-        let goes_on = self.readers.get(&key).is_some_and(|open| open.index == index && open.offset <= offset);
+        let goes_on = self
+            .readers
+            .get(&key)
+            .is_some_and(|open| open.index == index && open.offset <= offset);
         if !goes_on {
-            let mut reader = SnapshotReader::open(disk, SNAPSHOT_DIRECTORY, SnapshotName { partition, index, term })?;
+            let mut reader = SnapshotReader::open(
+                disk,
+                SNAPSHOT_DIRECTORY,
+                SnapshotName {
+                    partition,
+                    index,
+                    term,
+                },
+            )?;
             let next = reader.next_chunk(disk)?;
-            if let Some(replaced) = self.readers.insert(key, OpenReader { index, offset: 0, reader, next }) {
+            if let Some(replaced) = self.readers.insert(
+                key,
+                OpenReader {
+                    index,
+                    offset: 0,
+                    reader,
+                    next,
+                },
+            ) {
                 replaced.reader.close(disk);
             }
         }
@@ -200,7 +252,13 @@ impl Storage {
             if last && let Some(finished) = self.readers.remove(&key) {
                 finished.reader.close(disk);
             }
-            return Ok(SnapshotEvent::Part { to, index, offset: at, data, last });
+            return Ok(SnapshotEvent::Part {
+                to,
+                index,
+                offset: at,
+                data,
+                last,
+            });
         }
     }
 }
@@ -224,7 +282,9 @@ fn failure(error: &block_store::Error) -> Failure {
     let refusal = match error {
         block_store::Error::NotFound { .. } => Refusal::NotFound,
         block_store::Error::Corrupt { .. } | block_store::Error::ChecksumMismatch { .. } => Refusal::Corrupt,
-        block_store::Error::OutOfRange { .. } | block_store::Error::TooLarge { .. } => Refusal::InvalidArgument,
+        block_store::Error::OutOfRange { .. } | block_store::Error::TooLarge { .. } => {
+            Refusal::InvalidArgument
+        }
         block_store::Error::Conflict { .. } => Refusal::Conflict,
         block_store::Error::NoSpace => Refusal::NoSpace,
         block_store::Error::Poisoned | block_store::Error::Config(_) | block_store::Error::Disk { .. } => {

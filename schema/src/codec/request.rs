@@ -183,6 +183,7 @@ pub fn write_command(command: &Command, mut builder: wire::command::Builder<'_>)
             group.set_by(*by);
         }
         Command::KeyExpireDue { limit } => builder.set_key_expire_due(*limit),
+        Command::ReserveInodes { count } => builder.set_reserve_inodes(*count),
         Command::Create {
             directory,
             name,
@@ -298,6 +299,7 @@ pub fn read_command(reader: wire::command::Reader<'_>, source: Source<'_>) -> Re
             by: group.get_by(),
         },
         wire::command::KeyExpireDue(limit) => Command::KeyExpireDue { limit },
+        wire::command::ReserveInodes(count) => Command::ReserveInodes { count },
         wire::command::Create(group) => Command::Create {
             directory: InodeId(group.get_directory()),
             name: source.bytes(group.get_name())?,

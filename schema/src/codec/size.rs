@@ -142,6 +142,7 @@ fn command(command: &Command) -> usize {
             ..
         } => steps(held) + participants.len() + reply(answered),
         Command::KeyExpireDue { .. }
+        | Command::ReserveInodes { .. }
         | Command::SetAttributes { .. }
         | Command::Finish { .. }
         | Command::Forget { .. } => 0,

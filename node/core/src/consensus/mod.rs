@@ -124,7 +124,10 @@ impl Group {
             max_committed_size_per_ready: COMMITTED_BYTES_PER_READY_MAX,
             ..raft::Config::default()
         };
-        let logger = slog::Logger::root(tracing_slog::TracingSlogDrain, slog::o!("partition" => partition.0));
+        let logger = slog::Logger::root(
+            tracing_slog::TracingSlogDrain,
+            slog::o!("partition" => partition.0),
+        );
         let raw = RawNode::new(&config, storage, &logger).map_err(library)?;
         let mut group = Group {
             partition,
@@ -215,7 +218,11 @@ impl Group {
     }
 
     pub fn report_snapshot(&mut self, node: NodeNumber, sent: bool) {
-        let status = if sent { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+        let status = if sent {
+            SnapshotStatus::Finish
+        } else {
+            SnapshotStatus::Failure
+        };
         self.raw.report_snapshot(u64::from(node.0), status);
     }
 
@@ -287,14 +294,21 @@ impl Group {
             }
             for state in ready.take_read_states() {
                 if let Ok(bytes) = <[u8; 8]>::try_from(state.request_ctx.as_slice()) {
-                    output.confirmed_reads.push((u64::from_le_bytes(bytes), state.index));
+                    output
+                        .confirmed_reads
+                        .push((u64::from_le_bytes(bytes), state.index));
                 }
             }
-            output.committed.extend(ready.take_committed_entries().into_iter().map(|entry| CommittedEntry {
-                index: entry.index,
-                term: entry.term,
-                data: entry.data,
-            }));
+            output.committed.extend(
+                ready
+                    .take_committed_entries()
+                    .into_iter()
+                    .map(|entry| CommittedEntry {
+                        index: entry.index,
+                        term: entry.term,
+                        data: entry.data,
+                    }),
+            );
             transport::convert(self.partition, ready.take_messages(), &mut output.messages);
             let mut waiting = Vec::new();
             transport::convert(self.partition, ready.take_persisted_messages(), &mut waiting);
@@ -350,7 +364,9 @@ impl Group {
         if now != self.timeout_drawn_for {
             self.timeout_drawn_for = now;
             let spread = self.random.below(ELECTION_TICKS as u64) as usize;
-            self.raw.raft.set_randomized_election_timeout(ELECTION_TICKS + spread);
+            self.raw
+                .raft
+                .set_randomized_election_timeout(ELECTION_TICKS + spread);
         }
     }
 }

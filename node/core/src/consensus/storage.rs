@@ -59,7 +59,10 @@ impl GroupStorage {
 
     pub fn append(&mut self, entries: Vec<Entry>) {
         let Some(first) = entries.first() else { return };
-        assert!(first.index > self.compacted.0, "entries before the compacted index are final");
+        assert!(
+            first.index > self.compacted.0,
+            "entries before the compacted index are final"
+        );
         assert!(first.index <= self.last() + 1, "entries must be contiguous");
         while self.last() >= first.index {
             if let Some(dropped) = self.entries.pop_back() {

@@ -59,7 +59,9 @@ fn outgoing(partition: PartitionId, mut message: eraftpb::Message) -> Option<Out
         | MessageType::MsgSnapStatus
         | MessageType::MsgCheckQuorum => return None,
     };
-    let snapshot = message.has_snapshot().then(|| schema_metadata(message.get_snapshot().get_metadata()));
+    let snapshot = message
+        .has_snapshot()
+        .then(|| schema_metadata(message.get_snapshot().get_metadata()));
     Some(Outgoing::Raft(RaftMessage {
         partition,
         kind,
@@ -134,7 +136,12 @@ pub fn from_heartbeat(heartbeat: Heartbeat) -> eraftpb::Message {
 }
 
 pub fn schema_metadata(metadata: &eraftpb::SnapshotMetadata) -> SnapshotMetadata {
-    let nodes = |ids: &[u64]| ids.iter().filter_map(|id| u16::try_from(*id).ok()).map(NodeNumber).collect();
+    let nodes = |ids: &[u64]| {
+        ids.iter()
+            .filter_map(|id| u16::try_from(*id).ok())
+            .map(NodeNumber)
+            .collect()
+    };
     SnapshotMetadata {
         index: metadata.index,
         term: metadata.term,

@@ -36,23 +36,61 @@ pub struct Output {
 /// another that was begun before it and abandoned.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SnapshotRequest {
-    Create { partition: PartitionId, writer: u64, index: u64, term: u64 },
-    Write { partition: PartitionId, writer: u64, chunk: Bytes },
+    Create {
+        partition: PartitionId,
+        writer: u64,
+        index: u64,
+        term: u64,
+    },
+    Write {
+        partition: PartitionId,
+        writer: u64,
+        chunk: Bytes,
+    },
     /// Makes it durable and removes older ones.
-    Finish { partition: PartitionId, writer: u64 },
-    Abandon { partition: PartitionId, writer: u64 },
+    Finish {
+        partition: PartitionId,
+        writer: u64,
+    },
+    Abandon {
+        partition: PartitionId,
+        writer: u64,
+    },
     /// The part `to` is to be sent next.
-    Read { partition: PartitionId, index: u64, term: u64, offset: u64, to: NodeNumber },
+    Read {
+        partition: PartitionId,
+        index: u64,
+        term: u64,
+        offset: u64,
+        to: NodeNumber,
+    },
 }
 
 /// What became of a [`SnapshotRequest`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum SnapshotEvent {
-    Created { writer: u64 },
-    Written { writer: u64 },
-    Finished { writer: u64 },
+    Created {
+        writer: u64,
+    },
+    Written {
+        writer: u64,
+    },
+    Finished {
+        writer: u64,
+    },
     /// The file could not be written; the reason was logged.
-    Failed { writer: u64 },
-    Part { to: NodeNumber, index: u64, offset: u64, data: Bytes, last: bool },
-    Unreadable { to: NodeNumber, index: u64 },
+    Failed {
+        writer: u64,
+    },
+    Part {
+        to: NodeNumber,
+        index: u64,
+        offset: u64,
+        data: Bytes,
+        last: bool,
+    },
+    Unreadable {
+        to: NodeNumber,
+        index: u64,
+    },
 }

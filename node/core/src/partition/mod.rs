@@ -118,7 +118,11 @@ impl Partition {
     }
 
     pub fn leader(&self) -> Option<NodeNumber> {
-        if self.failed.is_some() { None } else { self.group.leader() }
+        if self.failed.is_some() {
+            None
+        } else {
+            self.group.leader()
+        }
     }
 
     pub fn replicas(&self) -> &[NodeNumber] {
@@ -163,7 +167,13 @@ impl Partition {
     }
 
     /// Takes a command into this turn's entry. `id` None: exactly-once is the command's own business.
-    pub fn submit_command(&mut self, now: Now, call: Option<CallId>, id: Option<RequestId>, command: Command) {
+    pub fn submit_command(
+        &mut self,
+        now: Now,
+        call: Option<CallId>,
+        id: Option<RequestId>,
+        command: Command,
+    ) {
         if !self.is_leader() {
             self.refuse_not_leader(call);
             return;
@@ -181,14 +191,21 @@ impl Partition {
             return;
         }
         self.time = self.time.max(now.unix_ns);
-        let encoded = codec::encode_proposal(&Proposal { time: self.time, id, command });
+        let encoded = codec::encode_proposal(&Proposal {
+            time: self.time,
+            id,
+            command,
+        });
         let batch = &mut self.pending.batch;
-        let full = batch.data.len() + encoded.len() > BATCH_SIZE_BYTES_MAX || batch.calls.len() >= BATCH_COMMANDS_MAX;
+        let full = batch.data.len() + encoded.len() > BATCH_SIZE_BYTES_MAX
+            || batch.calls.len() >= BATCH_COMMANDS_MAX;
         if full && !batch.calls.is_empty() {
             self.propose_batch();
         }
         let batch = &mut self.pending.batch;
-        batch.data.extend_from_slice(&(encoded.len() as u32).to_le_bytes());
+        batch
+            .data
+            .extend_from_slice(&(encoded.len() as u32).to_le_bytes());
         batch.data.extend_from_slice(&encoded);
         batch.calls.push(call);
     }
@@ -199,11 +216,18 @@ impl Partition {
             self.refuse_not_leader(Some(call));
             return;
         }
-        let position =
-            Position { entry: self.group.last_index() + 1, command: self.pending.batch.calls.len() };
+        let position = Position {
+            entry: self.group.last_index() + 1,
+            command: self.pending.batch.calls.len(),
+        };
         let round = self.pending.round + 1;
         self.pending.reads_unasked = true;
-        self.pending.reads.push_back(WaitingRead { position, round, call, query });
+        self.pending.reads.push_back(WaitingRead {
+            position,
+            round,
+            call,
+            query,
+        });
     }
 
     /// Proposes what this turn collected.
@@ -347,15 +371,22 @@ impl Partition {
             Ok(index) => {
                 assert_eq!(index, index_expected, "an entry takes the next index");
                 let term = self.group.term();
-                self.pending.waiting.push_back(WaitingEntry { index, term, calls });
+                self.pending
+                    .waiting
+                    .push_back(WaitingEntry { index, term, calls });
             }
             Err(error) => {
                 let failure = match error {
-                    consensus::Error::NotLeader => Failure::NotLeader { leader: self.leader() },
+                    consensus::Error::NotLeader => Failure::NotLeader {
+                        leader: self.leader(),
+                    },
                     other => Failure::Busy(other.to_string()),
                 };
                 for call in calls.into_iter().flatten() {
-                    self.completions.push(Completion { call, result: Err(failure.clone()) });
+                    self.completions.push(Completion {
+                        call,
+                        result: Err(failure.clone()),
+                    });
                 }
                 // Reads placed inside the refused entry move to just before it: no command lies between.
                 for read in self.pending.reads.iter_mut().rev() {
@@ -377,13 +408,20 @@ impl Partition {
     }
 
     fn apply(&mut self, now: Now, entry: CommittedEntry, again: &mut Vec<WaitingRead>) {
-        assert_eq!(entry.index, self.applied.0 + 1, "entries are applied in order, each once");
+        assert_eq!(
+            entry.index,
+            self.applied.0 + 1,
+            "entries are applied in order, each once"
+        );
         let mut lost = Vec::new();
         let calls = self.pending.take_entry(entry.index, entry.term, &mut lost);
         for call in lost {
             // Another leader's entry took its place: it was certainly not applied.
             let leader = self.leader();
-            self.completions.push(Completion { call, result: Err(Failure::NotLeader { leader }) });
+            self.completions.push(Completion {
+                call,
+                result: Err(Failure::NotLeader { leader }),
+            });
         }
         let own_term = self.is_leader() && entry.term == self.group.term();
         let mut data = entry.data;
@@ -393,7 +431,15 @@ impl Partition {
         let mut command = 0;
         while !data.is_empty() {
             if own_term {
-                self.serve_reads(now, Position { entry: entry.index, command }, |_| true, again);
+                self.serve_reads(
+                    now,
+                    Position {
+                        entry: entry.index,
+                        command,
+                    },
+                    |_| true,
+                    again,
+                );
             }
             let proposal = match next_proposal(&mut data) {
                 Ok(proposal) => proposal,
@@ -412,7 +458,10 @@ impl Partition {
         self.applied = (entry.index, entry.term);
         if own_term {
             // Reads that arrived before this entry was proposed are confirmed by its commit.
-            let position = Position { entry: entry.index, command: usize::MAX };
+            let position = Position {
+                entry: entry.index,
+                command: usize::MAX,
+            };
             self.serve_reads(now, position, |_| true, again);
         }
         if entry.index.is_multiple_of(HASH_INTERVAL_ENTRIES) {
@@ -426,7 +475,10 @@ impl Partition {
     fn serve_confirmed_reads(&mut self, now: Now, again: &mut Vec<WaitingRead>) {
         let (round, index) = self.pending.confirmed;
         if self.applied.0 >= index {
-            let position = Position { entry: self.applied.0 + 1, command: 0 };
+            let position = Position {
+                entry: self.applied.0 + 1,
+                command: 0,
+            };
             self.serve_reads(now, position, |read| read.round <= round, again);
         }
     }
@@ -448,7 +500,10 @@ impl Partition {
                 Query::PartitionStatus => Ok(Reply::Partition(self.status())),
                 ref query => self.state.query(now.unix_ms(), query),
             };
-            self.completions.push(Completion { call: read.call, result });
+            self.completions.push(Completion {
+                call: read.call,
+                result,
+            });
         }
     }
 
@@ -462,7 +517,10 @@ impl Partition {
                 self.completions.push(Completion { call, result });
             }
             for call in reads {
-                self.completions.push(Completion { call, result: Err(Failure::NotLeader { leader }) });
+                self.completions.push(Completion {
+                    call,
+                    result: Err(Failure::NotLeader { leader }),
+                });
             }
             self.snapshots.stop_sending();
         }
@@ -470,7 +528,9 @@ impl Partition {
     }
 
     fn attach_hashes(&self, messages: &mut [Outgoing]) {
-        let Some(&(index, hash)) = self.hash_points.back() else { return };
+        let Some(&(index, hash)) = self.hash_points.back() else {
+            return;
+        };
         for message in messages {
             if let Outgoing::Heartbeat(heartbeat) = message
                 && !heartbeat.response
@@ -482,7 +542,10 @@ impl Partition {
     }
 
     fn compare_hash(&mut self, heartbeat: &Heartbeat) {
-        let ours = self.hash_points.iter().find(|(index, _)| *index == heartbeat.hash_index);
+        let ours = self
+            .hash_points
+            .iter()
+            .find(|(index, _)| *index == heartbeat.hash_index);
         if let Some(&(index, hash)) = ours
             && heartbeat.hash_index != 0
             && hash != heartbeat.state_hash
@@ -507,10 +570,17 @@ impl Partition {
 
     /// Takes this partition out of service; the others of the node go on.
     fn fail(&mut self, reason: String) {
-        tracing::error!(partition = self.id.0, reason, "the partition is out of service on this node; replace its copy");
+        tracing::error!(
+            partition = self.id.0,
+            reason,
+            "the partition is out of service on this node; replace its copy"
+        );
         let (commands, reads) = self.pending.take_all();
         for call in commands.into_iter().chain(reads) {
-            let result = Err(Failure::refused(Refusal::Internal, format!("{} failed: {reason}", self.id)));
+            let result = Err(Failure::refused(
+                Refusal::Internal,
+                format!("{} failed: {reason}", self.id),
+            ));
             self.completions.push(Completion { call, result });
         }
         self.failed = Some(reason);
@@ -534,8 +604,10 @@ impl Partition {
 
 /// Splits the first proposal off an entry's data.
 fn next_proposal(data: &mut Bytes) -> Result<Proposal, String> {
-    let header: [u8; 4] =
-        data.get(..4).and_then(|bytes| bytes.try_into().ok()).ok_or("cut in a length".to_string())?;
+    let header: [u8; 4] = data
+        .get(..4)
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or("cut in a length".to_string())?;
     let length = u32::from_le_bytes(header) as usize;
     if data.len() < 4 + length {
         return Err("cut in a proposal".to_string());

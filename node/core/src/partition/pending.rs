@@ -67,7 +67,9 @@ impl Pending {
             if first.index > index {
                 break;
             }
-            let Some(entry) = self.waiting.pop_front() else { break };
+            let Some(entry) = self.waiting.pop_front() else {
+                break;
+            };
             if entry.index == index && entry.term == term {
                 return entry.calls;
             }
@@ -91,8 +93,11 @@ impl Pending {
 
     /// Everything that waits, on losing leadership: (commands, reads).
     pub fn take_all(&mut self) -> (Vec<CallId>, Vec<CallId>) {
-        let mut commands: Vec<CallId> =
-            self.waiting.drain(..).flat_map(|entry| entry.calls.into_iter().flatten()).collect();
+        let mut commands: Vec<CallId> = self
+            .waiting
+            .drain(..)
+            .flat_map(|entry| entry.calls.into_iter().flatten())
+            .collect();
         commands.extend(std::mem::take(&mut self.batch).calls.into_iter().flatten());
         let reads = self.reads.drain(..).map(|read| read.call).collect();
         self.reads_unasked = false;

@@ -99,7 +99,11 @@ impl Snapshots {
 
     pub fn peer_gone(&mut self, node: NodeNumber) {
         // The leader's library learns of it by the time-out, so that it does not try again at once.
-        if self.receiving.as_ref().is_some_and(|receiving| receiving.from == node) {
+        if self
+            .receiving
+            .as_ref()
+            .is_some_and(|receiving| receiving.from == node)
+        {
             self.abandon_receiving();
         }
     }
@@ -121,9 +125,18 @@ impl Partition {
     }
 
     /// A replica acknowledged, or refused, a part.
-    pub fn snapshot_progress(&mut self, now: Now, from: NodeNumber, index: u64, next_offset: u64, accepted: bool) {
+    pub fn snapshot_progress(
+        &mut self,
+        now: Now,
+        from: NodeNumber,
+        index: u64,
+        next_offset: u64,
+        accepted: bool,
+    ) {
         self.guard(|partition| {
-            let Some(sending) = partition.snapshots.sending.get_mut(&from) else { return };
+            let Some(sending) = partition.snapshots.sending.get_mut(&from) else {
+                return;
+            };
             if sending.metadata.index != index {
                 return;
             }
@@ -148,12 +161,25 @@ impl Partition {
     /// The disk thread did something.
     pub fn snapshot_event(&mut self, event: SnapshotEvent) {
         self.guard(|partition| match event {
-            SnapshotEvent::Created { writer } | SnapshotEvent::Written { writer } => partition.disk_is_free(writer),
+            SnapshotEvent::Created { writer } | SnapshotEvent::Written { writer } => {
+                partition.disk_is_free(writer)
+            }
             SnapshotEvent::Finished { writer } => partition.file_is_durable(writer),
             SnapshotEvent::Failed { writer } => partition.file_failed(writer),
-            SnapshotEvent::Part { to, index, offset, data, last } => partition.send_part(to, index, offset, data, last),
+            SnapshotEvent::Part {
+                to,
+                index,
+                offset,
+                data,
+                last,
+            } => partition.send_part(to, index, offset, data, last),
             SnapshotEvent::Unreadable { to, index } => {
-                if partition.snapshots.sending.get(&to).is_some_and(|sending| sending.metadata.index == index) {
+                if partition
+                    .snapshots
+                    .sending
+                    .get(&to)
+                    .is_some_and(|sending| sending.metadata.index == index)
+                {
                     partition.snapshots.sending.remove(&to);
                     partition.group.report_snapshot(to, false);
                 }
@@ -177,13 +203,22 @@ impl Partition {
         if let Some((index, term)) = self.snapshots.durable.take() {
             self.snapshots.last_taken_us = now.monotonic_us;
             self.group.storage_mut().snapshot_is_durable(index);
-            output.records.push(Record::Snapshot { partition: self.id, index, term });
+            output.records.push(Record::Snapshot {
+                partition: self.id,
+                index,
+                term,
+            });
         }
         output.snapshots.append(&mut self.snapshots.requests);
         output.chunks.append(&mut self.snapshots.chunks);
         let partition = self.id;
         for (to, index, next_offset, accepted) in self.snapshots.progress.drain(..) {
-            let message = PeerMessage::SnapshotProgress { partition, index, next_offset, accepted };
+            let message = PeerMessage::SnapshotProgress {
+                partition,
+                index,
+                next_offset,
+                accepted,
+            };
             output.progress.push((to, message));
         }
     }
@@ -198,7 +233,10 @@ impl Partition {
                 self.hash_points.clear();
                 tracing::info!(partition = self.id.0, index, "took the leader's snapshot");
             }
-            _ => self.fail(format!("a snapshot at index {} was accepted without its state", metadata.index)),
+            _ => self.fail(format!(
+                "a snapshot at index {} was accepted without its state",
+                metadata.index
+            )),
         }
     }
 
@@ -219,12 +257,25 @@ impl Partition {
         let (index, term) = self.applied;
         self.state.begin_snapshot();
         snapshots.last_taken_us = now.monotonic_us;
-        snapshots.requests.push(SnapshotRequest::Create { partition: self.id, writer, index, term });
-        snapshots.taking = Some(Taking { writer, index, term, disk_busy: true, finishing: false });
+        snapshots.requests.push(SnapshotRequest::Create {
+            partition: self.id,
+            writer,
+            index,
+            term,
+        });
+        snapshots.taking = Some(Taking {
+            writer,
+            index,
+            term,
+            disk_busy: true,
+            finishing: false,
+        });
     }
 
     fn continue_taking(&mut self) {
-        let Some(taking) = &mut self.snapshots.taking else { return };
+        let Some(taking) = &mut self.snapshots.taking else {
+            return;
+        };
         if taking.disk_busy {
             return;
         }
@@ -233,11 +284,17 @@ impl Partition {
         match self.state.snapshot_chunk(CHUNK_SIZE_BYTES) {
             Some(chunk) => {
                 let chunk = Bytes::from(chunk);
-                self.snapshots.requests.push(SnapshotRequest::Write { partition, writer, chunk });
+                self.snapshots.requests.push(SnapshotRequest::Write {
+                    partition,
+                    writer,
+                    chunk,
+                });
             }
             None => {
                 taking.finishing = true;
-                self.snapshots.requests.push(SnapshotRequest::Finish { partition, writer });
+                self.snapshots
+                    .requests
+                    .push(SnapshotRequest::Finish { partition, writer });
             }
         }
     }
@@ -245,9 +302,10 @@ impl Partition {
     fn abandon_taking(&mut self) {
         if let Some(taking) = self.snapshots.taking.take() {
             self.state.abandon_snapshot();
-            self.snapshots
-                .requests
-                .push(SnapshotRequest::Abandon { partition: self.id, writer: taking.writer });
+            self.snapshots.requests.push(SnapshotRequest::Abandon {
+                partition: self.id,
+                writer: taking.writer,
+            });
         }
     }
 
@@ -262,7 +320,12 @@ impl Partition {
             && receiving.next_offset > 0
             && !receiving.finishing
         {
-            let progress = (receiving.from, receiving.metadata.index, receiving.next_offset, true);
+            let progress = (
+                receiving.from,
+                receiving.metadata.index,
+                receiving.next_offset,
+                true,
+            );
             if self.snapshots.progress.last() != Some(&progress) {
                 self.snapshots.progress.push(progress);
             }
@@ -270,16 +333,27 @@ impl Partition {
     }
 
     fn file_is_durable(&mut self, writer: u64) {
-        if self.snapshots.taking.as_ref().is_some_and(|taking| taking.writer == writer)
+        if self
+            .snapshots
+            .taking
+            .as_ref()
+            .is_some_and(|taking| taking.writer == writer)
             && let Some(taking) = self.snapshots.taking.take()
         {
             self.snapshots.durable = Some((taking.index, taking.term));
             return;
         }
-        if !self.snapshots.receiving.as_ref().is_some_and(|receiving| receiving.writer == writer) {
+        if !self
+            .snapshots
+            .receiving
+            .as_ref()
+            .is_some_and(|receiving| receiving.writer == writer)
+        {
             return;
         }
-        let Some(receiving) = self.snapshots.receiving.take() else { return };
+        let Some(receiving) = self.snapshots.receiving.take() else {
+            return;
+        };
         let index = receiving.metadata.index;
         let accepted = match receiving.loader.finish() {
             Ok(state) => {
@@ -309,29 +383,53 @@ impl Partition {
                 false
             }
         };
-        self.snapshots.progress.push((receiving.from, index, receiving.next_offset, accepted));
+        self.snapshots
+            .progress
+            .push((receiving.from, index, receiving.next_offset, accepted));
     }
 
     fn file_failed(&mut self, writer: u64) {
-        if self.snapshots.taking.as_ref().is_some_and(|taking| taking.writer == writer) {
+        if self
+            .snapshots
+            .taking
+            .as_ref()
+            .is_some_and(|taking| taking.writer == writer)
+        {
             self.snapshots.taking = None;
             self.state.abandon_snapshot();
         }
-        if self.snapshots.receiving.as_ref().is_some_and(|receiving| receiving.writer == writer)
+        if self
+            .snapshots
+            .receiving
+            .as_ref()
+            .is_some_and(|receiving| receiving.writer == writer)
             && let Some(receiving) = self.snapshots.abandon_receiving()
         {
-            self.snapshots.progress.push((receiving.from, receiving.metadata.index, 0, false));
+            self.snapshots
+                .progress
+                .push((receiving.from, receiving.metadata.index, 0, false));
         }
     }
 
     fn begin_sending(&mut self, now: Now, message: &RaftMessage) {
-        let Some(metadata) = message.snapshot.clone() else { return };
+        let Some(metadata) = message.snapshot.clone() else {
+            return;
+        };
         let (index, term) = (metadata.index, metadata.term);
-        let already = self.snapshots.sending.get(&message.to).is_some_and(|sending| sending.metadata.index == index);
+        let already = self
+            .snapshots
+            .sending
+            .get(&message.to)
+            .is_some_and(|sending| sending.metadata.index == index);
         if already {
             return;
         }
-        tracing::info!(partition = self.id.0, to = message.to.0, index, "sending a snapshot");
+        tracing::info!(
+            partition = self.id.0,
+            to = message.to.0,
+            index,
+            "sending a snapshot"
+        );
         let sending = Sending {
             metadata,
             leader_term: message.term,
@@ -339,11 +437,19 @@ impl Partition {
             end: None,
         };
         self.snapshots.sending.insert(message.to, sending);
-        self.snapshots.requests.push(SnapshotRequest::Read { partition: self.id, index, term, offset: 0, to: message.to });
+        self.snapshots.requests.push(SnapshotRequest::Read {
+            partition: self.id,
+            index,
+            term,
+            offset: 0,
+            to: message.to,
+        });
     }
 
     fn send_part(&mut self, to: NodeNumber, index: u64, offset: u64, data: Bytes, last: bool) {
-        let Some(sending) = self.snapshots.sending.get_mut(&to) else { return };
+        let Some(sending) = self.snapshots.sending.get_mut(&to) else {
+            return;
+        };
         if sending.metadata.index != index {
             return;
         }
@@ -367,7 +473,9 @@ impl Partition {
             .snapshots
             .sending
             .iter()
-            .filter(|(_, sending)| now.monotonic_us.saturating_sub(sending.last_progress_us) > SEND_TIMEOUT_US)
+            .filter(|(_, sending)| {
+                now.monotonic_us.saturating_sub(sending.last_progress_us) > SEND_TIMEOUT_US
+            })
             .map(|(node, _)| *node)
             .collect();
         for node in silent {
@@ -391,7 +499,12 @@ impl Partition {
             self.snapshots.abandon_receiving();
             let writer = self.snapshots.next_writer();
             let term = chunk.metadata.term;
-            self.snapshots.requests.push(SnapshotRequest::Create { partition: self.id, writer, index, term });
+            self.snapshots.requests.push(SnapshotRequest::Create {
+                partition: self.id,
+                writer,
+                index,
+                term,
+            });
             self.snapshots.receiving = Some(Receiving {
                 writer,
                 from: chunk.from,
@@ -416,7 +529,10 @@ impl Partition {
         if let Err(error) = receiving.loader.feed(&chunk.data) {
             tracing::warn!(partition = self.id.0, %error, from = chunk.from.0, "a snapshot part is not valid");
             let writer = receiving.writer;
-            self.snapshots.requests.push(SnapshotRequest::Abandon { partition: self.id, writer });
+            self.snapshots.requests.push(SnapshotRequest::Abandon {
+                partition: self.id,
+                writer,
+            });
             self.snapshots.abandon_receiving();
             self.snapshots.progress.push((chunk.from, index, 0, false));
             return;
@@ -424,9 +540,15 @@ impl Partition {
         receiving.next_offset += chunk.data.len() as u64;
         receiving.finishing = chunk.last;
         let (partition, writer) = (self.id, receiving.writer);
-        self.snapshots.requests.push(SnapshotRequest::Write { partition, writer, chunk: chunk.data });
+        self.snapshots.requests.push(SnapshotRequest::Write {
+            partition,
+            writer,
+            chunk: chunk.data,
+        });
         if chunk.last {
-            self.snapshots.requests.push(SnapshotRequest::Finish { partition, writer });
+            self.snapshots
+                .requests
+                .push(SnapshotRequest::Finish { partition, writer });
         }
     }
 }

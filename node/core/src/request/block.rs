@@ -82,7 +82,9 @@ pub async fn put(
         Some((node, Failure::Refused(refusal, sentence))) => {
             Err(Failure::refused(refusal, format!("{node}: {sentence}")))
         }
-        Some((node, reason)) => Err(Failure::Busy(format!("too few copies could be written: {node}: {reason}"))),
+        Some((node, reason)) => Err(Failure::Busy(format!(
+            "too few copies could be written: {node}: {reason}"
+        ))),
         None => Err(Failure::Busy("too few copies could be written".to_string())),
     }
 }

@@ -13,7 +13,7 @@ mod walk;
 use bark_schema::operation::{Failure, Refusal, Reply};
 
 /// An answer of a kind the question cannot have: a defect, told as such.
-fn unexpected(reply: &Reply) -> Failure {
+pub(crate) fn unexpected(reply: &Reply) -> Failure {
     tracing::error!(?reply, "a partition gave an answer of another kind");
     Failure::refused(Refusal::Internal, "a partition gave an answer of another kind")
 }

@@ -7,9 +7,10 @@
 //! Moving a directory to another parent also takes the cluster-wide rename lease and walks the target's
 //! ancestors under it, so that no two renames can tie a loop (`mv a b/d` beside `mv b a/c`).
 
-use bark_schema::ids::{InodeId, PartitionId, TransactionId};
+use bark_schema::ids::{InodeId, TransactionId};
 use bark_schema::operation::{
-    Attributes, Command, Entry, Failure, FileKind, Namespace, NewInode, Query, Refusal, Reply, RequestId, Step,
+    Attributes, Command, Entry, Failure, FileKind, Namespace, NewInode, Query, Refusal, Reply, RequestId,
+    Step,
 };
 use bark_schema::placement;
 use bytes::Bytes;
@@ -57,7 +58,9 @@ pub async fn carry_out(
         let pause = (PAUSE_US_MIN << attempt.min(6)).min(PAUSE_US_MAX);
         gateway.sleep(pause + gateway.random() % pause).await;
     }
-    Err(Failure::Busy("other operations kept changing the same directories".to_string()))
+    Err(Failure::Busy(
+        "other operations kept changing the same directories".to_string(),
+    ))
 }
 
 /// The form that is one entry when everything is at home in the first partition.
@@ -73,10 +76,14 @@ fn single_entry_form(operation: &Namespace) -> Option<Command> {
 
 async fn plan(gateway: &Gateway, operation: &Namespace) -> Result<(Plan, Reply), Failure> {
     match operation.clone() {
-        Namespace::MakeDirectory { directory, name, attributes } => {
-            plan_make_directory(gateway, directory, name, attributes).await
+        Namespace::MakeDirectory {
+            directory,
+            name,
+            attributes,
+        } => plan_make_directory(gateway, directory, name, attributes).await,
+        Namespace::RemoveDirectory { directory, name } => {
+            plan_remove_directory(gateway, directory, name).await
         }
-        Namespace::RemoveDirectory { directory, name } => plan_remove_directory(gateway, directory, name).await,
         Namespace::Unlink { directory, name } => plan_unlink(gateway, directory, name).await,
         Namespace::Link { inode, to } => plan_link(gateway, inode, to).await,
         Namespace::Rename { from, to, replace } => plan_rename(gateway, from, to, replace).await,
@@ -91,7 +98,15 @@ async fn plan(gateway: &Gateway, operation: &Namespace) -> Result<(Plan, Reply),
             let mut plan = Plan::default();
             let mut deleted = 0;
             for (partition, key) in keys {
-                if let Reply::Count(1) = gateway.query(partition, Query::KeyExists { keys: vec![key.clone()] }).await? {
+                if let Reply::Count(1) = gateway
+                    .query(
+                        partition,
+                        Query::KeyExists {
+                            keys: vec![key.clone()],
+                        },
+                    )
+                    .await?
+                {
                     deleted += 1;
                 }
                 plan.add(partition, Step::KeyDelete { key });
@@ -111,22 +126,35 @@ async fn plan_make_directory(
         return Err(Failure::refused(Refusal::Exists, "File exists"));
     }
     let home = placement::partition_of_new_directory(directory, &name, gateway.config().partition_count);
-    let inode = directory_inode(gateway, home);
+    let inode = gateway.next_directory_inode(home).await?;
     let mut plan = Plan::default();
     let expected = None;
     let entry = Entry { directory, name };
-    plan.add(directory.home(), Step::InsertEntry { entry, inode, kind: FileKind::Directory, expected });
+    plan.add(
+        directory.home(),
+        Step::InsertEntry {
+            entry,
+            inode,
+            kind: FileKind::Directory,
+            expected,
+        },
+    );
     let attributes_of_reply = new_directory_attributes(gateway, inode, &attributes);
-    plan.add(home, Step::CreateDirectory { inode, parent: directory, attributes });
-    Ok((plan, Reply::Created { attributes: attributes_of_reply, created: true }))
-}
-
-/// Directory inodes born by a transaction get a random number in the upper half of the counter space, the
-/// partition's own counter stays in the lower half: the two never meet, and a collision among 2^47 is
-/// refused by the step itself and tried again.
-fn directory_inode(gateway: &Gateway, home: PartitionId) -> InodeId {
-    let upper_half = 1 << (InodeId::COUNTER_BITS - 1);
-    InodeId::new(home, upper_half | (gateway.random() & (upper_half - 1)))
+    plan.add(
+        home,
+        Step::CreateDirectory {
+            inode,
+            parent: directory,
+            attributes,
+        },
+    );
+    Ok((
+        plan,
+        Reply::Created {
+            attributes: attributes_of_reply,
+            created: true,
+        },
+    ))
 }
 
 fn new_directory_attributes(gateway: &Gateway, inode: InodeId, new: &NewInode) -> Attributes {
@@ -156,7 +184,13 @@ async fn plan_remove_directory(
         return Err(Failure::refused(Refusal::NotDirectory, "Not a directory"));
     }
     let mut plan = Plan::default();
-    plan.add(directory.home(), Step::RemoveEntry { entry: Entry { directory, name }, inode });
+    plan.add(
+        directory.home(),
+        Step::RemoveEntry {
+            entry: Entry { directory, name },
+            inode,
+        },
+    );
     plan.add(inode.home(), Step::RemoveDirectory { inode });
     Ok((plan, Reply::Done))
 }
@@ -167,7 +201,13 @@ async fn plan_unlink(gateway: &Gateway, directory: InodeId, name: Bytes) -> Resu
         return Err(Failure::refused(Refusal::IsDirectory, "Is a directory"));
     }
     let mut plan = Plan::default();
-    plan.add(directory.home(), Step::RemoveEntry { entry: Entry { directory, name }, inode });
+    plan.add(
+        directory.home(),
+        Step::RemoveEntry {
+            entry: Entry { directory, name },
+            inode,
+        },
+    );
     plan.add(inode.home(), Step::AddLinks { inode, count: -1 });
     Ok((plan, Reply::Done))
 }
@@ -175,14 +215,25 @@ async fn plan_unlink(gateway: &Gateway, directory: InodeId, name: Bytes) -> Resu
 async fn plan_link(gateway: &Gateway, inode: InodeId, to: Entry) -> Result<(Plan, Reply), Failure> {
     let attributes = attributes(gateway, inode).await?;
     if attributes.kind == FileKind::Directory {
-        return Err(Failure::refused(Refusal::PermissionDenied, "directories have one name"));
+        return Err(Failure::refused(
+            Refusal::PermissionDenied,
+            "directories have one name",
+        ));
     }
     if lookup(gateway, to.directory, &to.name).await?.is_some() {
         return Err(Failure::refused(Refusal::Exists, "File exists"));
     }
     let mut plan = Plan::default();
     let home = to.directory.home();
-    plan.add(home, Step::InsertEntry { entry: to, inode, kind: attributes.kind, expected: None });
+    plan.add(
+        home,
+        Step::InsertEntry {
+            entry: to,
+            inode,
+            kind: attributes.kind,
+            expected: None,
+        },
+    );
     plan.add(inode.home(), Step::AddLinks { inode, count: 1 });
     Ok((plan, Reply::Done))
 }
@@ -213,16 +264,39 @@ async fn plan_rename(
             (_, FileKind::Directory) => {
                 return Err(Failure::refused(Refusal::IsDirectory, "Is a directory"));
             }
-            _ => plan.add(replaced.home(), Step::AddLinks { inode: replaced, count: -1 }),
+            _ => plan.add(
+                replaced.home(),
+                Step::AddLinks {
+                    inode: replaced,
+                    count: -1,
+                },
+            ),
         }
     }
     if kind == FileKind::Directory && from.directory != to.directory {
-        plan.reparent = Some(Reparent { moved: inode, parent: to.directory });
-        plan.add(inode.home(), Step::SetParent { inode, parent: to.directory });
+        plan.reparent = Some(Reparent {
+            moved: inode,
+            parent: to.directory,
+        });
+        plan.add(
+            inode.home(),
+            Step::SetParent {
+                inode,
+                parent: to.directory,
+            },
+        );
     }
     let expected = target.map(|(replaced, _)| replaced);
     plan.add(from.directory.home(), Step::RemoveEntry { entry: from, inode });
-    plan.add(to.directory.home(), Step::InsertEntry { entry: to, inode, kind, expected });
+    plan.add(
+        to.directory.home(),
+        Step::InsertEntry {
+            entry: to,
+            inode,
+            kind,
+            expected,
+        },
+    );
     Ok((plan, Reply::Done))
 }
 
@@ -231,7 +305,10 @@ async fn lookup(
     directory: InodeId,
     name: &Bytes,
 ) -> Result<Option<(InodeId, FileKind)>, Failure> {
-    let query = Query::Lookup { directory, name: name.clone() };
+    let query = Query::Lookup {
+        directory,
+        name: name.clone(),
+    };
     match gateway.query(directory.home(), query).await {
         Ok(Reply::Entry { inode, kind, .. }) => Ok(Some((inode, kind))),
         // The directory itself may be missing: the step that needs it says so.

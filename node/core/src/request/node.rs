@@ -12,19 +12,27 @@ pub async fn carry_out(
     local_status: Option<ClusterStatus>,
 ) -> Result<Reply, Failure> {
     match request {
-        NodeRequest::Walk { start, path, follow_last, first_bytes } => {
-            walk::walk(gateway, start, path, follow_last, first_bytes).await
-        }
-        NodeRequest::BlockPut { block, data, checksum, replicas, .. } => {
-            block::put(gateway, block, data, checksum, replicas).await
-        }
+        NodeRequest::Walk {
+            start,
+            path,
+            follow_last,
+            first_bytes,
+        } => walk::walk(gateway, start, path, follow_last, first_bytes).await,
+        NodeRequest::BlockPut {
+            block,
+            data,
+            checksum,
+            replicas,
+            ..
+        } => block::put(gateway, block, data, checksum, replicas).await,
         NodeRequest::ClusterStatus => match local_status {
             Some(status) => gather_status(gateway, status).await,
             None => Err(Failure::refused(Refusal::Internal, "the status is missing")),
         },
-        NodeRequest::BlockGet { .. } | NodeRequest::BlockDelete { .. } => {
-            Err(Failure::refused(Refusal::Internal, "blocks are read by the disk thread"))
-        }
+        NodeRequest::BlockGet { .. } | NodeRequest::BlockDelete { .. } => Err(Failure::refused(
+            Refusal::Internal,
+            "blocks are read by the disk thread",
+        )),
     }
 }
 

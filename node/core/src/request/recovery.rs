@@ -83,7 +83,10 @@ pub async fn resolve(
         }
         Err(_) => return,
     };
-    if let Err(failure) = gateway.command(participant, Command::Finish { transaction, commit }).await {
+    if let Err(failure) = gateway
+        .command(participant, Command::Finish { transaction, commit })
+        .await
+    {
         tracing::debug!(%failure, "a participant will be finished later");
     }
 }
@@ -93,7 +96,10 @@ async fn outcome(
     transaction: TransactionId,
     primary: PartitionId,
 ) -> Result<TransactionOutcome, Failure> {
-    match gateway.query(primary, Query::TransactionOutcome { transaction }).await? {
+    match gateway
+        .query(primary, Query::TransactionOutcome { transaction })
+        .await?
+    {
         Reply::Outcome(outcome) => Ok(outcome),
         other => Err(Failure::Busy(format!("unexpected answer {other:?}"))),
     }

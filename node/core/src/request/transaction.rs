@@ -63,7 +63,16 @@ pub async fn attempt(
     let participants: Vec<PartitionId> = plan.steps.keys().copied().collect();
     let prepares: Vec<_> = std::mem::take(&mut plan.steps)
         .into_iter()
-        .map(|(partition, steps)| gateway.command(partition, Command::Prepare { transaction, primary, steps }))
+        .map(|(partition, steps)| {
+            gateway.command(
+                partition,
+                Command::Prepare {
+                    transaction,
+                    primary,
+                    steps,
+                },
+            )
+        })
         .collect();
     for prepared in futures::future::join_all(prepares).await {
         if let Err(failure) = prepared {
@@ -108,14 +117,20 @@ async fn refuse_own_descendant(gateway: &Gateway, reparent: Reparent) -> Result<
     let mut ancestor = reparent.parent;
     for _ in 0..DEPTH_MAX {
         if ancestor == reparent.moved {
-            return Err(Failure::refused(Refusal::InvalidArgument, "a directory cannot move below itself"));
+            return Err(Failure::refused(
+                Refusal::InvalidArgument,
+                "a directory cannot move below itself",
+            ));
         }
         if ancestor == InodeId::ROOT {
             return Ok(());
         }
         ancestor = parent(gateway, ancestor).await?;
     }
-    Err(Failure::refused(Refusal::InvalidArgument, "the directory tree is too deep"))
+    Err(Failure::refused(
+        Refusal::InvalidArgument,
+        "the directory tree is too deep",
+    ))
 }
 
 async fn parent(gateway: &Gateway, directory: InodeId) -> Result<InodeId, Failure> {

@@ -37,7 +37,10 @@ pub async fn walk(
         if kind == FileKind::Symlink && (follow_last || !names.is_empty()) {
             links += 1;
             if links > limits::SYMLINKS_MAX {
-                return Err(Failure::refused(Refusal::TooManySymlinks, "Too many levels of symbolic links"));
+                return Err(Failure::refused(
+                    Refusal::TooManySymlinks,
+                    "Too many levels of symbolic links",
+                ));
             }
             let target = read_link(gateway, inode).await?;
             push_front(&mut names, &target)?;
@@ -49,16 +52,29 @@ pub async fn walk(
         parent = current;
         current = inode;
     }
-    let query = Query::Layout { inode: current, offset: 0, length: u64::from(first_bytes) };
+    let query = Query::Layout {
+        inode: current,
+        offset: 0,
+        length: u64::from(first_bytes),
+    };
     match gateway.query(current.home(), query).await {
-        Ok(Reply::Layout { attributes, content }) => Ok(Reply::Walked { attributes, parent, content }),
+        Ok(Reply::Layout { attributes, content }) => Ok(Reply::Walked {
+            attributes,
+            parent,
+            content,
+        }),
         Ok(other) => Err(unexpected(&other)),
         // Directories and links have attributes but no content.
         Err(Failure::Refused(Refusal::IsDirectory | Refusal::InvalidArgument, _)) => {
-            match gateway.query(current.home(), Query::Attributes { inode: current }).await? {
-                Reply::Attributes(attributes) => {
-                    Ok(Reply::Walked { attributes, parent, content: Content::Inline(Bytes::new()) })
-                }
+            match gateway
+                .query(current.home(), Query::Attributes { inode: current })
+                .await?
+            {
+                Reply::Attributes(attributes) => Ok(Reply::Walked {
+                    attributes,
+                    parent,
+                    content: Content::Inline(Bytes::new()),
+                }),
                 other => Err(unexpected(&other)),
             }
         }
@@ -72,7 +88,9 @@ fn push_front(names: &mut VecDeque<Bytes>, path: &Bytes) -> Result<(), Failure> 
         let sentence = format!("paths have at most {} bytes", limits::PATH_SIZE_MAX);
         return Err(Failure::refused(Refusal::NameTooLong, sentence));
     }
-    let components = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".");
+    let components = path
+        .split(|byte| *byte == b'/')
+        .filter(|name| !name.is_empty() && *name != b".");
     let mut added = Vec::new();
     for component in components {
         if component.len() > limits::NAME_SIZE_MAX {
@@ -88,7 +106,16 @@ fn push_front(names: &mut VecDeque<Bytes>, path: &Bytes) -> Result<(), Failure> 
 }
 
 async fn lookup(gateway: &Gateway, directory: InodeId, name: &Bytes) -> Result<(InodeId, FileKind), Failure> {
-    match gateway.query(directory.home(), Query::Lookup { directory, name: name.clone() }).await? {
+    match gateway
+        .query(
+            directory.home(),
+            Query::Lookup {
+                directory,
+                name: name.clone(),
+            },
+        )
+        .await?
+    {
         Reply::Entry { inode, kind, .. } => Ok((inode, kind)),
         other => Err(unexpected(&other)),
     }
@@ -102,7 +129,11 @@ async fn read_link(gateway: &Gateway, inode: InodeId) -> Result<Bytes, Failure> 
 }
 
 async fn parent_of(gateway: &Gateway, directory: InodeId) -> Result<InodeId, Failure> {
-    let query = Query::ReadDirectory { directory, after: Bytes::new(), limit: 1 };
+    let query = Query::ReadDirectory {
+        directory,
+        after: Bytes::new(),
+        limit: 1,
+    };
     match gateway.query(directory.home(), query).await? {
         Reply::Directory { parent, .. } => Ok(parent),
         other => Err(unexpected(&other)),

@@ -10,7 +10,7 @@
 //! - An inode's counter is below `inode_counter_next`, and no id is given twice.
 
 use bark_schema::ids::{InodeId, PartitionId};
-use bark_schema::operation::{Attributes, Failure, FileKind, NewInode, Refusal, UnixNanos};
+use bark_schema::operation::{Attributes, Failure, FileKind, NewInode, Refusal, Reply, UnixNanos};
 
 use super::codec::{Reader, Row, Sink, row_struct};
 use super::{Error, State};
@@ -52,6 +52,8 @@ pub(crate) enum Body {
 /// Millions of these are in memory: a field more is a decision.
 const _: () = assert!(size_of::<Inode>() <= 80);
 
+/// Most numbers one command sets aside.
+const RESERVE_NUMBERS_MAX: u32 = 1 << 16;
 const MODE_MASK: u32 = 0o7777;
 
 impl Inode {
@@ -185,6 +187,14 @@ impl State {
             self.file_bytes = self.file_bytes.wrapping_add(inode.size);
         }
         self.inodes.insert(id, inode);
+    }
+
+    /// Moves the counter past `count` numbers, which only the asker will use; answers the first.
+    pub(super) fn reserve_inode_numbers(&mut self, count: u32) -> Result<Reply, Failure> {
+        let first = self.next_inode()?.0 & InodeId::COUNTER_MAX;
+        let next = first.saturating_add(u64::from(count.clamp(1, RESERVE_NUMBERS_MAX)));
+        self.inode_counter_next = next.min(InodeId::COUNTER_MAX + 1);
+        Ok(Reply::Count(first))
     }
 
     /// Sees to it that `id` is never given to another inode.

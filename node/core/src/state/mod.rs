@@ -252,6 +252,7 @@ impl State {
             Command::KeyDelete { keys, condition } => self.key_delete(keys, *condition),
             Command::KeyIncrement { key, by } => self.key_increment(key, *by),
             Command::KeyExpireDue { limit } => self.key_expire_due(*limit),
+            Command::ReserveInodes { count } => self.reserve_inode_numbers(*count),
             Command::Create {
                 directory,
                 name,

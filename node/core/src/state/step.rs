@@ -146,7 +146,9 @@ impl State {
                 "not an inode of this partition",
             ));
         }
-        if counter < self.inode_counter_next {
+        // Below the counter are the numbers set aside for coordinators, each of which uses one once.
+        let is_held = self.check_held_by(&LockKey::Inode(inode), None).is_err();
+        if self.inodes.contains(&inode) || (counter < self.inode_counter_next && is_held) {
             return Err(Failure::refused(Refusal::Conflict, "the inode number is taken"));
         }
         let limit = self

@@ -52,7 +52,11 @@ struct Hold {
 impl Calls {
     /// The worker's index lies in the upper 16 bits, so that answers find their worker.
     pub fn new(worker: u16) -> Calls {
-        Calls { table: BTreeMap::new(), next: u64::from(worker) << 48, held: BTreeMap::new() }
+        Calls {
+            table: BTreeMap::new(),
+            next: u64::from(worker) << 48,
+            held: BTreeMap::new(),
+        }
     }
 
     pub fn worker_of(call: CallId) -> u16 {
@@ -89,11 +93,16 @@ impl Calls {
 
     /// Puts a call aside until the partition can be tried again.
     pub fn hold(&mut self, partition: PartitionId, id: CallId, now_us: u64, jitter: u64) {
-        let Some(call) = self.table.get_mut(&id) else { return };
+        let Some(call) = self.table.get_mut(&id) else {
+            return;
+        };
         call.place = Place::Held;
         let pause = (HOLD_US_MIN << call.attempts.min(5)).min(HOLD_US_MAX);
         let until_us = now_us + pause + jitter % (pause / 2 + 1);
-        let hold = self.held.entry(partition).or_insert(Hold { until_us, calls: Vec::new() });
+        let hold = self.held.entry(partition).or_insert(Hold {
+            until_us,
+            calls: Vec::new(),
+        });
         hold.calls.push(id);
     }
 
@@ -105,8 +114,11 @@ impl Calls {
             .filter(|(_, hold)| hold.until_us <= now_us)
             .map(|(partition, _)| *partition)
             .collect();
-        let mut calls: Vec<CallId> =
-            due.iter().filter_map(|partition| self.held.remove(partition)).flat_map(|hold| hold.calls).collect();
+        let mut calls: Vec<CallId> = due
+            .iter()
+            .filter_map(|partition| self.held.remove(partition))
+            .flat_map(|hold| hold.calls)
+            .collect();
         calls.sort_unstable();
         calls.retain(|id| self.table.contains_key(id));
         calls
@@ -117,12 +129,20 @@ impl Calls {
     }
 
     pub fn expired(&self, now_us: u64) -> Vec<CallId> {
-        self.table.iter().filter(|(_, call)| call.deadline_us <= now_us).map(|(id, _)| *id).collect()
+        self.table
+            .iter()
+            .filter(|(_, call)| call.deadline_us <= now_us)
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     /// Calls that are with a node now, oldest first.
     pub fn with_node(&self, node: NodeNumber) -> Vec<CallId> {
-        self.table.iter().filter(|(_, call)| call.place == Place::Node(node)).map(|(id, _)| *id).collect()
+        self.table
+            .iter()
+            .filter(|(_, call)| call.place == Place::Node(node))
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     /// Calls that are with any other node, oldest first.

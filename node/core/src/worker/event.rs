@@ -12,12 +12,24 @@ use crate::partition::event::{CallId, SnapshotEvent, SnapshotRequest};
 #[derive(Debug)]
 pub enum Input {
     /// Control and bulk connections to the node are both up.
-    PeerConnected { node: NodeNumber },
-    PeerDisconnected { node: NodeNumber },
-    Peer { from: NodeNumber, message: PeerMessage },
-    Sibling { from: u16, message: SiblingMessage },
+    PeerConnected {
+        node: NodeNumber,
+    },
+    PeerDisconnected {
+        node: NodeNumber,
+    },
+    Peer {
+        from: NodeNumber,
+        message: PeerMessage,
+    },
+    Sibling {
+        from: u16,
+        message: SiblingMessage,
+    },
     /// The log has synced everything up to this batch of this worker.
-    LogPersisted { batch: u64 },
+    LogPersisted {
+        batch: u64,
+    },
     Storage(StorageEvent),
 }
 
@@ -25,18 +37,35 @@ pub enum Input {
 #[derive(Debug)]
 pub enum Effect {
     /// `bulk`: on the connection for blocks and snapshots, so that heartbeats never wait behind them.
-    Send { to: NodeNumber, bulk: bool, message: PeerMessage },
-    Sibling { to: u16, message: SiblingMessage },
+    Send {
+        to: NodeNumber,
+        bulk: bool,
+        message: PeerMessage,
+    },
+    Sibling {
+        to: u16,
+        message: SiblingMessage,
+    },
     /// Append these to the log in order. With durability `disk`, say when they are synced.
-    Persist { batch: u64, records: Vec<Record> },
+    Persist {
+        batch: u64,
+        records: Vec<Record>,
+    },
     Storage(StorageRequest),
 }
 
 /// Between the workers of one node.
 #[derive(Debug)]
 pub enum SiblingMessage {
-    Request { call: CallId, deadline_us: u64, request: Request },
-    Reply { call: CallId, result: Result<Reply, Failure> },
+    Request {
+        call: CallId,
+        deadline_us: u64,
+        request: Request,
+    },
+    Reply {
+        call: CallId,
+        result: Result<Reply, Failure>,
+    },
     /// Arrived on the sender's connection, meant for a partition or call of the receiver.
     Peer { from: NodeNumber, message: PeerMessage },
     /// For worker 0, which sends the heartbeats of all workers together.
@@ -46,9 +75,22 @@ pub enum SiblingMessage {
 /// Work for the disk thread, done in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StorageRequest {
-    BlockPut { call: CallId, block: BlockId, data: Bytes, checksum: u32 },
-    BlockGet { call: CallId, block: BlockId, offset: u32, length: u32 },
-    BlockDelete { call: CallId, blocks: Vec<BlockId> },
+    BlockPut {
+        call: CallId,
+        block: BlockId,
+        data: Bytes,
+        checksum: u32,
+    },
+    BlockGet {
+        call: CallId,
+        block: BlockId,
+        offset: u32,
+        length: u32,
+    },
+    BlockDelete {
+        call: CallId,
+        blocks: Vec<BlockId>,
+    },
     Snapshot(SnapshotRequest),
 }
 
@@ -56,8 +98,14 @@ pub enum StorageRequest {
 #[derive(Debug)]
 pub enum StorageEvent {
     /// Durable, read or deleted, or why not.
-    Block { call: CallId, result: Result<Reply, Failure> },
-    Snapshot { partition: PartitionId, event: SnapshotEvent },
+    Block {
+        call: CallId,
+        result: Result<Reply, Failure>,
+    },
+    Snapshot {
+        partition: PartitionId,
+        event: SnapshotEvent,
+    },
     /// Size and free space of the data directory's file system.
     Space { total_bytes: u64, free_bytes: u64 },
 }

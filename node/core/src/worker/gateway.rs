@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use bark_schema::ids::{ClientId, NodeNumber, PartitionId};
+use bark_schema::ids::{ClientId, InodeId, NodeNumber, PartitionId};
 use bark_schema::operation::{Command, Failure, NodeRequest, Query, Reply, Request, RequestId};
 
 use crate::random::Random;
@@ -24,8 +24,14 @@ use crate::worker::WorkerConfig;
 
 /// How long a call may take unless the caller says otherwise.
 pub const DEADLINE_DEFAULT_US: u64 = 10_000_000;
+/// Inode numbers set aside with one log entry.
+const INODE_NUMBERS_AT_ONCE: u32 = 1024;
 /// "No session": the command carries its own exactly-once name.
-pub const NO_SESSION: RequestId = RequestId { client: ClientId(0), sequence: 0, acknowledged_below: 0 };
+pub const NO_SESSION: RequestId = RequestId {
+    client: ClientId(0),
+    sequence: 0,
+    acknowledged_below: 0,
+};
 
 /// Where a request may be carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,9 +54,18 @@ pub trait CompletionSink {
 /// Who waits for a call.
 pub enum Waiter {
     Future(Rc<RefCell<Slot>>),
-    Sink { sink: Rc<dyn CompletionSink>, token: u64 },
-    Peer { node: NodeNumber, id: u64 },
-    Sibling { worker: u16, call: crate::partition::event::CallId },
+    Sink {
+        sink: Rc<dyn CompletionSink>,
+        token: u64,
+    },
+    Peer {
+        node: NodeNumber,
+        id: u64,
+    },
+    Sibling {
+        worker: u16,
+        call: crate::partition::event::CallId,
+    },
 }
 
 #[derive(Default)]
@@ -93,6 +108,8 @@ pub struct Shared {
     timer_count: Cell<u64>,
     client: ClientId,
     sequences: RefCell<BTreeMap<PartitionId, Sequences>>,
+    /// Inode numbers set aside for this worker and not used yet.
+    inode_numbers: RefCell<BTreeMap<PartitionId, std::ops::Range<u64>>>,
 }
 
 /// Cheap to clone; one a worker.
@@ -114,6 +131,7 @@ impl Gateway {
             timer_count: Cell::new(0),
             client,
             sequences: RefCell::default(),
+            inode_numbers: RefCell::default(),
         }))
     }
 
@@ -144,26 +162,40 @@ impl Gateway {
     }
 
     /// Hands in a request whose answer goes to `sink`.
-    pub fn submit(&self, request: Request, reach: Reach, deadline_us: u64, sink: Rc<dyn CompletionSink>, token: u64) {
+    pub fn submit(
+        &self,
+        request: Request,
+        reach: Reach,
+        deadline_us: u64,
+        sink: Rc<dyn CompletionSink>,
+        token: u64,
+    ) {
         let waiter = Waiter::Sink { sink, token };
-        self.0.submitted.borrow_mut().push_back(NewCall { request, reach, deadline_us, waiter });
-    }
-
-    pub(crate) fn submit_call(&self, call: NewCall) {
-        self.0.submitted.borrow_mut().push_back(call);
+        self.0.submitted.borrow_mut().push_back(NewCall {
+            request,
+            reach,
+            deadline_us,
+            waiter,
+        });
     }
 
     /// Asks and waits.
     pub fn call(&self, request: Request, reach: Reach, deadline_us: u64) -> Answer {
         let slot = Rc::new(RefCell::new(Slot::default()));
         let waiter = Waiter::Future(slot.clone());
-        self.0.submitted.borrow_mut().push_back(NewCall { request, reach, deadline_us, waiter });
+        self.0.submitted.borrow_mut().push_back(NewCall {
+            request,
+            reach,
+            deadline_us,
+            waiter,
+        });
         Answer { slot }
     }
 
     pub async fn query(&self, partition: PartitionId, query: Query) -> Result<Reply, Failure> {
         let deadline_us = self.now().monotonic_us + DEADLINE_DEFAULT_US;
-        self.call(Request::Query { partition, query }, Reach::Cluster, deadline_us).await
+        self.call(Request::Query { partition, query }, Reach::Cluster, deadline_us)
+            .await
     }
 
     /// A command that names itself for the exactly-once tables (transactions), or is harmless to repeat.
@@ -178,7 +210,16 @@ impl Gateway {
         command: Command,
     ) -> Result<Reply, Failure> {
         let deadline_us = self.now().monotonic_us + DEADLINE_DEFAULT_US;
-        self.call(Request::Command { partition, id, command }, Reach::Cluster, deadline_us).await
+        self.call(
+            Request::Command {
+                partition,
+                id,
+                command,
+            },
+            Reach::Cluster,
+            deadline_us,
+        )
+        .await
     }
 
     pub fn node(&self, node: NodeNumber, request: NodeRequest) -> Answer {
@@ -194,7 +235,11 @@ impl Gateway {
         sequences.next += 1;
         sequences.unanswered.insert(sequences.next);
         let acknowledged_below = sequences.unanswered.first().copied().unwrap_or(sequences.next);
-        RequestId { client: self.0.client, sequence: sequences.next, acknowledged_below }
+        RequestId {
+            client: self.0.client,
+            sequence: sequences.next,
+            acknowledged_below,
+        }
     }
 
     pub fn finish_request(&self, partition: PartitionId, id: RequestId) {
@@ -203,16 +248,51 @@ impl Gateway {
         }
     }
 
+    /// A number for a directory that a transaction gives birth to in `home`. Numbers are set aside in the
+    /// partition's log a thousand at a time; those left when the node stops are never used.
+    pub(crate) async fn next_directory_inode(&self, home: PartitionId) -> Result<InodeId, Failure> {
+        loop {
+            if let Some(numbers) = self.0.inode_numbers.borrow_mut().get_mut(&home)
+                && let Some(counter) = numbers.next()
+            {
+                return Ok(InodeId::new(home, counter));
+            }
+            match self
+                .command(
+                    home,
+                    Command::ReserveInodes {
+                        count: INODE_NUMBERS_AT_ONCE,
+                    },
+                )
+                .await?
+            {
+                Reply::Count(first) => {
+                    let numbers = first..first + u64::from(INODE_NUMBERS_AT_ONCE);
+                    self.0.inode_numbers.borrow_mut().insert(home, numbers);
+                }
+                other => return Err(crate::request::unexpected(&other)),
+            }
+        }
+    }
+
     /// Waits in the worker's time.
     pub fn sleep(&self, duration_us: u64) -> Sleep {
         self.0.timer_count.set(self.0.timer_count.get() + 1);
         let key = (self.now().monotonic_us + duration_us, self.0.timer_count.get());
-        Sleep { gateway: self.clone(), key }
+        Sleep {
+            gateway: self.clone(),
+            key,
+        }
     }
 
     /// When the next sleeper wants to be woken.
     pub(super) fn next_timer_us(&self) -> Option<u64> {
-        self.0.timers.borrow().keys().next().map(|(deadline, _)| *deadline)
+        self.0
+            .timers
+            .borrow()
+            .keys()
+            .next()
+            .map(|(deadline, _)| *deadline)
     }
 
     pub(super) fn wake_sleepers(&self) {

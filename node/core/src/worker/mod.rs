@@ -77,7 +77,9 @@ pub struct WorkerConfig {
 
 impl WorkerConfig {
     pub fn replicas_of(&self, partition: PartitionId) -> &[NodeNumber] {
-        self.placement.get(usize::from(partition.0)).map_or(&[], Vec::as_slice)
+        self.placement
+            .get(usize::from(partition.0))
+            .map_or(&[], Vec::as_slice)
     }
 
     pub fn worker_of(&self, partition: PartitionId) -> u16 {
@@ -113,7 +115,10 @@ impl Worker {
         Worker {
             calls: Calls::new(config.worker),
             gateway,
-            partitions: partitions.into_iter().map(|partition| (partition.id(), partition)).collect(),
+            partitions: partitions
+                .into_iter()
+                .map(|partition| (partition.id(), partition))
+                .collect(),
             leader_hints: BTreeMap::new(),
             completed_calls: Rc::default(),
             output: Output::default(),
@@ -184,7 +189,10 @@ impl Worker {
             Input::Storage(StorageEvent::Snapshot { partition, event }) => {
                 self.with_partition(partition, |local| local.snapshot_event(event));
             }
-            Input::Storage(StorageEvent::Space { total_bytes, free_bytes }) => {
+            Input::Storage(StorageEvent::Space {
+                total_bytes,
+                free_bytes,
+            }) => {
                 self.disk = (total_bytes, free_bytes);
             }
         }
@@ -202,7 +210,10 @@ impl Worker {
                     if let Some(partition) = self.partitions.get_mut(&message.partition) {
                         partition.step(message);
                     } else if self.is_siblings(message.partition) {
-                        elsewhere.entry(self.config.worker_of(message.partition)).or_default().push(message);
+                        elsewhere
+                            .entry(self.config.worker_of(message.partition))
+                            .or_default()
+                            .push(message);
                     }
                 }
                 for (worker, messages) in elsewhere {
@@ -218,14 +229,21 @@ impl Worker {
                     if let Some(partition) = self.partitions.get_mut(&heartbeat.partition) {
                         partition.step_heartbeat(heartbeat);
                     } else if self.is_siblings(heartbeat.partition) {
-                        elsewhere.entry(self.config.worker_of(heartbeat.partition)).or_default().push(heartbeat);
+                        elsewhere
+                            .entry(self.config.worker_of(heartbeat.partition))
+                            .or_default()
+                            .push(heartbeat);
                     }
                 }
                 for (worker, heartbeats) in elsewhere {
                     self.hand_to_sibling(worker, from, PeerMessage::Heartbeats(heartbeats));
                 }
             }
-            PeerMessage::Request { id, deadline_ms, request } => {
+            PeerMessage::Request {
+                id,
+                deadline_ms,
+                request,
+            } => {
                 let deadline_us = self.gateway.now().monotonic_us + u64::from(deadline_ms) * 1000;
                 self.begin_call(request, Reach::Here, deadline_us, Waiter::Peer { node: from, id });
             }
@@ -233,7 +251,11 @@ impl Worker {
                 let call = CallId(id);
                 let worker = Calls::worker_of(call);
                 if worker == self.config.worker {
-                    if self.calls.get(call).is_some_and(|known| known.place == calls::Place::Node(from)) {
+                    if self
+                        .calls
+                        .get(call)
+                        .is_some_and(|known| known.place == calls::Place::Node(from))
+                    {
                         self.complete(call, result);
                     }
                 } else if worker < self.config.worker_count {
@@ -252,11 +274,21 @@ impl Worker {
                     self.with_partition(partition, |local| local.snapshot_chunk(chunk));
                 }
             }
-            PeerMessage::SnapshotProgress { partition, index, next_offset, accepted } => {
+            PeerMessage::SnapshotProgress {
+                partition,
+                index,
+                next_offset,
+                accepted,
+            } => {
                 let now = self.gateway.now();
                 if self.is_siblings(partition) {
                     let worker = self.config.worker_of(partition);
-                    let message = PeerMessage::SnapshotProgress { partition, index, next_offset, accepted };
+                    let message = PeerMessage::SnapshotProgress {
+                        partition,
+                        index,
+                        next_offset,
+                        accepted,
+                    };
                     self.hand_to_sibling(worker, from, message);
                 } else {
                     self.with_partition(partition, |local| {
@@ -269,9 +301,18 @@ impl Worker {
 
     fn collect_sibling(&mut self, from: u16, message: SiblingMessage) {
         match message {
-            SiblingMessage::Request { call, deadline_us, request } => {
+            SiblingMessage::Request {
+                call,
+                deadline_us,
+                request,
+            } => {
                 let reach = Reach::Cluster;
-                self.begin_call(request, reach, deadline_us, Waiter::Sibling { worker: from, call });
+                self.begin_call(
+                    request,
+                    reach,
+                    deadline_us,
+                    Waiter::Sibling { worker: from, call },
+                );
             }
             SiblingMessage::Reply { call, result } => self.complete(call, result),
             SiblingMessage::Peer { from, message } => self.collect_peer(from, message),
@@ -284,7 +325,10 @@ impl Worker {
     }
 
     fn hand_to_sibling(&mut self, worker: u16, from: NodeNumber, message: PeerMessage) {
-        self.effects.push(Effect::Sibling { to: worker, message: SiblingMessage::Peer { from, message } });
+        self.effects.push(Effect::Sibling {
+            to: worker,
+            message: SiblingMessage::Peer { from, message },
+        });
     }
 
     /// One round of phase 2 and phase 3; true if another may find something to do.
@@ -354,7 +398,11 @@ impl Worker {
                     if *gathered > 0 && *gathered + size > RAFT_FRAME_BYTES_MAX {
                         let full = std::mem::take(messages);
                         *gathered = 0;
-                        self.effects.push(Effect::Send { to, bulk: false, message: PeerMessage::Raft(full) });
+                        self.effects.push(Effect::Send {
+                            to,
+                            bulk: false,
+                            message: PeerMessage::Raft(full),
+                        });
                     }
                     *gathered += size + 128;
                     messages.push(message);
@@ -362,17 +410,30 @@ impl Worker {
             }
         }
         for (to, (_, messages)) in raft {
-            self.effects.push(Effect::Send { to, bulk: false, message: PeerMessage::Raft(messages) });
+            self.effects.push(Effect::Send {
+                to,
+                bulk: false,
+                message: PeerMessage::Raft(messages),
+            });
         }
         self.release_heartbeats();
         for request in std::mem::take(&mut self.output.snapshots) {
-            self.effects.push(Effect::Storage(StorageRequest::Snapshot(request)));
+            self.effects
+                .push(Effect::Storage(StorageRequest::Snapshot(request)));
         }
         for (to, message) in std::mem::take(&mut self.output.progress) {
-            self.effects.push(Effect::Send { to, bulk: false, message });
+            self.effects.push(Effect::Send {
+                to,
+                bulk: false,
+                message,
+            });
         }
         for (to, chunk) in std::mem::take(&mut self.output.chunks) {
-            self.effects.push(Effect::Send { to, bulk: true, message: PeerMessage::SnapshotChunk(chunk) });
+            self.effects.push(Effect::Send {
+                to,
+                bulk: true,
+                message: PeerMessage::SnapshotChunk(chunk),
+            });
         }
     }
 
@@ -382,7 +443,10 @@ impl Worker {
             return;
         }
         if self.config.worker != 0 {
-            self.effects.push(Effect::Sibling { to: 0, message: SiblingMessage::Heartbeats(heartbeats) });
+            self.effects.push(Effect::Sibling {
+                to: 0,
+                message: SiblingMessage::Heartbeats(heartbeats),
+            });
             return;
         }
         let mut by_node: BTreeMap<NodeNumber, Vec<Heartbeat>> = BTreeMap::new();
@@ -390,7 +454,11 @@ impl Worker {
             by_node.entry(heartbeat.to).or_default().push(heartbeat);
         }
         for (to, heartbeats) in by_node {
-            self.effects.push(Effect::Send { to, bulk: false, message: PeerMessage::Heartbeats(heartbeats) });
+            self.effects.push(Effect::Send {
+                to,
+                bulk: false,
+                message: PeerMessage::Heartbeats(heartbeats),
+            });
         }
     }
 

@@ -22,9 +22,16 @@ impl Worker {
     pub(super) fn route_submitted(&mut self) -> bool {
         let mut any = false;
         loop {
-            let Some(new) = self.gateway.shared().submitted.borrow_mut().pop_front() else { break };
+            let Some(new) = self.gateway.shared().submitted.borrow_mut().pop_front() else {
+                break;
+            };
             any = true;
-            let NewCall { request, reach, deadline_us, waiter } = new;
+            let NewCall {
+                request,
+                reach,
+                deadline_us,
+                waiter,
+            } = new;
             self.begin_call(request, reach, deadline_us, waiter);
         }
         any
@@ -32,7 +39,10 @@ impl Worker {
 
     pub(super) fn begin_call(&mut self, request: Request, reach: Reach, deadline_us: u64, waiter: Waiter) {
         if self.calls.len() >= super::CALLS_MAX {
-            let failure = Failure::Busy(format!("{} requests are under way on this worker", super::CALLS_MAX));
+            let failure = Failure::Busy(format!(
+                "{} requests are under way on this worker",
+                super::CALLS_MAX
+            ));
             self.finish(waiter, Err(failure));
             return;
         }
@@ -62,11 +72,17 @@ impl Worker {
 
     fn route_to_partition(&mut self, id: CallId, partition: PartitionId, released: bool) {
         if partition.0 >= self.config.partition_count {
-            let sentence = format!("{partition} does not exist: there are {}", self.config.partition_count);
+            let sentence = format!(
+                "{partition} does not exist: there are {}",
+                self.config.partition_count
+            );
             self.complete(id, Err(Failure::refused(Refusal::InvalidArgument, sentence)));
             return;
         }
-        let forwardable = self.calls.get(id).is_some_and(|call| call.reach == Reach::Cluster);
+        let forwardable = self
+            .calls
+            .get(id)
+            .is_some_and(|call| call.reach == Reach::Cluster);
         if forwardable && !released && self.calls.is_held(partition) {
             self.hold(id, partition);
             return;
@@ -90,13 +106,25 @@ impl Worker {
             return;
         }
         if !forwardable {
-            self.complete(id, Err(Failure::NotLeader { leader: replicas.first().copied() }));
+            self.complete(
+                id,
+                Err(Failure::NotLeader {
+                    leader: replicas.first().copied(),
+                }),
+            );
             return;
         }
         let attempts = self.calls.get(id).map_or(0, |call| call.attempts) as usize;
-        let hint = self.leader_hints.get(&partition).copied().filter(|node| self.gateway.reachable(*node));
-        let reachable: Vec<NodeNumber> =
-            replicas.iter().copied().filter(|node| self.gateway.reachable(*node)).collect();
+        let hint = self
+            .leader_hints
+            .get(&partition)
+            .copied()
+            .filter(|node| self.gateway.reachable(*node));
+        let reachable: Vec<NodeNumber> = replicas
+            .iter()
+            .copied()
+            .filter(|node| self.gateway.reachable(*node))
+            .collect();
         match hint.or_else(|| reachable.get(attempts % reachable.len().max(1)).copied()) {
             Some(node) => self.send_to_node(id, node),
             None => self.hold(id, partition),
@@ -104,7 +132,9 @@ impl Worker {
     }
 
     fn carry_out_here(&mut self, id: CallId) {
-        let Some(call) = self.calls.get_mut(id) else { return };
+        let Some(call) = self.calls.get_mut(id) else {
+            return;
+        };
         call.place = Place::Here;
         let now = self.gateway.now();
         match &call.request {
@@ -113,17 +143,28 @@ impl Worker {
                 let partition = *partition;
                 self.with_partition(partition, |local| local.submit_query(id, query));
             }
-            Request::Command { partition, id: request_id, command } => {
+            Request::Command {
+                partition,
+                id: request_id,
+                command,
+            } => {
                 call.maybe_applied = true;
                 let session = (*request_id != NO_SESSION).then_some(*request_id);
                 let (partition, command) = (*partition, command.clone());
-                self.with_partition(partition, |local| local.submit_command(now, Some(id), session, command));
+                self.with_partition(partition, |local| {
+                    local.submit_command(now, Some(id), session, command)
+                });
             }
-            Request::Namespace { id: request_id, operation } => {
+            Request::Namespace {
+                id: request_id,
+                operation,
+            } => {
                 call.maybe_applied = true;
                 let (request_id, operation) = (*request_id, operation.clone());
                 let partition = operation.primary();
-                let Some(local) = self.partitions.get(&partition) else { return };
+                let Some(local) = self.partitions.get(&partition) else {
+                    return;
+                };
                 if let Some(recorded) = local.state().recorded(&request_id) {
                     self.complete(id, recorded);
                     return;
@@ -145,14 +186,34 @@ impl Worker {
 
     fn carry_out_node_request(&mut self, id: CallId, request: NodeRequest) {
         match request {
-            NodeRequest::BlockGet { block, offset, length } => {
-                self.storage(super::event::StorageRequest::BlockGet { call: id, block, offset, length });
+            NodeRequest::BlockGet {
+                block,
+                offset,
+                length,
+            } => {
+                self.storage(super::event::StorageRequest::BlockGet {
+                    call: id,
+                    block,
+                    offset,
+                    length,
+                });
             }
             NodeRequest::BlockDelete { blocks } => {
                 self.storage(super::event::StorageRequest::BlockDelete { call: id, blocks });
             }
-            NodeRequest::BlockPut { block, data, checksum, local_only: true, .. } => {
-                self.storage(super::event::StorageRequest::BlockPut { call: id, block, data, checksum });
+            NodeRequest::BlockPut {
+                block,
+                data,
+                checksum,
+                local_only: true,
+                ..
+            } => {
+                self.storage(super::event::StorageRequest::BlockPut {
+                    call: id,
+                    block,
+                    data,
+                    checksum,
+                });
             }
             NodeRequest::ClusterStatus if self.is_asked_by_sibling(id) => {
                 let status = self.local_status();
@@ -171,7 +232,9 @@ impl Worker {
     }
 
     fn is_asked_by_sibling(&self, id: CallId) -> bool {
-        self.calls.get(id).is_some_and(|call| matches!(call.waiter, Waiter::Sibling { .. }))
+        self.calls
+            .get(id)
+            .is_some_and(|call| matches!(call.waiter, Waiter::Sibling { .. }))
     }
 
     fn send_to_node(&mut self, id: CallId, node: NodeNumber) {
@@ -180,7 +243,9 @@ impl Worker {
             return;
         }
         let now_us = self.gateway.now().monotonic_us;
-        let Some(call) = self.calls.get_mut(id) else { return };
+        let Some(call) = self.calls.get_mut(id) else {
+            return;
+        };
         call.place = Place::Node(node);
         call.maybe_applied = !matches!(call.request, Request::Query { .. });
         let deadline_ms = call.deadline_us.saturating_sub(now_us) / 1000;
@@ -190,21 +255,31 @@ impl Worker {
             deadline_ms: u32::try_from(deadline_ms).unwrap_or(u32::MAX),
             request: call.request.clone(),
         };
-        self.effects.push(Effect::Send { to: node, bulk, message });
+        self.effects.push(Effect::Send {
+            to: node,
+            bulk,
+            message,
+        });
     }
 
     fn send_to_sibling(&mut self, id: CallId, worker: u16) {
-        let Some(call) = self.calls.get_mut(id) else { return };
+        let Some(call) = self.calls.get_mut(id) else {
+            return;
+        };
         call.place = Place::Sibling(worker);
         call.maybe_applied = true;
-        let message =
-            SiblingMessage::Request { call: id, deadline_us: call.deadline_us, request: call.request.clone() };
+        let message = SiblingMessage::Request {
+            call: id,
+            deadline_us: call.deadline_us,
+            request: call.request.clone(),
+        };
         self.effects.push(Effect::Sibling { to: worker, message });
     }
 
     fn hold(&mut self, id: CallId, partition: PartitionId) {
         let jitter = self.gateway.random();
-        self.calls.hold(partition, id, self.gateway.now().monotonic_us, jitter);
+        self.calls
+            .hold(partition, id, self.gateway.now().monotonic_us, jitter);
     }
 
     /// The answer of a coroutine that coordinated in `term`. A refusal it found while planning may be the
@@ -230,13 +305,18 @@ impl Worker {
 
     /// A call was answered by a partition, a node, a sibling, the disk or a coroutine.
     pub(super) fn complete(&mut self, id: CallId, result: Result<Reply, Failure>) {
-        let Some(call) = self.calls.get_mut(id) else { return };
+        let Some(call) = self.calls.get_mut(id) else {
+            return;
+        };
         let retry = call.reach == Reach::Cluster
             && !ends_attempt(&call.request, &result)
             && call.request.partition().is_some()
             && matches!(
                 result,
-                Err(Failure::NotLeader { .. } | Failure::Busy(_) | Failure::Locked { .. } | Failure::Unknown(_))
+                Err(Failure::NotLeader { .. }
+                    | Failure::Busy(_)
+                    | Failure::Locked { .. }
+                    | Failure::Unknown(_))
             );
         if let (Some(partition), Err(Failure::NotLeader { leader: Some(leader) })) =
             (call.request.partition(), &result)
@@ -276,10 +356,17 @@ impl Worker {
             Waiter::Peer { node, id } => {
                 let bulk = matches!(result, Ok(Reply::Block(_)));
                 let message = PeerMessage::Reply { id, result };
-                self.effects.push(Effect::Send { to: node, bulk, message });
+                self.effects.push(Effect::Send {
+                    to: node,
+                    bulk,
+                    message,
+                });
             }
             Waiter::Sibling { worker, call } => {
-                self.effects.push(Effect::Sibling { to: worker, message: SiblingMessage::Reply { call, result } });
+                self.effects.push(Effect::Sibling {
+                    to: worker,
+                    message: SiblingMessage::Reply { call, result },
+                });
             }
         }
     }
@@ -310,10 +397,19 @@ impl Worker {
     /// Calls that wait for a node which no longer leads their partition go to the one that does.
     pub(super) fn follow_leaders(&mut self) {
         for (id, node) in self.calls.with_nodes() {
-            let Some(partition) = self.calls.get(id).and_then(|call| call.request.partition()) else { continue };
-            let Some(local) = self.partitions.get(&partition) else { continue };
+            let Some(partition) = self.calls.get(id).and_then(|call| call.request.partition()) else {
+                continue;
+            };
+            let Some(local) = self.partitions.get(&partition) else {
+                continue;
+            };
             let moved = local.leader().is_some_and(|leader| leader != node);
-            if moved && self.calls.get(id).is_some_and(|call| is_repeatable(&call.request)) {
+            if moved
+                && self
+                    .calls
+                    .get(id)
+                    .is_some_and(|call| is_repeatable(&call.request))
+            {
                 self.route(id, false);
             }
         }
@@ -322,9 +418,16 @@ impl Worker {
     pub(super) fn node_is_gone(&mut self, node: NodeNumber) {
         self.leader_hints.retain(|_, leader| *leader != node);
         for id in self.calls.with_node(node) {
-            let changes = self.calls.get(id).is_some_and(|call| !matches!(call.request, Request::Query { .. }));
+            let changes = self
+                .calls
+                .get(id)
+                .is_some_and(|call| !matches!(call.request, Request::Query { .. }));
             let sentence = format!("the connection to {node} broke");
-            let failure = if changes { Failure::Unknown(sentence) } else { Failure::Busy(sentence) };
+            let failure = if changes {
+                Failure::Unknown(sentence)
+            } else {
+                Failure::Busy(sentence)
+            };
             self.complete(id, Err(failure));
         }
     }

@@ -76,7 +76,8 @@ impl Worker {
                 });
             }
             for (transaction, commit, participants) in partition.state().undelivered_outcomes() {
-                let (gateway, primary, participants) = (self.gateway.clone(), partition.id(), participants.to_vec());
+                let (gateway, primary, participants) =
+                    (self.gateway.clone(), partition.id(), participants.to_vec());
                 self.upkeep.once(&self.gateway, transaction, async move {
                     recovery::deliver(&gateway, transaction, commit, primary, participants).await;
                 });
@@ -93,7 +94,11 @@ impl Worker {
             cluster: self.config.cluster.clone(),
             node: self.config.node,
             nodes,
-            partitions: self.partitions.values().map(|partition| partition.status()).collect(),
+            partitions: self
+                .partitions
+                .values()
+                .map(|partition| partition.status())
+                .collect(),
             durability: match self.config.durability {
                 Durability::Disk => "disk",
                 Durability::Memory => "memory",

@@ -1,0 +1,429 @@
+//! Three nodes' workers joined by hand: the shortest proof that the parts fit. The simulator does the rest.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bark_core::block_store::{BlockStore, BlockStoreConfig};
+use bark_core::checksum::crc32c;
+use bark_core::disk::simulated::SimulatedDisk;
+use bark_core::partition::{Partition, Start};
+use bark_core::random::Random;
+use bark_core::state::State;
+use bark_core::storage::{BLOCK_DIRECTORY, Storage};
+use bark_core::time::Now;
+use bark_core::worker::event::{Effect, Input};
+use bark_core::worker::gateway::Reach;
+use bark_core::worker::{Durability, Worker, WorkerConfig};
+use bark_schema::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId};
+use bark_schema::operation::*;
+use bytes::Bytes;
+
+const PARTITIONS: u16 = 4;
+
+struct Member {
+    worker: Worker,
+    storage: Storage,
+    disk: SimulatedDisk,
+    inputs: Vec<Input>,
+}
+
+struct Cluster {
+    members: BTreeMap<NodeNumber, Member>,
+    silent: BTreeSet<NodeNumber>,
+    now: Now,
+    sequence: u64,
+}
+
+impl Cluster {
+    fn new(nodes: u16) -> Cluster {
+        let now = Now {
+            monotonic_us: 0,
+            unix_ns: 1_700_000_000_000_000_000,
+        };
+        let numbers: Vec<NodeNumber> = (1..=nodes).map(NodeNumber).collect();
+        let placement: Vec<Vec<NodeNumber>> = (0..PARTITIONS)
+            .map(|partition| {
+                let mut replicas = numbers.clone();
+                replicas.rotate_left(usize::from(partition) % numbers.len());
+                replicas
+            })
+            .collect();
+        let members = numbers.iter().map(|node| {
+            let config = WorkerConfig {
+                cluster: "test".to_string(),
+                node: *node,
+                worker: 0,
+                worker_count: 1,
+                partition_count: PARTITIONS,
+                replicas: nodes,
+                durability: Durability::Disk,
+                nodes: Arc::default(),
+                placement: Arc::new(placement.clone()),
+            };
+            let mut random = Random::new(u64::from(node.0));
+            let partitions = (0..PARTITIONS)
+                .map(|id| {
+                    let start = Start {
+                        replicas: placement[usize::from(id)].clone(),
+                        state: State::new(PartitionId(id), PARTITIONS),
+                        snapshot: (0, 0),
+                        hard_state: (0, 0, 0),
+                        entries: Vec::new(),
+                    };
+                    let seed = Random::new(random.next_u64());
+                    Partition::open(PartitionId(id), *node, start, seed, now).expect("a partition opens")
+                })
+                .collect();
+            let mut disk = SimulatedDisk::new();
+            let (blocks, _) =
+                BlockStore::open(&mut disk, BLOCK_DIRECTORY, BlockStoreConfig::default()).expect("opens");
+            let worker = Worker::new(config, partitions, now, random);
+            let inputs = numbers
+                .iter()
+                .filter(|peer| *peer != node)
+                .map(|peer| Input::PeerConnected { node: *peer })
+                .collect();
+            (
+                *node,
+                Member {
+                    worker,
+                    storage: Storage::new(blocks),
+                    disk,
+                    inputs,
+                },
+            )
+        });
+        Cluster {
+            members: members.collect(),
+            silent: BTreeSet::new(),
+            now,
+            sequence: 0,
+        }
+    }
+
+    /// One millisecond: every member takes a turn, every effect arrives.
+    fn step(&mut self) {
+        self.now.monotonic_us += 1_000;
+        self.now.unix_ns += 1_000_000;
+        let mut sent = Vec::new();
+        for (node, member) in &mut self.members {
+            if self.silent.contains(node) {
+                continue;
+            }
+            let mut effects = Vec::new();
+            member.worker.turn(self.now, &mut member.inputs, &mut effects);
+            for effect in effects {
+                match effect {
+                    Effect::Send { to, message, .. } => sent.push((*node, to, message)),
+                    Effect::Persist { batch, .. } => member.inputs.push(Input::LogPersisted { batch }),
+                    Effect::Storage(request) => {
+                        let mut events = Vec::new();
+                        member
+                            .storage
+                            .execute(&mut member.disk, vec![(0, request)], &mut events);
+                        member
+                            .inputs
+                            .extend(events.into_iter().map(|(_, event)| Input::Storage(event)));
+                    }
+                    Effect::Sibling { .. } => unreachable!("one worker a node"),
+                }
+            }
+        }
+        for (from, to, message) in sent {
+            if !self.silent.contains(&from) && !self.silent.contains(&to) {
+                self.members
+                    .get_mut(&to)
+                    .expect("a member")
+                    .inputs
+                    .push(Input::Peer { from, message });
+            }
+        }
+    }
+
+    /// Asks a member and waits up to ten simulated seconds.
+    fn ask(&mut self, node: u16, request: Request) -> Result<Reply, Failure> {
+        let gateway = self.members[&NodeNumber(node)].worker.gateway();
+        let answer = Rc::new(RefCell::new(None));
+        let (filled, asking) = (answer.clone(), gateway.clone());
+        let deadline_us = self.now.monotonic_us + 10_000_000;
+        gateway.spawn(async move {
+            let result = asking.call(request, Reach::Cluster, deadline_us).await;
+            *filled.borrow_mut() = Some(result);
+        });
+        for _ in 0..11_000 {
+            self.step();
+            if let Some(result) = answer.borrow_mut().take() {
+                return result;
+            }
+        }
+        panic!("no answer within eleven seconds");
+    }
+
+    fn id(&mut self) -> RequestId {
+        self.sequence += 1;
+        RequestId {
+            client: ClientId(77),
+            sequence: self.sequence,
+            acknowledged_below: self.sequence,
+        }
+    }
+
+    fn namespace(&mut self, node: u16, operation: Namespace) -> Result<Reply, Failure> {
+        let id = self.id();
+        self.ask(node, Request::Namespace { id, operation })
+    }
+
+    fn command(&mut self, node: u16, partition: u16, command: Command) -> Result<Reply, Failure> {
+        let id = self.id();
+        self.ask(
+            node,
+            Request::Command {
+                partition: PartitionId(partition),
+                id,
+                command,
+            },
+        )
+    }
+
+    fn make_directory(&mut self, node: u16, directory: InodeId, name: &str) -> Result<InodeId, Failure> {
+        let operation = Namespace::MakeDirectory {
+            directory,
+            name: bytes(name),
+            attributes: new_inode(),
+        };
+        match self.namespace(node, operation)? {
+            Reply::Created { attributes, .. } => Ok(attributes.inode),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+
+    fn hashes(&self) -> Vec<Vec<(u64, u64)>> {
+        let status = |member: &Member| {
+            member
+                .worker
+                .partitions()
+                .map(|part| (part.status().applied, part.status().state_hash))
+                .collect()
+        };
+        self.members.values().map(status).collect()
+    }
+}
+
+fn bytes(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+fn new_inode() -> NewInode {
+    NewInode {
+        mode: 0o755,
+        owner: 0,
+        group: 0,
+    }
+}
+
+fn set(key: &str, value: &str) -> Command {
+    Command::KeySet {
+        key: bytes(key),
+        value: bytes(value),
+        expiry: Expiry::Never,
+        condition: Condition::Always,
+        return_previous: false,
+    }
+}
+
+fn value(reply: Result<Reply, Failure>) -> Option<Bytes> {
+    match reply.expect("a key is read") {
+        Reply::Value(value) => value.map(|value| value.value),
+        other => panic!("unexpected {other:?}"),
+    }
+}
+
+#[test]
+fn any_node_takes_writes_and_reads_them_back() {
+    // Goal: forwarding, consensus and linearizable reads fit together. Method: write at one node, read at all.
+    let mut cluster = Cluster::new(3);
+    for partition in 0..PARTITIONS {
+        for writer in 1..=3 {
+            let text = format!("value-{partition}-{writer}");
+            cluster
+                .command(writer, partition, set("key", &text))
+                .expect("a key is set");
+            for reader in 1..=3 {
+                let query = Query::KeyGet { key: bytes("key") };
+                let read = cluster.ask(
+                    reader,
+                    Request::Query {
+                        partition: PartitionId(partition),
+                        query,
+                    },
+                );
+                assert_eq!(value(read), Some(bytes(&text)));
+            }
+        }
+    }
+    (0..500).for_each(|_| cluster.step());
+    let hashes = cluster.hashes();
+    assert!(
+        hashes.iter().all(|node| *node == hashes[0]),
+        "replicas differ: {hashes:?}"
+    );
+}
+
+#[test]
+fn silent_leader_is_replaced_and_nothing_is_lost() {
+    let mut cluster = Cluster::new(3);
+    cluster.command(1, 0, set("a", "1")).expect("set");
+    cluster.silent.insert(NodeNumber(1));
+    let before = cluster.now.monotonic_us;
+    cluster
+        .command(2, 0, set("b", "2"))
+        .expect("set without the first leader");
+    assert!(
+        cluster.now.monotonic_us - before < 2_000_000,
+        "fail-over took too long"
+    );
+    let query = Query::KeyGet { key: bytes("a") };
+    let read = cluster.ask(
+        3,
+        Request::Query {
+            partition: PartitionId(0),
+            query,
+        },
+    );
+    assert_eq!(value(read), Some(bytes("1")));
+    cluster.silent.clear();
+    (0..2000).for_each(|_| cluster.step());
+    let hashes = cluster.hashes();
+    assert!(
+        hashes.iter().all(|node| *node == hashes[0]),
+        "replicas differ: {hashes:?}"
+    );
+}
+
+#[test]
+fn directories_are_made_moved_and_removed_across_partitions() {
+    let mut cluster = Cluster::new(3);
+    let a = cluster.make_directory(1, InodeId::ROOT, "a").expect("mkdir /a");
+    let b = cluster.make_directory(2, InodeId::ROOT, "b").expect("mkdir /b");
+    let inner = cluster.make_directory(3, a, "inner").expect("mkdir /a/inner");
+    assert!(
+        cluster.make_directory(1, InodeId::ROOT, "a").is_err(),
+        "the name is taken"
+    );
+    let create = Command::Create {
+        directory: inner,
+        name: bytes("file"),
+        attributes: new_inode(),
+        content: NewContent::Inline(bytes("hello")),
+        exclusive: true,
+    };
+    cluster.command(1, inner.home().0, create).expect("create");
+    let entry = |directory, name: &str| Entry {
+        directory,
+        name: bytes(name),
+    };
+
+    let rename = |from, to| Namespace::Rename {
+        from,
+        to,
+        replace: true,
+    };
+    cluster
+        .namespace(2, rename(entry(a, "inner"), entry(b, "moved")))
+        .expect("mv /a/inner /b/moved");
+    let below_itself = cluster.namespace(1, rename(entry(InodeId::ROOT, "b"), entry(inner, "loop")));
+    assert!(
+        matches!(below_itself, Err(Failure::Refused(Refusal::InvalidArgument, _))),
+        "a directory went below itself: {below_itself:?}"
+    );
+    let walk = NodeRequest::Walk {
+        start: InodeId::ROOT,
+        path: bytes("/b/moved/file"),
+        follow_last: true,
+        first_bytes: 100,
+    };
+    match cluster.ask(3, Request::Node(walk)).expect("walk") {
+        Reply::Walked {
+            content: Content::Inline(content),
+            parent,
+            ..
+        } => {
+            assert_eq!(content, bytes("hello"));
+            assert_eq!(parent, inner);
+        }
+        other => panic!("unexpected {other:?}"),
+    }
+    let remove = Namespace::RemoveDirectory {
+        directory: b,
+        name: bytes("moved"),
+    };
+    assert!(matches!(
+        cluster.namespace(1, remove.clone()),
+        Err(Failure::Refused(Refusal::NotEmpty, _))
+    ));
+    cluster
+        .namespace(1, rename(entry(inner, "file"), entry(a, "file")))
+        .expect("mv of a file across");
+    cluster.namespace(2, remove).expect("rmdir");
+    cluster
+        .namespace(
+            2,
+            Namespace::Unlink {
+                directory: a,
+                name: bytes("file"),
+            },
+        )
+        .expect("unlink");
+    cluster
+        .namespace(
+            2,
+            Namespace::RemoveDirectory {
+                directory: InodeId::ROOT,
+                name: bytes("a"),
+            },
+        )
+        .expect("rmdir /a");
+    (0..1000).for_each(|_| cluster.step());
+    let hashes = cluster.hashes();
+    assert!(
+        hashes.iter().all(|node| *node == hashes[0]),
+        "replicas differ: {hashes:?}"
+    );
+}
+
+#[test]
+fn blocks_are_stored_on_their_replicas() {
+    let mut cluster = Cluster::new(3);
+    let data = Bytes::from(vec![7; 100_000]);
+    let block = BlockId {
+        client: ClientId(5),
+        counter: 1,
+    };
+    let put = NodeRequest::BlockPut {
+        block,
+        data: data.clone(),
+        checksum: crc32c(&[&data]),
+        replicas: (1..=3).map(NodeNumber).collect(),
+        local_only: false,
+    };
+    let stored = cluster.ask(1, Request::Node(put)).expect("stored");
+    assert_eq!(
+        stored,
+        Reply::Stored {
+            nodes: (1..=3).map(NodeNumber).collect()
+        }
+    );
+    for node in 1..=3 {
+        let get = NodeRequest::BlockGet {
+            block,
+            offset: 10,
+            length: 1000,
+        };
+        assert_eq!(
+            cluster.ask(node, Request::Node(get)),
+            Ok(Reply::Block(data.slice(10..1010)))
+        );
+    }
+}
