@@ -94,7 +94,7 @@ impl Config {
                 })?;
                 (cluster, position)
             }
-            _ => (ClusterFile::single(), 0),
+            _ => (single()?, 0),
         };
         let node = &cluster.nodes[position];
         let cores = std::thread::available_parallelism().map_or(1, |count| count.get());
@@ -115,6 +115,12 @@ impl Config {
             cluster,
         })
     }
+}
+
+/// The cluster of one that no arguments mean.
+fn single() -> Result<ClusterFile, Error> {
+    cluster_file::single("node-1", "127.0.0.1:7111", "127.0.0.1:6379", "127.0.0.1:7113")
+        .map_err(|source| Error::ClusterFile { path: PathBuf::from("built-in cluster"), source })
 }
 
 fn address(name: &'static str, text: &str) -> Result<SocketAddr, Error> {

@@ -20,7 +20,6 @@ pub enum Mail {
 }
 
 /// The sending end; one a sending thread.
-#[derive(Clone)]
 pub struct MailSender {
     queue: mpsc::Producer<Mail>,
     waker: WorkerWaker,
@@ -34,6 +33,13 @@ pub type Mailbox = mpsc::Consumer<Mail>;
 pub fn mailbox(waker: WorkerWaker, senders_max: usize) -> (MailSender, Mailbox) {
     let (queue, mailbox) = mpsc::channel(MAILS_MAX, senders_max);
     (MailSender { queue, waker, overflow: VecDeque::new() }, mailbox)
+}
+
+impl Clone for MailSender {
+    /// Another sending end; what this one could not send yet stays with it.
+    fn clone(&self) -> MailSender {
+        MailSender { queue: self.queue.clone(), waker: self.waker.clone(), overflow: VecDeque::new() }
+    }
 }
 
 impl MailSender {

@@ -23,7 +23,6 @@ use bark_core::worker::{Durability, Worker, WorkerConfig};
 use bark_schema::cluster_file;
 use bark_schema::ids::PartitionId;
 use bark_schema::operation::NodeStatus;
-use bark_schema::placement::{self, Ring};
 
 use crate::config::Config;
 use crate::file_disk::FileDisk;
@@ -39,7 +38,7 @@ use crate::{log_thread, storage_thread};
 /// Connections of a node; each idle one costs about a hundred bytes.
 const CONNECTIONS_MAX: usize = 12_000;
 /// Descriptors beside connections: log, blocks, listeners.
-const OPEN_FILES_BESIDE: u64 = 512;
+const OPEN_FILES_BESIDE: usize = 512;
 /// Items and bytes on their way to one worker; beyond, its sockets are not read.
 const RING_ITEMS_MAX: usize = 4096;
 const RING_BYTES_MAX: u64 = 64 << 20;
@@ -98,7 +97,7 @@ impl Node {
         let data = |source| Error::Data { path: config.data.clone(), source };
         let mut disk = FileDisk::open(&config.data).map_err(data)?;
         let lock = lock(&config.data)?;
-        let digest = placement::map_digest(&config.cluster);
+        let digest = config.cluster.digest();
         let identity = claim(config, digest, &mut disk)?;
 
         let listeners = [
@@ -106,7 +105,7 @@ impl Node {
             network::bind(config.resp, ConnectionKind::Resp)?,
             network::bind(config.http, ConnectionKind::Http)?,
         ];
-        network::raise_open_files_limit(CONNECTIONS_MAX as u64 + OPEN_FILES_BESIDE)?;
+        network::raise_open_files_limit(CONNECTIONS_MAX + OPEN_FILES_BESIDE)?;
 
         let worker_configs = worker_configs(config);
         let mut log_disk = FileDisk::open(&config.data).map_err(data)?;
@@ -200,7 +199,7 @@ impl Node {
             };
             // The first network thread accepts; the others would need listeners of their own.
             let own_listeners = listeners.take().unwrap_or_default();
-            let mut network = NetworkThread::open(watcher, port, own_listeners, network_config)?;
+            let network = NetworkThread::open(watcher, port, own_listeners, network_config)?;
             let core = config.pin.then(|| cores.first().copied()).flatten();
             let thread = std::thread::Builder::new().name("network".to_string()).spawn(move || {
                 pin(core);
@@ -282,7 +281,7 @@ fn claim(config: &Config, map_digest: u64, disk: &mut FileDisk) -> Result<Identi
 
 fn worker_configs(config: &Config) -> Vec<WorkerConfig> {
     let cluster = &config.cluster;
-    let ring = Ring::of(cluster);
+    let ring = cluster.ring();
     let placement: Vec<_> = (0..cluster.partitions)
         .map(|partition| ring.partition_replicas(PartitionId(partition), usize::from(cluster.replicas)))
         .collect();

@@ -59,6 +59,8 @@ struct WorkerThread {
     next_wire: u64,
     inputs: Vec<Input>,
     effects: Vec<Effect>,
+    /// A coroutine waits for a turn although nothing came in.
+    again: bool,
     started: Instant,
 }
 
@@ -76,6 +78,7 @@ pub fn run(parts: WorkerParts, make: impl FnOnce(Now) -> (Worker, Context)) {
         next_wire: 0,
         inputs: Vec::new(),
         effects: Vec::new(),
+        again: false,
         started,
     };
     let mut messages = Vec::new();
@@ -95,7 +98,7 @@ impl WorkerThread {
     fn turn(&mut self, messages: &mut Vec<ToWorker>) -> bool {
         let instant = Instant::now();
         self.parts.port.poll(messages);
-        let mut worked = !messages.is_empty();
+        let mut worked = !messages.is_empty() || std::mem::take(&mut self.again);
         for message in messages.drain(..) {
             self.from_network(instant, message);
         }
@@ -120,12 +123,13 @@ impl WorkerThread {
             self.hand_on_effects();
         }
         self.flush_wires();
+        self.again = self.dirty.take_woke();
         self.parts.peers.flush(&mut self.parts.port);
         for sibling in &mut self.parts.siblings {
             sibling.flush_rest();
         }
         self.parts.port.flush();
-        if !worked {
+        if !worked && !self.again {
             self.sleep();
         }
         true

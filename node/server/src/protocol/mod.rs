@@ -24,6 +24,7 @@ use std::sync::Arc;
 use bark_core::worker::event::Input;
 use bark_core::worker::gateway::Gateway;
 
+use crate::pipeline::ConnectionKind;
 pub use wire::Wire;
 
 /// One connection's conversation.
@@ -43,6 +44,15 @@ pub trait Protocol {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Close(pub String);
+
+/// The conversation of a connection that was just accepted.
+pub fn open(kind: ConnectionKind, context: &Context, wire: Wire) -> Box<dyn Protocol> {
+    match kind {
+        ConnectionKind::Capnp => Box::new(capnp_port::CapnpPort::new(context, wire)),
+        ConnectionKind::Resp => Box::new(resp::RespConnection::new(context, wire)),
+        ConnectionKind::Http => Box::new(http::HttpConnection::new(context, wire)),
+    }
+}
 
 /// What protocols need to know of the node, beside the gateway.
 #[derive(Clone)]
