@@ -50,9 +50,16 @@ pub enum Error {
     #[error("{path}: {source}")]
     Unreadable { path: PathBuf, source: std::io::Error },
     #[error("{path}: {source}")]
-    ClusterFile { path: PathBuf, source: cluster_file::Error },
+    ClusterFile {
+        path: PathBuf,
+        source: cluster_file::Error,
+    },
     #[error("{path}: no [[node]] has the id {id:?}; it has {known}")]
-    UnknownNode { path: PathBuf, id: String, known: String },
+    UnknownNode {
+        path: PathBuf,
+        id: String,
+        known: String,
+    },
     #[error("--log-level: {0}")]
     LogLevel(String),
     #[error("{name}: {address}: not an address of the form HOST:PORT with a numeric host")]
@@ -84,14 +91,26 @@ impl Config {
     pub fn from_arguments(arguments: &Arguments) -> Result<Config, Error> {
         let (cluster, position) = match (&arguments.config, &arguments.id) {
             (Some(path), Some(id)) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|source| Error::Unreadable { path: path.clone(), source })?;
-                let cluster = cluster_file::parse(&text)
-                    .map_err(|source| Error::ClusterFile { path: path.clone(), source })?;
-                let position = cluster.nodes.iter().position(|node| node.id == *id).ok_or_else(|| {
-                    let known: Vec<&str> = cluster.nodes.iter().map(|node| node.id.as_str()).collect();
-                    Error::UnknownNode { path: path.clone(), id: id.clone(), known: known.join(", ") }
+                let text = std::fs::read_to_string(path).map_err(|source| Error::Unreadable {
+                    path: path.clone(),
+                    source,
                 })?;
+                let cluster = cluster_file::parse(&text).map_err(|source| Error::ClusterFile {
+                    path: path.clone(),
+                    source,
+                })?;
+                let position = cluster
+                    .nodes
+                    .iter()
+                    .position(|node| node.id == *id)
+                    .ok_or_else(|| {
+                        let known: Vec<&str> = cluster.nodes.iter().map(|node| node.id.as_str()).collect();
+                        Error::UnknownNode {
+                            path: path.clone(),
+                            id: id.clone(),
+                            known: known.join(", "),
+                        }
+                    })?;
                 (cluster, position)
             }
             _ => (single()?, 0),
@@ -99,7 +118,9 @@ impl Config {
         let node = &cluster.nodes[position];
         let cores = std::thread::available_parallelism().map_or(1, |count| count.get());
         // On two cores or fewer one worker does best: with clients on the same machine, more only add wake-ups.
-        let workers = arguments.workers.unwrap_or_else(|| (cores.saturating_sub(1)).clamp(1, 64) as u16);
+        let workers = arguments
+            .workers
+            .unwrap_or_else(|| (cores.saturating_sub(1)).clamp(1, 64) as u16);
         Ok(Config {
             node: node.number,
             node_id: node.id.clone(),
@@ -119,14 +140,24 @@ impl Config {
 
 /// The cluster of one that no arguments mean.
 fn single() -> Result<ClusterFile, Error> {
-    cluster_file::single("node-1", "127.0.0.1:7111", "127.0.0.1:6379", "127.0.0.1:7113")
-        .map_err(|source| Error::ClusterFile { path: PathBuf::from("built-in cluster"), source })
+    cluster_file::single("node-1", "127.0.0.1:7111", "127.0.0.1:6379", "127.0.0.1:7113").map_err(|source| {
+        Error::ClusterFile {
+            path: PathBuf::from("built-in cluster"),
+            source,
+        }
+    })
 }
 
 fn address(name: &'static str, text: &str) -> Result<SocketAddr, Error> {
-    let address: SocketAddr = text.parse().map_err(|_| Error::Address { name, address: text.to_string() })?;
+    let address: SocketAddr = text.parse().map_err(|_| Error::Address {
+        name,
+        address: text.to_string(),
+    })?;
     if !address.ip().is_loopback() {
-        return Err(Error::NotLoopback { name, address: text.to_string() });
+        return Err(Error::NotLoopback {
+            name,
+            address: text.to_string(),
+        });
     }
     Ok(address)
 }

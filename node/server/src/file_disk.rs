@@ -23,25 +23,42 @@ impl FileDisk {
     /// Creates the data directory if it is missing.
     pub fn open(root: &Path) -> io::Result<FileDisk> {
         std::fs::create_dir_all(root)?;
-        Ok(FileDisk { root: root.to_path_buf(), files: HashMap::new(), next: 0 })
+        Ok(FileDisk {
+            root: root.to_path_buf(),
+            files: HashMap::new(),
+            next: 0,
+        })
     }
 
     fn path(&self, path: &str) -> io::Result<PathBuf> {
         let relative = Path::new(path);
-        if !relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{path}: not inside the data directory")));
+        if !relative
+            .components()
+            .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+        {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{path}: not inside the data directory"),
+            ));
         }
         Ok(self.root.join(relative))
     }
 
     fn file(&self, file: FileId) -> io::Result<&File> {
-        self.files.get(&file).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the file was closed"))
+        self.files
+            .get(&file)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the file was closed"))
     }
 }
 
 impl Disk for FileDisk {
     fn open(&mut self, path: &str, create: bool) -> io::Result<FileId> {
-        let file = OpenOptions::new().read(true).write(true).create(create).truncate(false).open(self.path(path)?)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(create)
+            .truncate(false)
+            .open(self.path(path)?)?;
         self.next += 1;
         let id = FileId(self.next);
         self.files.insert(id, file);

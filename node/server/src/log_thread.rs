@@ -46,12 +46,14 @@ pub fn start(
     mut workers: Vec<MailSender>,
 ) -> std::io::Result<(Sender<LogBatch>, JoinHandle<()>)> {
     let (sender, receiver) = crossbeam_channel::bounded(BATCHES_MAX);
-    let thread = std::thread::Builder::new().name("log".to_string()).spawn(move || {
-        if let Err(error) = run(&mut log, &mut disk, durability, &mut workers, &receiver) {
-            tracing::error!(%error, "the log failed; the node stops so that nothing is promised in vain");
-            std::process::exit(1);
-        }
-    })?;
+    let thread = std::thread::Builder::new()
+        .name("log".to_string())
+        .spawn(move || {
+            if let Err(error) = run(&mut log, &mut disk, durability, &mut workers, &receiver) {
+                tracing::error!(%error, "the log failed; the node stops so that nothing is promised in vain");
+                std::process::exit(1);
+            }
+        })?;
     Ok((sender, thread))
 }
 
@@ -79,12 +81,16 @@ fn run(
             }
             bytes += batch.records.iter().map(record_size_bytes).sum::<usize>();
             records.extend(batch.records);
-            next = if bytes < GROUP_BYTES_MAX { receiver.try_recv().ok() } else { None };
+            next = if bytes < GROUP_BYTES_MAX {
+                receiver.try_recv().ok()
+            } else {
+                None
+            };
         }
         while !records.is_empty() {
             match log.append(disk, &records) {
                 Ok(()) => break,
-                Err(error @ bark_core::log::Error::NoSpace { .. }) => {
+                Err(error @ bark_core::log::Error::NoSpace) => {
                     // Nothing was written and nothing promised: everything waits until somebody makes room.
                     tracing::error!(%error, "the disk is full: changes wait; free some space");
                     std::thread::sleep(NO_SPACE_PAUSE);

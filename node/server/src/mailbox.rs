@@ -15,7 +15,10 @@ const MAILS_MAX: usize = 16 * 1024;
 pub enum Mail {
     Input(Input),
     /// Everything one sibling sent in one of its turns.
-    Siblings { from: u16, messages: Vec<SiblingMessage> },
+    Siblings {
+        from: u16,
+        messages: Vec<SiblingMessage>,
+    },
     Stop,
 }
 
@@ -32,13 +35,24 @@ pub type Mailbox = mpsc::Consumer<Mail>;
 /// A mailbox for the worker that `waker` wakes; `senders_max` threads may send.
 pub fn mailbox(waker: WorkerWaker, senders_max: usize) -> (MailSender, Mailbox) {
     let (queue, mailbox) = mpsc::channel(MAILS_MAX, senders_max);
-    (MailSender { queue, waker, overflow: VecDeque::new() }, mailbox)
+    (
+        MailSender {
+            queue,
+            waker,
+            overflow: VecDeque::new(),
+        },
+        mailbox,
+    )
 }
 
 impl Clone for MailSender {
     /// Another sending end; what this one could not send yet stays with it.
     fn clone(&self) -> MailSender {
-        MailSender { queue: self.queue.clone(), waker: self.waker.clone(), overflow: VecDeque::new() }
+        MailSender {
+            queue: self.queue.clone(),
+            waker: self.waker.clone(),
+            overflow: VecDeque::new(),
+        }
     }
 }
 

@@ -41,7 +41,9 @@ fn main() -> ExitCode {
 fn start_logging(arguments: &Arguments) -> Result<(), bark_node::config::Error> {
     let filter = tracing_subscriber::EnvFilter::try_new(&arguments.log_level)
         .map_err(|error| bark_node::config::Error::LogLevel(error.to_string()))?;
-    let logging = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logging = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match arguments.log_format {
         LogFormat::Text => logging.init(),
         LogFormat::Json => logging.json().init(),

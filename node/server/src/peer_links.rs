@@ -55,9 +55,21 @@ enum LinkState {
 
 impl PeerLinks {
     pub fn new(peers: impl Iterator<Item = (NodeNumber, SocketAddr)>, now: Instant) -> PeerLinks {
-        let link = || Link { state: LinkState::Down(now), pause: PAUSE_MIN, out: Vec::new() };
-        let links = |address| Links { address, control: link(), bulk: link(), announced: false };
-        PeerLinks { nodes: peers.map(|(node, address)| (node, links(address))).collect(), by_connection: BTreeMap::new() }
+        let link = || Link {
+            state: LinkState::Down(now),
+            pause: PAUSE_MIN,
+            out: Vec::new(),
+        };
+        let links = |address| Links {
+            address,
+            control: link(),
+            bulk: link(),
+            announced: false,
+        };
+        PeerLinks {
+            nodes: peers.map(|(node, address)| (node, links(address))).collect(),
+            by_connection: BTreeMap::new(),
+        }
     }
 
     /// Opens the links whose pause is over.
@@ -70,7 +82,12 @@ impl PeerLinks {
                     link.state = LinkState::Connecting;
                     let token = token(*node, lane);
                     let (address, kind) = (links.address, ConnectionKind::Capnp);
-                    port.send(FromWorker::Connect { network_thread: 0, address, kind, token });
+                    port.send(FromWorker::Connect {
+                        network_thread: 0,
+                        address,
+                        kind,
+                        token,
+                    });
                 }
             }
         }
@@ -82,13 +99,27 @@ impl PeerLinks {
             LinkState::Down(until) => Some(until),
             _ => None,
         };
-        self.nodes.values().flat_map(|links| [down(&links.control), down(&links.bulk)]).flatten().min()
+        self.nodes
+            .values()
+            .flat_map(|links| [down(&links.control), down(&links.bulk)])
+            .flatten()
+            .min()
     }
 
     /// A link this worker asked for is open.
-    pub fn opened(&mut self, connection: ConnectionId, opened: u64, settings: &Settings, inputs: &mut Vec<Input>) {
-        let Some((node, lane)) = self.find(opened) else { return };
-        let Some(links) = self.nodes.get_mut(&node) else { return };
+    pub fn opened(
+        &mut self,
+        connection: ConnectionId,
+        opened: u64,
+        settings: &Settings,
+        inputs: &mut Vec<Input>,
+    ) {
+        let Some((node, lane)) = self.find(opened) else {
+            return;
+        };
+        let Some(links) = self.nodes.get_mut(&node) else {
+            return;
+        };
         let link = links.lane(lane);
         link.state = LinkState::Up(connection);
         link.out.clear();
@@ -125,12 +156,19 @@ impl PeerLinks {
         port: &mut WorkerPort,
         inputs: &mut Vec<Input>,
     ) -> bool {
-        let Some((node, lane)) = self.by_connection.remove(&connection) else { return false };
-        let Some(links) = self.nodes.get_mut(&node) else { return true };
+        let Some((node, lane)) = self.by_connection.remove(&connection) else {
+            return false;
+        };
+        let Some(links) = self.nodes.get_mut(&node) else {
+            return true;
+        };
         links.lane(lane).went_down(now);
         let other = links.lane(lane.other());
         if let LinkState::Up(connection) = other.state {
-            port.send(FromWorker::Close { connection, flush: false });
+            port.send(FromWorker::Close {
+                connection,
+                flush: false,
+            });
         }
         if std::mem::take(&mut links.announced) {
             inputs.push(Input::PeerDisconnected { node });
@@ -144,11 +182,16 @@ impl PeerLinks {
     }
 
     pub fn send(&mut self, to: NodeNumber, bulk: bool, message: &PeerMessage) {
-        let Some(links) = self.nodes.get_mut(&to) else { return };
+        let Some(links) = self.nodes.get_mut(&to) else {
+            return;
+        };
         if !links.announced {
             return;
         }
-        codec::encode_peer(message, &mut links.lane(if bulk { Lane::Bulk } else { Lane::Control }).out);
+        codec::encode_peer(
+            message,
+            &mut links.lane(if bulk { Lane::Bulk } else { Lane::Control }).out,
+        );
     }
 
     /// Hands everything gathered this turn to the network thread, one write a connection.
@@ -159,7 +202,10 @@ impl PeerLinks {
                     && !link.out.is_empty()
                 {
                     link.pause = PAUSE_MIN;
-                    port.send(FromWorker::Write { connection, bytes: std::mem::take(&mut link.out) });
+                    port.send(FromWorker::Write {
+                        connection,
+                        bytes: std::mem::take(&mut link.out),
+                    });
                 }
             }
         }
@@ -167,7 +213,14 @@ impl PeerLinks {
 
     fn find(&self, wanted: u64) -> Option<(NodeNumber, Lane)> {
         let node = NodeNumber(u16::try_from(wanted >> 1).ok()?);
-        self.nodes.contains_key(&node).then_some((node, if wanted & 1 == 1 { Lane::Bulk } else { Lane::Control }))
+        self.nodes.contains_key(&node).then_some((
+            node,
+            if wanted & 1 == 1 {
+                Lane::Bulk
+            } else {
+                Lane::Control
+            },
+        ))
     }
 }
 
@@ -193,7 +246,10 @@ impl Links {
     }
 
     fn is_up(&self) -> bool {
-        matches!((&self.control.state, &self.bulk.state), (LinkState::Up(_), LinkState::Up(_)))
+        matches!(
+            (&self.control.state, &self.bulk.state),
+            (LinkState::Up(_), LinkState::Up(_))
+        )
     }
 }
 

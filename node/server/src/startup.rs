@@ -55,7 +55,9 @@ pub enum Error {
     InUse { path: PathBuf },
     #[error("{path}: {source}")]
     Identity { path: PathBuf, source: identity::Error },
-    #[error("{path}: the cluster file changed in what is fixed for ever (name, nodes, replicas, partitions, vnodes)")]
+    #[error(
+        "{path}: the cluster file changed in what is fixed for ever (name, nodes, replicas, partitions, vnodes)"
+    )]
     ClusterChanged { path: PathBuf },
     #[error(transparent)]
     Open(#[from] open::Error),
@@ -74,7 +76,10 @@ impl Error {
     pub fn is_configuration(&self) -> bool {
         matches!(
             self,
-            Error::Identity { .. } | Error::ClusterChanged { .. } | Error::PeerAddress { .. } | Error::InUse { .. }
+            Error::Identity { .. }
+                | Error::ClusterChanged { .. }
+                | Error::PeerAddress { .. }
+                | Error::InUse { .. }
         )
     }
 }
@@ -94,7 +99,10 @@ pub struct Node {
 impl Node {
     /// Starts everything and returns when the sockets listen.
     pub fn start(config: &Config) -> Result<Node, Error> {
-        let data = |source| Error::Data { path: config.data.clone(), source };
+        let data = |source| Error::Data {
+            path: config.data.clone(),
+            source,
+        };
         let mut disk = FileDisk::open(&config.data).map_err(data)?;
         let lock = lock(&config.data)?;
         let digest = config.cluster.digest();
@@ -112,8 +120,11 @@ impl Node {
         let mut storage_disk = FileDisk::open(&config.data).map_err(data)?;
         let (log_config, block_config) = (LogConfig::default(), BlockStoreConfig::default());
         let first = &worker_configs[0];
-        let Opened { log, storage, mut starts } =
-            open::open(&mut log_disk, &mut storage_disk, first, log_config, block_config)?;
+        let Opened {
+            log,
+            storage,
+            mut starts,
+        } = open::open(&mut log_disk, &mut storage_disk, first, log_config, block_config)?;
 
         let mut watchers = Vec::new();
         for _ in 0..config.network_threads {
@@ -128,14 +139,17 @@ impl Node {
         let (network_ports, worker_ports) = pipeline::build(&wakers, pipeline_config);
         // Every worker, the log, the disk and this thread may send to each mailbox.
         let senders_max = worker_configs.len() + 3;
-        let (mails, mailboxes): (Vec<_>, Vec<_>) =
-            worker_ports.iter().map(|port| mailbox::mailbox(port.waker(), senders_max)).unzip();
+        let (mails, mailboxes): (Vec<_>, Vec<_>) = worker_ports
+            .iter()
+            .map(|port| mailbox::mailbox(port.waker(), senders_max))
+            .unzip();
 
         let durability = worker_configs[0].durability;
         let (log_sender, log) =
             log_thread::start(log, log_disk, durability, mails.clone()).map_err(Error::Thread)?;
         let (storage_sender, storage) =
-            storage_thread::start(storage, storage_disk, config.data.clone(), mails.clone()).map_err(Error::Thread)?;
+            storage_thread::start(storage, storage_disk, config.data.clone(), mails.clone())
+                .map_err(Error::Thread)?;
 
         let settings = Arc::new(Settings {
             version: env!("CARGO_PKG_VERSION"),
@@ -159,18 +173,28 @@ impl Node {
                 storage: storage_sender.clone(),
                 peers,
             };
-            let own: Vec<PartitionId> =
-                starts.keys().copied().filter(|id| worker_config.worker_of(*id) == worker_config.worker).collect();
-            let mut own_starts = own.iter().filter_map(|id| Some((*id, starts.remove(id)?))).collect();
+            let own: Vec<PartitionId> = starts
+                .keys()
+                .copied()
+                .filter(|id| worker_config.worker_of(*id) == worker_config.worker)
+                .collect();
+            let mut own_starts = own
+                .iter()
+                .filter_map(|id| Some((*id, starts.remove(id)?)))
+                .collect();
             let settings = settings.clone();
             // The network thread has the first core.
-            let core = config.pin.then(|| cores.get(1 + usize::from(worker_config.worker)).copied()).flatten();
+            let core = config
+                .pin
+                .then(|| cores.get(1 + usize::from(worker_config.worker)).copied())
+                .flatten();
             let name = format!("worker-{}", worker_config.worker);
             let thread = std::thread::Builder::new().name(name).spawn(move || {
                 pin(core);
                 worker_thread::run(parts, move |now| {
                     let mut random = Random::new(seed());
-                    let partitions = match open::partitions(&mut own_starts, &worker_config, now, &mut random) {
+                    let partitions = match open::partitions(&mut own_starts, &worker_config, now, &mut random)
+                    {
                         Ok(partitions) => partitions,
                         Err(error) => {
                             tracing::error!(%error, "the partitions cannot be opened");
@@ -178,7 +202,11 @@ impl Node {
                         }
                     };
                     let worker = Worker::new(worker_config, partitions, now, random);
-                    let context = Context { gateway: worker.gateway(), settings, peer_inbox: Default::default() };
+                    let context = Context {
+                        gateway: worker.gateway(),
+                        settings,
+                        peer_inbox: Default::default(),
+                    };
                     (worker, context)
                 });
             });
@@ -201,16 +229,27 @@ impl Node {
             let own_listeners = listeners.take().unwrap_or_default();
             let network = NetworkThread::open(watcher, port, own_listeners, network_config)?;
             let core = config.pin.then(|| cores.first().copied()).flatten();
-            let thread = std::thread::Builder::new().name("network".to_string()).spawn(move || {
-                pin(core);
-                if let Err(error) = network.run() {
-                    tracing::error!(%error, "the network thread stopped");
-                    std::process::exit(1);
-                }
-            });
+            let thread = std::thread::Builder::new()
+                .name("network".to_string())
+                .spawn(move || {
+                    pin(core);
+                    if let Err(error) = network.run() {
+                        tracing::error!(%error, "the network thread stopped");
+                        std::process::exit(1);
+                    }
+                });
             networks.push((handle, thread.map_err(Error::Thread)?));
         }
-        Ok(Node { mails, workers, networks, log, storage, identity, disk, _lock: lock })
+        Ok(Node {
+            mails,
+            workers,
+            networks,
+            log,
+            storage,
+            identity,
+            disk,
+            _lock: lock,
+        })
     }
 
     /// Stops taking requests, makes everything durable and notes that this was a clean end.
@@ -243,24 +282,42 @@ fn report(joined: std::thread::Result<()>, name: &str) {
 
 fn lock(data: &Path) -> Result<File, Error> {
     let path = data.join("lock");
-    let at = |source| Error::Data { path: path.clone(), source };
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(at)?;
+    let at = |source| Error::Data {
+        path: path.clone(),
+        source,
+    };
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(at)?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(_) => Err(Error::InUse { path: data.to_path_buf() }),
+        Err(_) => Err(Error::InUse {
+            path: data.to_path_buf(),
+        }),
     }
 }
 
 /// Reads or writes the identity record and begins a new life of this node.
 fn claim(config: &Config, map_digest: u64, disk: &mut FileDisk) -> Result<Identity, Error> {
     let path = config.data.clone();
-    let at = |source| Error::Identity { path: path.clone(), source };
-    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_string();
+    let at = |source| Error::Identity {
+        path: path.clone(),
+        source,
+    };
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .unwrap_or_default()
+        .trim()
+        .to_string();
     let incarnation = match Identity::load(disk).map_err(at)? {
         Some(found) => {
             found.expect(&config.cluster.name, &config.node_id).map_err(at)?;
             if found.map_digest != map_digest {
-                return Err(Error::ClusterChanged { path: config.data.clone() });
+                return Err(Error::ClusterChanged {
+                    path: config.data.clone(),
+                });
             }
             found.incarnation + 1
         }
@@ -321,11 +378,18 @@ fn worker_configs(config: &Config) -> Vec<WorkerConfig> {
 }
 
 fn peer_addresses(config: &Config) -> Result<Vec<(bark_schema::ids::NodeNumber, SocketAddr)>, Error> {
-    let peers = config.cluster.nodes.iter().filter(|node| node.number != config.node);
+    let peers = config
+        .cluster
+        .nodes
+        .iter()
+        .filter(|node| node.number != config.node);
     peers
         .map(|node| match node.capnp.parse() {
             Ok(address) => Ok((node.number, address)),
-            Err(_) => Err(Error::PeerAddress { id: node.id.clone(), address: node.capnp.clone() }),
+            Err(_) => Err(Error::PeerAddress {
+                id: node.id.clone(),
+                address: node.capnp.clone(),
+            }),
         })
         .collect()
 }
@@ -334,7 +398,10 @@ fn pin(core: Option<core_affinity::CoreId>) {
     if let Some(core) = core
         && !core_affinity::set_for_current(core)
     {
-        tracing::warn!(core = core.id, "this thread could not be pinned to its core; it runs anywhere");
+        tracing::warn!(
+            core = core.id,
+            "this thread could not be pinned to its core; it runs anywhere"
+        );
     }
 }
 
@@ -345,7 +412,8 @@ fn unix_now() -> Duration {
 /// Differs between nodes, workers and starts: session names and election timeouts must not collide.
 fn seed() -> u64 {
     let mut bytes = [0; 8];
-    let read = File::open("/dev/urandom").and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes));
+    let read =
+        File::open("/dev/urandom").and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes));
     match read {
         Ok(()) => u64::from_le_bytes(bytes),
         Err(_) => unix_now().as_nanos() as u64 ^ u64::from(std::process::id()).rotate_left(32),

@@ -37,36 +37,38 @@ pub fn start(
     mut workers: Vec<MailSender>,
 ) -> std::io::Result<(Sender<StorageJob>, JoinHandle<()>)> {
     let (sender, receiver) = crossbeam_channel::bounded::<StorageJob>(REQUESTS_MAX);
-    let thread = std::thread::Builder::new().name("storage".to_string()).spawn(move || {
-        let mut events = Vec::new();
-        let mut space_told: Option<Instant> = None;
-        loop {
-            if space_told.is_none_or(|told| told.elapsed() >= SPACE_INTERVAL) {
-                space_told = Some(Instant::now());
-                tell_space(&data, &mut workers);
-            }
-            let first = match receiver.recv_timeout(SPACE_INTERVAL) {
-                Ok(job) => job,
-                Err(RecvTimeoutError::Timeout) => continue,
-                Err(RecvTimeoutError::Disconnected) => break,
-            };
-            let mut requests = vec![(first.worker, first.request)];
-            while requests.len() < GROUP_REQUESTS_MAX
-                && let Ok(job) = receiver.try_recv()
-            {
-                requests.push((job.worker, job.request));
-            }
-            storage.execute(&mut disk, requests, &mut events);
-            for (worker, event) in events.drain(..) {
-                if let Some(sender) = workers.get_mut(usize::from(worker)) {
-                    sender.send(Mail::Input(Input::Storage(event)));
+    let thread = std::thread::Builder::new()
+        .name("storage".to_string())
+        .spawn(move || {
+            let mut events = Vec::new();
+            let mut space_told: Option<Instant> = None;
+            loop {
+                if space_told.is_none_or(|told| told.elapsed() >= SPACE_INTERVAL) {
+                    space_told = Some(Instant::now());
+                    tell_space(&data, &mut workers);
+                }
+                let first = match receiver.recv_timeout(SPACE_INTERVAL) {
+                    Ok(job) => job,
+                    Err(RecvTimeoutError::Timeout) => continue,
+                    Err(RecvTimeoutError::Disconnected) => break,
+                };
+                let mut requests = vec![(first.worker, first.request)];
+                while requests.len() < GROUP_REQUESTS_MAX
+                    && let Ok(job) = receiver.try_recv()
+                {
+                    requests.push((job.worker, job.request));
+                }
+                storage.execute(&mut disk, requests, &mut events);
+                for (worker, event) in events.drain(..) {
+                    if let Some(sender) = workers.get_mut(usize::from(worker)) {
+                        sender.send(Mail::Input(Input::Storage(event)));
+                    }
+                }
+                for worker in &mut workers {
+                    worker.flush_rest();
                 }
             }
-            for worker in &mut workers {
-                worker.flush_rest();
-            }
-        }
-    })?;
+        })?;
     Ok((sender, thread))
 }
 
@@ -76,7 +78,10 @@ fn tell_space(data: &PathBuf, workers: &mut [MailSender]) {
             let total_bytes = space.f_blocks.saturating_mul(space.f_frsize);
             let free_bytes = space.f_bavail.saturating_mul(space.f_frsize);
             for worker in workers {
-                worker.send(Mail::Input(Input::Storage(StorageEvent::Space { total_bytes, free_bytes })));
+                worker.send(Mail::Input(Input::Storage(StorageEvent::Space {
+                    total_bytes,
+                    free_bytes,
+                })));
             }
         }
         Err(error) => tracing::warn!(%error, path = %data.display(), "the free space is not known"),

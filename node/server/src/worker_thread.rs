@@ -100,14 +100,18 @@ impl WorkerThread {
         self.parts.port.poll(messages);
         let mut worked = !messages.is_empty() || std::mem::take(&mut self.again);
         for message in messages.drain(..) {
-            self.from_network(instant, message);
+            self.take_from_network(instant, message);
         }
         while let Some(mail) = self.parts.mailbox.try_take() {
             worked = true;
             match mail {
                 Mail::Input(input) => self.inputs.push(input),
                 Mail::Siblings { from, messages } => {
-                    self.inputs.extend(messages.into_iter().map(|message| Input::Sibling { from, message }));
+                    self.inputs.extend(
+                        messages
+                            .into_iter()
+                            .map(|message| Input::Sibling { from, message }),
+                    );
                 }
                 Mail::Stop => {
                     self.parts.port.flush();
@@ -145,42 +149,76 @@ impl WorkerThread {
         }
         let now_us = self.started.elapsed().as_micros() as u64;
         let machine = Duration::from_micros(self.worker.next_wake_us().saturating_sub(now_us));
-        let links = self.parts.peers.next_due().map(|due| due.saturating_duration_since(Instant::now()));
-        self.parts.port.park(Some(machine.min(links.unwrap_or(SLEEP_MAX)).min(SLEEP_MAX)));
+        let links = self
+            .parts
+            .peers
+            .next_due()
+            .map(|due| due.saturating_duration_since(Instant::now()));
+        self.parts
+            .port
+            .park(Some(machine.min(links.unwrap_or(SLEEP_MAX)).min(SLEEP_MAX)));
     }
 
-    fn from_network(&mut self, instant: Instant, message: ToWorker) {
+    fn take_from_network(&mut self, instant: Instant, message: ToWorker) {
         match message {
-            ToWorker::Opened { connection, token: Some(token), .. } => {
-                self.parts.peers.opened(connection, token, &self.context.settings, &mut self.inputs);
+            ToWorker::Opened {
+                connection,
+                token: Some(token),
+                ..
+            } => {
+                self.parts
+                    .peers
+                    .opened(connection, token, &self.context.settings, &mut self.inputs);
             }
-            ToWorker::Opened { connection, kind, token: None, .. } => {
+            ToWorker::Opened {
+                connection,
+                kind,
+                token: None,
+                ..
+            } => {
                 self.next_wire += 1;
                 let id = WireId(self.next_wire);
                 let wire = Wire::new(id, self.dirty.clone());
                 let protocol = protocol::open(kind, &self.context, wire.clone());
                 self.by_wire.insert(id, connection);
-                self.connections.insert(connection, Connection { wire, protocol, ended: false });
+                self.connections.insert(
+                    connection,
+                    Connection {
+                        wire,
+                        protocol,
+                        ended: false,
+                    },
+                );
             }
             ToWorker::Chunk { connection, bytes } => {
                 if let Some(open) = self.connections.get_mut(&connection) {
                     receive(open, &bytes);
                 }
-                self.parts.port.send(FromWorker::Recycle { network_thread: connection.network_thread, bytes });
+                self.parts.port.send(FromWorker::Recycle {
+                    network_thread: connection.network_thread,
+                    bytes,
+                });
             }
             ToWorker::EndOfStream { connection } => {
                 if self.parts.peers.is_ours(connection) {
-                    self.parts.port.send(FromWorker::Close { connection, flush: false });
-                } else if let Some(open) = self.connections.get_mut(&connection) {
-                    if !open.protocol.end_of_stream() {
-                        open.wire.close();
-                    }
+                    self.parts.port.send(FromWorker::Close {
+                        connection,
+                        flush: false,
+                    });
+                } else if let Some(open) = self.connections.get_mut(&connection)
+                    && !open.protocol.end_of_stream()
+                {
+                    open.wire.close();
                 }
             }
             ToWorker::Closed { connection, reason } => {
                 tracing::trace!(?connection, ?reason, "a connection closed");
                 self.parts.port.send(FromWorker::AcknowledgeClosed { connection });
-                if self.parts.peers.closed(connection, instant, &mut self.parts.port, &mut self.inputs) {
+                if self
+                    .parts
+                    .peers
+                    .closed(connection, instant, &mut self.parts.port, &mut self.inputs)
+                {
                     return;
                 }
                 if let Some(mut open) = self.connections.remove(&connection) {
@@ -212,21 +250,33 @@ impl WorkerThread {
                 Effect::Send { to, bulk, message } => self.parts.peers.send(to, bulk, &message),
                 Effect::Sibling { to, message } => siblings.entry(to).or_default().push(message),
                 Effect::Persist { batch, records } => {
-                    hand_on(&self.parts.log, LogBatch { worker: self.parts.index, batch, records });
+                    hand_on(
+                        &self.parts.log,
+                        LogBatch {
+                            worker: self.parts.index,
+                            batch,
+                            records,
+                        },
+                    );
                 }
                 Effect::Storage(request) => storage(&self.parts.storage, self.parts.index, request),
             }
         }
         for (to, messages) in siblings {
             if let Some(sibling) = self.parts.siblings.get_mut(usize::from(to)) {
-                sibling.send(Mail::Siblings { from: self.parts.index, messages });
+                sibling.send(Mail::Siblings {
+                    from: self.parts.index,
+                    messages,
+                });
             }
         }
     }
 
     fn flush_wires(&mut self) {
         for wire in self.dirty.take() {
-            let Some(connection) = self.by_wire.get(&wire.id()).copied() else { continue };
+            let Some(connection) = self.by_wire.get(&wire.id()).copied() else {
+                continue;
+            };
             match wire.take_pause_change() {
                 Some(true) => self.parts.port.send(FromWorker::PauseReading { connection }),
                 Some(false) => self.parts.port.send(FromWorker::ResumeReading { connection }),
@@ -237,7 +287,10 @@ impl WorkerThread {
                 self.parts.port.send(FromWorker::Write { connection, bytes });
             }
             if close {
-                self.parts.port.send(FromWorker::Close { connection, flush: true });
+                self.parts.port.send(FromWorker::Close {
+                    connection,
+                    flush: true,
+                });
             }
         }
     }

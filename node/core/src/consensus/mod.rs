@@ -16,6 +16,9 @@
 //! Price: the library keeps its own copy of unstable entries until the storage has them; payloads are
 //! reference-counted, so that is a few words an entry.
 
+// The library's messages are generated, with private fields: they can only be filled one by one.
+#![allow(clippy::field_reassign_with_default)]
+
 mod storage;
 mod transport;
 
@@ -317,8 +320,16 @@ impl Group {
             self.raw.advance_append_async(ready);
             if has_records || !self.unpersisted.is_empty() {
                 // Without records of its own it waits for the batch before it; there may be none after.
-                let batch = if has_records { None } else { self.unpersisted.back().and_then(|it| it.batch) };
-                self.unpersisted.push_back(Unpersisted { number, batch, messages: waiting });
+                let batch = if has_records {
+                    None
+                } else {
+                    self.unpersisted.back().and_then(|it| it.batch)
+                };
+                self.unpersisted.push_back(Unpersisted {
+                    number,
+                    batch,
+                    messages: waiting,
+                });
             } else {
                 output.messages.append(&mut waiting);
                 self.raw.on_persist_ready(number);

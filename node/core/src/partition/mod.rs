@@ -182,12 +182,19 @@ impl Partition {
             self.answer(call, recorded);
             return;
         }
-        if let Command::Decide { transaction, commit: true, .. } = &command
+        if let Command::Decide {
+            transaction,
+            commit: true,
+            ..
+        } = &command
             && transaction.attempt >> 32 != self.group.term()
         {
             // Its coordinator led in an earlier term. Whoever coordinates now reads first and must find
             // either that outcome or none for ever.
-            self.answer(call, Err(Failure::Busy("the coordinator no longer leads".to_string())));
+            self.answer(
+                call,
+                Err(Failure::Busy("the coordinator no longer leads".to_string())),
+            );
             return;
         }
         self.time = self.time.max(now.unix_ns);

@@ -343,11 +343,11 @@ impl Partition {
             self.snapshots.durable = Some((taking.index, taking.term));
             return;
         }
-        if !self
+        if self
             .snapshots
             .receiving
             .as_ref()
-            .is_some_and(|receiving| receiving.writer == writer)
+            .is_none_or(|receiving| receiving.writer != writer)
         {
             return;
         }

@@ -135,7 +135,10 @@ async fn refuse_own_descendant(gateway: &Gateway, reparent: Reparent) -> Result<
 
 async fn parent(gateway: &Gateway, directory: InodeId) -> Result<InodeId, Failure> {
     // Not a page of the directory: that would wait for the very entry this transaction holds in it.
-    let query = Query::Lookup { directory, name: Bytes::from_static(b"..") };
+    let query = Query::Lookup {
+        directory,
+        name: Bytes::from_static(b".."),
+    };
     match gateway.query(directory.home(), query).await? {
         Reply::Entry { inode, .. } => Ok(inode),
         other => Err(unexpected(&other)),

@@ -294,7 +294,13 @@ impl Worker {
         let (Some(term), Err(Failure::Refused(..)), Some(call)) = (term, &result, self.calls.get(id)) else {
             return result;
         };
-        let Request::Namespace { id: request_id, operation } = &call.request else { return result };
+        let Request::Namespace {
+            id: request_id,
+            operation,
+        } = &call.request
+        else {
+            return result;
+        };
         match self.partitions.get(&operation.primary()) {
             Some(local) if local.is_leader() && local.term() == term => {
                 local.state().recorded(request_id).unwrap_or(result)
@@ -442,9 +448,13 @@ fn is_repeatable(request: &Request) -> bool {
 /// A transaction that met a lock, or was aborted, is given up at once: waiting for a lock while holding others
 /// would let two transactions wait for each other.
 fn ends_attempt(request: &Request, result: &Result<Reply, Failure>) -> bool {
-    let Request::Command { command, .. } = request else { return false };
-    matches!(command, Command::Prepare { .. } | Command::Decide { commit: true, .. })
-        && matches!(result, Err(Failure::Locked { .. } | Failure::Busy(_)))
+    let Request::Command { command, .. } = request else {
+        return false;
+    };
+    matches!(
+        command,
+        Command::Prepare { .. } | Command::Decide { commit: true, .. }
+    ) && matches!(result, Err(Failure::Locked { .. } | Failure::Busy(_)))
 }
 
 fn is_bulk(request: &Request) -> bool {

@@ -26,23 +26,45 @@ pub struct PeerReceiver {
 impl PeerReceiver {
     /// The preamble was read already.
     pub fn new(context: Context) -> PeerReceiver {
-        PeerReceiver { context, frames: FrameDecoder::new(limits::FRAME_SIZE_GREETING_MAX), node: None }
+        PeerReceiver {
+            context,
+            frames: FrameDecoder::new(limits::FRAME_SIZE_GREETING_MAX),
+            node: None,
+        }
     }
 
     fn greet(&mut self, hello: &PeerHello) -> Result<NodeNumber, Close> {
         let settings = &self.context.settings;
         let ours = &settings.cluster.name;
         if hello.version != PROTOCOL_VERSION {
-            return Err(Close(format!("{} speaks peer protocol {}, this node {PROTOCOL_VERSION}", hello.node, hello.version)));
+            return Err(Close(format!(
+                "{} speaks peer protocol {}, this node {PROTOCOL_VERSION}",
+                hello.node, hello.version
+            )));
         }
         if hello.cluster != *ours {
-            return Err(Close(format!("{} belongs to cluster {:?}, this node to {ours:?}", hello.node, hello.cluster)));
+            return Err(Close(format!(
+                "{} belongs to cluster {:?}, this node to {ours:?}",
+                hello.node, hello.cluster
+            )));
         }
         if hello.map_digest != settings.map_digest {
-            return Err(Close(format!("{} has another cluster file: all nodes need the same one", hello.node)));
+            return Err(Close(format!(
+                "{} has another cluster file: all nodes need the same one",
+                hello.node
+            )));
         }
-        if hello.node == settings.node || !settings.cluster.nodes.iter().any(|node| node.number == hello.node) {
-            return Err(Close(format!("{} is not another member of the cluster", hello.node)));
+        if hello.node == settings.node
+            || !settings
+                .cluster
+                .nodes
+                .iter()
+                .any(|node| node.number == hello.node)
+        {
+            return Err(Close(format!(
+                "{} is not another member of the cluster",
+                hello.node
+            )));
         }
         Ok(hello.node)
     }
@@ -60,7 +82,10 @@ impl Protocol for PeerReceiver {
                 }
                 (None, _) => return Err(Close("a peer spoke before its hello".to_string())),
                 (Some(from), message) => {
-                    self.context.peer_inbox.borrow_mut().push(Input::Peer { from, message });
+                    self.context
+                        .peer_inbox
+                        .borrow_mut()
+                        .push(Input::Peer { from, message });
                 }
             }
         }

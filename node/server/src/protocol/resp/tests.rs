@@ -11,7 +11,7 @@ use bark_core::random::Random;
 use bark_core::state::State;
 use bark_core::time::Now;
 use bark_core::worker::{Durability, Worker, WorkerConfig};
-use bark_schema::cluster_file::ClusterFile;
+use bark_schema::cluster_file;
 use bark_schema::ids::{NodeNumber, PartitionId};
 
 use super::RespConnection;
@@ -74,7 +74,8 @@ impl Node {
         let worker = Worker::new(config, partitions.collect(), now, Random::new(1));
         let settings = Arc::new(Settings {
             version: "0.1.0",
-            cluster: ClusterFile::single(),
+            cluster: cluster_file::single("node-1", "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3")
+                .expect("a cluster of one"),
             node,
             map_digest: 0,
             incarnation: 1,
