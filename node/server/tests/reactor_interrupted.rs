@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bark_node::reactor::EventWatcher;
 
@@ -14,18 +14,14 @@ fn interrupted_wait_is_counted_and_the_loop_goes_on() {
     let handle = watcher.handle();
     let thread = thread::spawn(move || watcher.run(&mut ()).expect("loop"));
     let process = std::process::id();
-    for _ in 0..20 {
-        let signals = format!("kill -STOP {process}; kill -CONT {process}");
-        assert!(
-            Command::new("sh")
-                .args(["-c", &signals])
-                .status()
-                .expect("sh")
-                .success()
-        );
-        if handle.interrupted_polls_count() > 0 {
-            break;
-        }
+    // A stop that is taken back before it took effect interrupts nothing: each attempt waits until it did.
+    let signals = format!(
+        "kill -STOP {process}; until grep -q '^State:.*stopped' /proc/{process}/status; do :; done; kill -CONT {process}"
+    );
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while handle.interrupted_polls_count() == 0 && Instant::now() < deadline {
+        let stopped = Command::new("sh").args(["-c", &signals]).status().expect("sh");
+        assert!(stopped.success());
     }
     assert!(handle.interrupted_polls_count() > 0);
     let (done, is_done) = channel();
