@@ -5,14 +5,21 @@
 
 mod origin;
 mod queue;
+mod resp;
 
 use clap::{Parser, Subcommand};
 
 /// What `list` prints: name and one sentence.
-const NAMES: &[(&str, &str)] = &[(
-    "queue",
-    "hand-off between threads: ns per item and push-to-take latency",
-)];
+const NAMES: &[(&str, &str)] = &[
+    (
+        "queue",
+        "hand-off between threads: ns per item and push-to-take latency",
+    ),
+    (
+        "resp",
+        "keys over sockets: one node and three beside Redis, memcached and etcd",
+    ),
+];
 
 #[derive(Parser)]
 #[command(
@@ -31,6 +38,8 @@ enum Benchmark {
     List,
     /// Hand-off between threads: ns per item and push-to-take latency
     Queue(queue::Arguments),
+    /// Keys over sockets: one node and three beside Redis, memcached and etcd
+    Resp(resp::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -42,5 +51,6 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Benchmark::Queue(arguments) => queue::run(&arguments),
+        Benchmark::Resp(arguments) => resp::run(&arguments),
     }
 }

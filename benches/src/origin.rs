@@ -1,4 +1,4 @@
-//! Where a number comes from: machine, commit and command line.
+//! Where a number comes from, machine, commit and command line; and how many become one.
 
 use std::{env, fs, process, thread};
 
@@ -24,4 +24,16 @@ pub fn origin() -> Value {
             .map_or("unknown".into(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned()),
         "command": env::args().collect::<Vec<_>>().join(" "),
     })
+}
+
+/// The table's first lines.
+pub fn print(origin: &Value) {
+    for field in ["machine", "load_before", "commit", "command"] {
+        println!("{field}: {}", origin[field].as_str().unwrap_or("unknown"));
+    }
+}
+
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -16,6 +16,8 @@ use anyhow::Context;
 use bark_queue::{SleepFlag, mpsc, notify, spsc};
 use serde_json::json;
 
+use crate::origin;
+
 const CAPACITY: usize = 1024;
 const TURN_ITEMS: u64 = 64;
 /// What a producer that batches pushes before it publishes: a modest worker's turn.
@@ -300,13 +302,8 @@ fn push_to_take_nanoseconds((producers, mut consumer): Ends, turns_count: u64) -
     samples
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let origin = crate::origin::origin();
+    let origin = origin::origin();
     let cells: Vec<(&Subject, usize)> = [1, 2, 4, 8]
         .into_iter()
         .flat_map(|count| {
@@ -325,9 +322,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
             columns[2].push(samples[samples.len() * 99 / 100] as f64);
         }
     }
-    for field in ["machine", "load_before", "commit", "command"] {
-        println!("{field}: {}", origin[field].as_str().unwrap_or("unknown"));
-    }
+    origin::print(&origin);
     println!(
         "items of 8 bytes, capacity {CAPACITY}, medians of {} interleaved rounds\n",
         arguments.rounds
@@ -338,7 +333,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     );
     let mut rows = Vec::new();
     for ((Subject(name, _, _), count), columns) in cells.iter().zip(measured) {
-        let [drain, p50, p99] = columns.map(median);
+        let [drain, p50, p99] = columns.map(origin::median);
         println!("{name:28} {count:>9} {drain:>12.1} {p50:>10.0} {p99:>10.0}");
         rows.push(
             json!({"queue": name, "producers": count, "drain_ns": drain, "p50_ns": p50, "p99_ns": p99}),
