@@ -43,6 +43,7 @@ fn start_logging(arguments: &Arguments) -> Result<(), bark_node::config::Error> 
         .map_err(|error| bark_node::config::Error::LogLevel(error.to_string()))?;
     let logging = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_writer(std::io::stderr);
     match arguments.log_format {
         LogFormat::Text => logging.init(),
