@@ -27,7 +27,8 @@
 //!
 //! Invariants:
 //! - A file with a snapshot's name was synced before it got the name.
-//! - A chunk has at most `CHUNK_SIZE_MAX` bytes, when written and when read.
+//! - A chunk has at most `CHUNK_SIZE_MAX` bytes, when written and when read. What is handed in larger, a row with a
+//!   large value, becomes several; those who load take pieces of any size.
 
 use std::io;
 
@@ -53,8 +54,6 @@ pub enum Error {
     Corrupt { path: String, offset: u64 },
     #[error("snapshot {path}: format version {version}, which this program does not know")]
     UnknownVersion { path: String, version: u32 },
-    #[error("a snapshot chunk has {size_bytes} bytes, at most {CHUNK_SIZE_MAX} are allowed")]
-    ChunkTooLarge { size_bytes: usize },
     #[error("snapshot {path}: bytes {offset} to {end} of the chunk stream do not exist")]
     OutOfRange { path: String, offset: u64, end: u64 },
     #[error("no space for snapshot {path}")]
@@ -147,16 +146,21 @@ impl SnapshotWriter {
         })
     }
 
-    pub fn write<D: Disk>(&mut self, disk: &mut D, chunk: &[u8]) -> Result<(), Error> {
-        let size_bytes = chunk.len();
-        if size_bytes > CHUNK_SIZE_MAX {
-            return Err(Error::ChunkTooLarge { size_bytes });
+    pub fn write<D: Disk>(&mut self, disk: &mut D, data: &[u8]) -> Result<(), Error> {
+        let mut rest = data;
+        loop {
+            let (chunk, after) = rest.split_at(rest.len().min(CHUNK_SIZE_MAX));
+            let size_bytes = chunk.len();
+            let mut bytes = Vec::with_capacity(CHUNK_HEADER_SIZE_BYTES + size_bytes);
+            bytes.extend_from_slice(&(size_bytes as u32).to_le_bytes());
+            bytes.extend_from_slice(&crc32c(&[chunk]).to_le_bytes());
+            bytes.extend_from_slice(chunk);
+            self.append(disk, &bytes)?;
+            rest = after;
+            if rest.is_empty() {
+                return Ok(());
+            }
         }
-        let mut bytes = Vec::with_capacity(CHUNK_HEADER_SIZE_BYTES + size_bytes);
-        bytes.extend_from_slice(&(size_bytes as u32).to_le_bytes());
-        bytes.extend_from_slice(&crc32c(&[chunk]).to_le_bytes());
-        bytes.extend_from_slice(chunk);
-        self.append(disk, &bytes)
     }
 
     /// Appends a piece of another node's chunk stream as `SnapshotReader::read_at` gave it.

@@ -3,7 +3,7 @@
 use bark_core::disk::Disk;
 use bark_core::disk::simulated::SimulatedDisk;
 use bark_core::random::Random;
-use bark_core::snapshot_file::{Error, SnapshotReader, SnapshotWriter, list, remove_older};
+use bark_core::snapshot_file::{CHUNK_SIZE_MAX, Error, SnapshotReader, SnapshotWriter, list, remove_older};
 use bark_schema::ids::PartitionId;
 
 const PARTITION: PartitionId = PartitionId(3);
@@ -128,19 +128,34 @@ fn older_snapshots_and_abandoned_attempts_are_removed_and_other_partitions_kept(
 }
 
 #[test]
-fn a_full_disk_is_named_and_chunks_have_a_limit() {
-    // Goal: both limits are errors of their own, so that the caller can go on with the old snapshot.
+fn a_full_disk_is_named() {
+    // Goal: an error of its own, so that the caller can go on with the old snapshot.
     let mut disk = SimulatedDisk::new();
     write(&mut disk, 1).expect("write");
     disk.set_capacity(Some(disk.used_bytes() + 500));
     assert!(matches!(write(&mut disk, 2), Err(Error::NoSpace { .. })));
     assert_eq!(newest(&mut disk), Some(1));
+}
+
+#[test]
+fn a_row_larger_than_a_chunk_is_written_in_several() {
+    // Goal: values of any size can be in a snapshot; they could not, and the log grew for ever. Method: two chunks and a
+    // half in one piece, read back.
+    let mut disk = SimulatedDisk::new();
+    let large: Vec<u8> = (0..CHUNK_SIZE_MAX * 5 / 2)
+        .map(|place| (place % 251) as u8)
+        .collect();
     let mut writer = SnapshotWriter::create(&mut disk, "snapshots", PARTITION, 3, 1).expect("create");
-    let large = vec![0; bark_core::snapshot_file::CHUNK_SIZE_MAX + 1];
-    assert!(matches!(
-        writer.write(&mut disk, &large),
-        Err(Error::ChunkTooLarge { .. })
-    ));
+    writer.write(&mut disk, &large).expect("write");
+    writer.finish(&mut disk).expect("finish");
+    let (reader, _) = SnapshotReader::open_newest(&mut disk, "snapshots", PARTITION).expect("open");
+    let mut reader = reader.expect("there");
+    let mut found = Vec::new();
+    while let Some(chunk) = reader.next_chunk(&mut disk).expect("sound") {
+        assert!(chunk.len() <= CHUNK_SIZE_MAX);
+        found.extend_from_slice(&chunk);
+    }
+    assert!(found == large);
 }
 
 #[test]
