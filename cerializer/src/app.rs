@@ -19,7 +19,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
 use bark_client::{Client, ClientConfig};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 
 use crate::cluster::Cluster;
@@ -31,6 +31,11 @@ use crate::problem::Problem;
 const REQUESTS_MAX: usize = 1024;
 /// Files and large values on their way at once. Each keeps up to about a dozen blocks of 1 MiB.
 const TRANSFERS_MAX: usize = 48;
+/// Bytes of values held for clients: those that upload them and those that read theirs slowly.
+const VALUE_ROOM_BYTES: usize = 512 << 20;
+const VALUE_ROOM_UNIT: usize = 1 << 10;
+/// Values on their way from the cluster at once; how large one is is known when it is here.
+const VALUE_READS_MAX: usize = 32;
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(5);
 /// The client gives an operation 30 s; a request may consist of a few.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
@@ -71,6 +76,8 @@ struct Shared {
     metrics: Metrics,
     requests: Semaphore,
     transfers: Arc<Semaphore>,
+    value_room: Arc<Semaphore>,
+    value_reads: Semaphore,
 }
 
 impl App {
@@ -82,6 +89,8 @@ impl App {
                 metrics: Metrics::default(),
                 requests: Semaphore::new(REQUESTS_MAX),
                 transfers: Arc::new(Semaphore::new(TRANSFERS_MAX)),
+                value_room: Arc::new(Semaphore::new(VALUE_ROOM_BYTES / VALUE_ROOM_UNIT)),
+                value_reads: Semaphore::new(VALUE_READS_MAX),
             }),
         }
     }
@@ -106,6 +115,28 @@ impl App {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) | Err(_) => Err(Problem::unavailable(format!(
                 "{TRANSFERS_MAX} transfers are under way already"
+            ))),
+        }
+    }
+
+    /// Room for a value of this size, for as long as what is returned lives. The largest takes all there is.
+    pub async fn value_room(&self, size_bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+        let units = size_bytes.min(VALUE_ROOM_BYTES).div_ceil(VALUE_ROOM_UNIT) as u32;
+        let room = self.shared.value_room.clone().acquire_many_owned(units);
+        match timeout(ROOM_WAIT_MAX, room).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => Err(Problem::unavailable(format!(
+                "values of {VALUE_ROOM_BYTES} bytes together are on their way already"
+            ))),
+        }
+    }
+
+    /// A turn to read a value from the cluster.
+    pub async fn value_read(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        match timeout(ROOM_WAIT_MAX, self.shared.value_reads.acquire()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => Err(Problem::unavailable(format!(
+                "{VALUE_READS_MAX} values are being read already"
             ))),
         }
     }

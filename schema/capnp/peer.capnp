@@ -59,6 +59,8 @@ struct Welcome @0xff549d4a0a3f54a5 {
   replicas @4 :UInt16;
   vnodes @5 :UInt32;
   nodes @6 :List(WelcomeNode);
+  valueSizeMax @7 :UInt32;
+  # Largest value of a key, in bytes; 0: not said.
 }
 
 struct WelcomeNode @0xd49b494a49a83ba6 {

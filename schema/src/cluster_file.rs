@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use crate::ids::NodeNumber;
+use crate::limits::{MIB, VALUE_SIZE_MAX, VALUE_SIZE_MAX_MIB_DEFAULT};
 use crate::placement::{Ring, map_digest};
 
 pub const REPLICAS_DEFAULT: u16 = 3;
@@ -38,6 +39,8 @@ pub struct ClusterFile {
     pub partitions: u16,
     pub vnodes: u32,
     pub durability: Durability,
+    /// Largest value of a key, in bytes. Not part of the digest: it may be changed node by node.
+    pub value_size_max: usize,
     pub nodes: Vec<ClusterNode>,
 }
 
@@ -85,6 +88,8 @@ pub enum Error {
     Partitions(i64),
     #[error("cluster.vnodes is {0}: choose 1 to {VNODES_MAX}, it can not be changed later")]
     Vnodes(i64),
+    #[error("cluster.value_size_max_mib is {0}: choose 1 to 512")]
+    ValueSize(i64),
     #[error("cluster.durability is {0:?}: choose \"disk\", \"memory\" or \"none\"")]
     Durability(String),
     #[error("cluster.durability \"none\" is for one node and there are {0}: choose \"disk\" or \"memory\"")]
@@ -108,6 +113,7 @@ struct RawCluster {
     partitions: Option<i64>,
     vnodes: Option<i64>,
     durability: Option<String>,
+    value_size_max_mib: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -153,8 +159,18 @@ pub fn parse(text: &str) -> Result<ClusterFile, Error> {
             .filter(|count| (1..=VNODES_MAX).contains(count))
             .ok_or(Error::Vnodes(vnodes))?,
         durability: check_durability(cluster.durability.as_deref(), nodes.len())?,
+        value_size_max: value_size_max(cluster.value_size_max_mib)?,
         nodes,
     })
+}
+
+/// In bytes. 512 MiB means one byte less, which is what a message can carry.
+fn value_size_max(mib: Option<i64>) -> Result<usize, Error> {
+    let given = mib.unwrap_or(i64::from(VALUE_SIZE_MAX_MIB_DEFAULT));
+    match usize::try_from(given) {
+        Ok(mib @ 1..=512) => Ok((mib * MIB).min(VALUE_SIZE_MAX)),
+        _ => Err(Error::ValueSize(given)),
+    }
 }
 
 /// The cluster of one that a node without a cluster file is. Addresses are HOST:PORT.
@@ -172,6 +188,7 @@ pub fn single(id: &str, capnp: &str, resp: &str, http: &str) -> Result<ClusterFi
         partitions: PARTITIONS_DEFAULT,
         vnodes: VNODES_DEFAULT,
         durability: Durability::Disk,
+        value_size_max: value_size_max(None)?,
         nodes: check_nodes(vec![raw])?,
     })
 }
@@ -321,6 +338,7 @@ mod tests {
         let file = with("", &format!("{NODE}{OTHER}")).expect("valid");
         assert_eq!((file.replicas, file.partitions, file.vnodes), (2, 16, 128));
         assert_eq!(file.durability, Durability::Disk);
+        assert_eq!(file.value_size_max, 64 * MIB);
         assert_eq!(file.node(NodeNumber(2)), file.node_by_id("b"));
         assert_eq!(file.node(NodeNumber(0)), None);
         assert_eq!(file.nodes[1].zone, "z");
@@ -334,6 +352,8 @@ mod tests {
             assert_eq!(with(cluster, nodes), Err(expected), "{cluster} {nodes}");
         };
         check("", "", Error::NoNodes);
+        check("value_size_max_mib=0", &both, Error::ValueSize(0));
+        check("value_size_max_mib=513", &both, Error::ValueSize(513));
         check(
             "replicas=3",
             &both,

@@ -80,6 +80,14 @@ impl FrameDecoder {
         }
     }
 
+    /// The size of the frame that bytes are missing of, once its table says so.
+    pub fn awaited_size(&self) -> Option<usize> {
+        match (self.failed, frame_size(&self.buffered, self.size_max_bytes)) {
+            (None, Ok(Some(size))) if size > self.buffered.len() => Some(size),
+            _ => None,
+        }
+    }
+
     /// Bytes held and not yet taken as frames.
     pub fn buffered_bytes(&self) -> usize {
         self.buffered.len()
@@ -163,6 +171,19 @@ mod tests {
         check(&[0, 512], size(4104));
         check(&[0, u32::MAX], size(8 + 8 * u64::from(u32::MAX)));
         check(&[7, 600], size(40 + 4800));
+    }
+
+    #[test]
+    fn the_size_of_a_frame_is_known_before_its_bytes() {
+        // Goal: room can be made for what is coming. Method: a frame cut after its table and before its end.
+        let bytes = frame(&[vec![7; 100]]);
+        let mut decoder = FrameDecoder::new(LIMIT);
+        decoder.push(&bytes[..4]);
+        assert_eq!(decoder.awaited_size(), None);
+        decoder.push(&bytes[4..8]);
+        assert_eq!(decoder.awaited_size(), Some(bytes.len()));
+        decoder.push(&bytes[8..]);
+        assert_eq!(decoder.awaited_size(), None, "nothing is missing");
     }
 
     #[test]

@@ -5,9 +5,14 @@ pub const MIB: usize = 1024 * KIB;
 
 /// Longest key, in bytes.
 pub const KEY_SIZE_MAX: usize = 64 * KIB;
-/// Longest value unless the node is configured lower; a value travels in one log entry.
+/// Longest value a cluster file may allow; a value travels in one frame and one log entry.
 /// One byte below 512 MiB: the length of a list in a Cap'n Proto pointer has 29 bits.
 pub const VALUE_SIZE_MAX: usize = 512 * MIB - 1;
+/// Longest value unless the cluster file says otherwise, in MiB: one entry of this size is replicated well within
+/// an election timeout at 1 GB/s, and its copies in a node's memory stay below half a GiB (DECISIONS 2026-11-21).
+pub const VALUE_SIZE_MAX_MIB_DEFAULT: u32 = 64;
+/// What a frame may hold beside the value in it: names, ids, the message around it.
+pub const FRAME_ENVELOPE_MAX: usize = MIB;
 /// Longest name of a directory entry, in bytes.
 pub const NAME_SIZE_MAX: usize = 255;
 /// Longest path, in bytes.
@@ -28,9 +33,9 @@ pub const PAGE_ENTRIES_MAX: u32 = 4096;
 pub const EXTENTS_PER_COMMAND_MAX: usize = 4096;
 /// Largest frame from a client that has not logged in.
 pub const FRAME_SIZE_GREETING_MAX: usize = 64 * KIB;
-/// Largest frame otherwise: one block and its envelope.
+/// Largest frame without a large value: one block and its envelope.
 pub const FRAME_SIZE_MAX: usize = 5 * MIB;
 /// Largest frame between nodes: a value of the largest size and its envelope.
-pub const FRAME_SIZE_PEER_MAX: usize = VALUE_SIZE_MAX + MIB;
+pub const FRAME_SIZE_PEER_MAX: usize = VALUE_SIZE_MAX + FRAME_ENVELOPE_MAX;
 /// Most segments in one frame.
 pub const FRAME_SEGMENTS_MAX: u32 = 64;

@@ -75,6 +75,8 @@ pub struct Welcome {
     pub replicas: u16,
     pub vnodes: u32,
     pub nodes: Vec<WelcomeNode>,
+    /// Largest value of a key, in bytes; 0: not said.
+    pub value_size_max: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

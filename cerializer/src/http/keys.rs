@@ -4,7 +4,11 @@
 //! `Bark-Expires-At` (milliseconds since 1970); to `Accept: application/json` as the schema's `KeyValue`.
 //! Everything behind `/v1/keys/` is the key, slashes too; the empty key has no URL.
 //!
+//! A value is held here as a whole while it is on its way, so large ones take up room (`app`) until they are gone.
+//!
 //! Invariant: preconditions travel with the change and are decided in one step with it.
+
+use std::convert::Infallible;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -14,8 +18,9 @@ use axum::routing::{MethodRouter, get};
 use bark_client::keys::SetOptions;
 use bark_client::session::Call;
 use bark_client::{Client, Error};
-use bark_schema::limits::{FRAME_SIZE_MAX, KEY_SIZE_MAX};
+use bark_schema::limits::KEY_SIZE_MAX;
 use bark_schema::operation::{Command, Condition, Expiry, KeyValue, Refusal, Reply};
+use bytes::Bytes;
 use serde_json::Value;
 
 use crate::app::App;
@@ -28,10 +33,12 @@ use crate::text;
 const PREFIX: &str = "/v1/keys/";
 const EXPIRES: &str = "bark-expires-at";
 const INCREMENT: &str = "/incr";
-/// A value travels to a node in one frame; what does not fit one is not collected either.
-const VALUE_SIZE_MAX: usize = FRAME_SIZE_MAX;
-/// Values above this size take up room for transfers.
-const SMALL_SIZE_MAX: u64 = 64 * 1024;
+/// Values above this size take up room.
+const SMALL_SIZE_MAX: usize = 64 * 1024;
+/// Largest value spelled out in JSON: as bytes it takes a tenth of the memory.
+const JSON_VALUE_SIZE_MAX: usize = 8 << 20;
+/// A value is handed to the connection in pieces of this size.
+const PIECE_SIZE: usize = 256 * 1024;
 const LIMIT_DEFAULT: u32 = 1000;
 const LIMIT_MAX: u32 = bark_schema::limits::PAGE_ENTRIES_MAX;
 
@@ -76,8 +83,12 @@ async fn read(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Answer {
     Parameters::of(&uri)?.finish()?;
     let preconditions = Preconditions::of(&headers)?;
     let named = |problem: Problem| problem.key(&key);
-    let found = app.client()?.keys().get(&key).await;
-    let found = found.map_err(|error| named(error.into()))?;
+    let client = app.client()?;
+    let found = {
+        let _turn = app.value_read().await?;
+        let found = client.keys().get(&key).await;
+        found.map_err(|error| named(error.into()))?
+    };
     let Some(found) = found else {
         let detail = format!("{}: No such key", String::from_utf8_lossy(&key));
         return Err(named(Problem::new(StatusCode::NOT_FOUND, "ENOENT", detail)));
@@ -89,14 +100,15 @@ async fn read(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Answer {
         Verdict::Failed => return Err(named(Problem::precondition(format!("the entity tag is {tag}")))),
     }
     let mut response = match wants_json(&headers) {
-        true => described(&key, &found)?,
+        true => described(&key, &found).map_err(named)?,
         false => {
             let headers = [
                 (header::CONTENT_TYPE, "application/octet-stream"),
                 (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
                 (header::CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'"),
             ];
-            (headers, found.value).into_response()
+            let size = [(header::CONTENT_LENGTH, found.value.len().to_string())];
+            (headers, size, body(&app, found.value).await?).into_response()
         }
     };
     let headers = response.headers_mut();
@@ -114,7 +126,27 @@ async fn read(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Answer {
     Ok(response)
 }
 
+/// The value in pieces, with room for it until the last is handed over or the reader has gone away.
+async fn body(app: &App, value: Bytes) -> Result<Body, Problem> {
+    if value.len() <= SMALL_SIZE_MAX {
+        return Ok(value.into());
+    }
+    let room = app.value_room(value.len()).await?;
+    let pieces = futures::stream::unfold((value, room), |(mut rest, room)| async move {
+        let piece = rest.split_to(rest.len().min(PIECE_SIZE));
+        (!piece.is_empty()).then_some((Ok::<Bytes, Infallible>(piece), (rest, room)))
+    });
+    Ok(Body::from_stream(pieces))
+}
+
 fn described(key: &[u8], found: &KeyValue) -> Answer {
+    if found.value.len() > JSON_VALUE_SIZE_MAX {
+        let detail = format!(
+            "the value has {} bytes, in JSON at most {JSON_VALUE_SIZE_MAX} are answered: ask for application/octet-stream",
+            found.value.len()
+        );
+        return Err(Problem::refused(Refusal::FileTooLarge, detail));
+    }
     let mut object = json::key_value(found)?;
     text::insert(&mut object, "key", key);
     Ok(json::respond(StatusCode::OK, object))
@@ -142,11 +174,15 @@ async fn write(State(app): State<App>, uri: Uri, headers: HeaderMap, body: Body)
     let condition = condition(&Preconditions::of(&headers)?)?;
     let client = app.client()?;
     let written = async {
-        let _room = match request::content_length(&headers).is_some_and(|size| size <= SMALL_SIZE_MAX) {
+        let size_max = client.keys().value_size_max();
+        // Without an announced size it may become any; one that is too large is refused by `collect`.
+        let announced = request::content_length(&headers).and_then(|size| usize::try_from(size).ok());
+        let size = announced.unwrap_or(size_max);
+        let _room = match size <= SMALL_SIZE_MAX || size > size_max {
             true => None,
-            false => Some(app.transfer().await?),
+            false => Some(app.value_room(size).await?),
         };
-        let value = Upload::new(body).collect(&headers, VALUE_SIZE_MAX).await?;
+        let value = Upload::new(body).collect(&headers, size_max).await?;
         let options = SetOptions {
             expiry,
             condition,

@@ -80,6 +80,30 @@ impl Gateway {
         Response::parse(&answer)
     }
 
+    /// A PUT that does not say how much it will be.
+    pub async fn send_chunked(&self, target: &str, body: &[u8]) -> Response {
+        let head = format!(
+            "PUT {target} HTTP/1.1\r\nConnection: close\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n",
+            self.address
+        );
+        let (mut reader, mut writer) = self.connect().await.into_split();
+        // The answer may come before all is sent, and the rest is then refused.
+        let write = async {
+            let _ = writer.write_all(head.as_bytes()).await;
+            for chunk in body.chunks(1 << 20) {
+                let size = format!("{:x}\r\n", chunk.len());
+                let _ = writer.write_all(size.as_bytes()).await;
+                let _ = writer.write_all(chunk).await;
+                let _ = writer.write_all(b"\r\n").await;
+            }
+            let _ = writer.write_all(b"0\r\n\r\n").await;
+        };
+        let mut answer = Vec::new();
+        let (_, read) = tokio::join!(write, reader.read_to_end(&mut answer));
+        assert!(read.is_ok() || !answer.is_empty(), "PUT {target}: {read:?}");
+        Response::parse(&answer)
+    }
+
     pub async fn send_json(&self, method: &str, target: &str, body: Value) -> Response {
         let headers = [("Content-Type", "application/json")];
         self.send(method, target, &headers, body.to_string().as_bytes())

@@ -31,7 +31,7 @@ use crate::error::Error;
 use crate::files::Files;
 use crate::keys::Keys;
 use crate::router::Router;
-use crate::session::{Call, CallId, Session, SessionConfig};
+use crate::session::{self, Call, CallId, Session, SessionConfig};
 
 /// Enough for eight blocks each of a dozen files at once.
 const BYTES_IN_FLIGHT_MAX: usize = 64 * MIB;
@@ -232,13 +232,16 @@ impl Client {
 
     /// Makes one call and waits for its end. Dropping the future gives the call up.
     pub async fn call(&self, call: Call) -> Result<Reply, Failure> {
+        let transfer_ms = session::transfer_ms(call.bulk_bytes());
         let cost = (cost_bytes(&call).min(BYTES_IN_FLIGHT_MAX) / KIB) as u32;
         let _permit = self.shared.budget.acquire_many(cost).await;
         let (sender, receiver) = oneshot::channel();
         let id = {
             let mut state = self.shared.lock();
             let now = self.shared.now();
-            let deadline = now.saturating_add(self.shared.config.deadline.as_millis() as u64);
+            let deadline = now
+                .saturating_add(self.shared.config.deadline.as_millis() as u64)
+                .saturating_add(transfer_ms);
             let id = state.session.begin(now, call, deadline);
             state.waiting.insert(id, sender);
             self.shared.pump(&mut state, now);
@@ -308,6 +311,10 @@ impl Shared {
 
     pub(crate) fn on_unsent(&self, node: NodeNumber, frame_id: u64) {
         self.event(|session, now| session.on_unsent(now, node, frame_id));
+    }
+
+    pub(crate) fn on_progress(&self, node: NodeNumber) {
+        self.event(|session, now| session.on_progress(now, node));
     }
 
     fn event(&self, event: impl FnOnce(&mut Session, u64)) {
@@ -402,19 +409,10 @@ fn addresses(source: &Source) -> Result<Vec<String>, Error> {
 
 /// Bytes a call keeps in flight, on the way out or on the way back.
 fn cost_bytes(call: &Call) -> usize {
-    let bulk = match call {
-        Call::NamedNode(_, request) | Call::AnyNode(request) => match request {
-            NodeRequest::BlockPut { data, .. } => data.len(),
-            NodeRequest::BlockGet { length, .. } => *length as usize,
-            _ => 0,
-        },
-        Call::Command { command, .. } => match command {
-            Command::KeySet { value, .. } => value.len(),
-            Command::WriteInline { data, .. } => data.len(),
-            Command::Publish { extents, .. } => extents.len() * 64,
-            _ => 0,
-        },
-        Call::Query { .. } | Call::Namespace(_) => 0,
+    let answer = match call {
+        Call::NamedNode(_, NodeRequest::BlockGet { length, .. })
+        | Call::AnyNode(NodeRequest::BlockGet { length, .. }) => *length as usize,
+        _ => 0,
     };
-    CALL_COST_MIN + bulk
+    CALL_COST_MIN + call.bulk_bytes() + answer
 }

@@ -6,8 +6,9 @@
 //! Invariants:
 //! - Every request handed over is answered, reported unsent, or covered by a reported disconnect.
 //! - A node that cannot be reached is tried again with growing pauses; what comes meanwhile is unsent at once.
-//! - Only whole frames are decoded, none above FRAME_SIZE_MAX. What is in flight is bounded in bytes by the
+//! - Only whole frames are decoded, none above FRAME_SIZE_PEER_MAX. What is in flight is bounded in bytes by the
 //!   caller's budget, not here.
+//! - A request the node would end the connection on, because of its size, is refused here.
 
 use std::io;
 use std::sync::Weak;
@@ -17,9 +18,9 @@ use bark_schema::cluster_file::VNODES_MAX;
 use bark_schema::codec;
 use bark_schema::frame::FrameDecoder;
 use bark_schema::ids::NodeNumber;
-use bark_schema::limits::{FRAME_SIZE_MAX, KIB};
+use bark_schema::limits::{FRAME_ENVELOPE_MAX, FRAME_SIZE_MAX, FRAME_SIZE_PEER_MAX, KIB, MIB};
 use bark_schema::message::{ClientMessage, PREAMBLE_CLIENT, PROTOCOL_VERSION, ServerMessage, Welcome};
-use bark_schema::operation::Failure;
+use bark_schema::operation::{Failure, Refusal};
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -36,6 +37,10 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Requests are gathered into one write up to this size.
 const WRITE_SIZE: usize = 256 * KIB;
 const READ_SIZE: usize = 256 * KIB;
+/// While so much of a reply is here, or more, the node is known to be at it.
+const PROGRESS_SIZE_MIN: usize = MIB;
+/// Progress is told at most this often.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Why a connection could not be made or ended.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +61,8 @@ pub(crate) enum ConnectionError {
 pub(crate) struct Established {
     stream: TcpStream,
     decoder: FrameDecoder,
+    /// Largest request the node takes.
+    request_size_max: usize,
 }
 
 /// Connects and logs in.
@@ -83,7 +90,13 @@ async fn log_in(address: &str, token: &Bytes) -> Result<(Established, Welcome), 
             return match message {
                 ServerMessage::Welcome(Ok(welcome)) => {
                     check(&welcome)?;
-                    Ok((Established { stream, decoder }, welcome))
+                    decoder.set_limit(FRAME_SIZE_PEER_MAX);
+                    let established = Established {
+                        stream,
+                        decoder,
+                        request_size_max: request_size_max(&welcome),
+                    };
+                    Ok((established, welcome))
                 }
                 ServerMessage::Welcome(Err(failure)) => Err(ConnectionError::Refused(failure)),
                 ServerMessage::Reply { .. } => {
@@ -112,6 +125,14 @@ fn check(welcome: &Welcome) -> Result<(), ConnectionError> {
             "protocol {}, {} partitions, {} replicas, {} vnodes",
             welcome.version, welcome.partition_count, welcome.replicas, welcome.vnodes
         ))),
+    }
+}
+
+/// One value of the largest size and its envelope, or one block and its.
+fn request_size_max(welcome: &Welcome) -> usize {
+    match welcome.value_size_max {
+        0 => FRAME_SIZE_PEER_MAX,
+        said => (said as usize + FRAME_ENVELOPE_MAX).clamp(FRAME_SIZE_MAX, FRAME_SIZE_PEER_MAX),
     }
 }
 
@@ -218,10 +239,19 @@ impl ConnectionTask {
         established: Established,
         first: Option<Outgoing>,
     ) -> Result<(), ConnectionError> {
-        let Established { stream, mut decoder } = established;
+        let Established {
+            stream,
+            mut decoder,
+            request_size_max,
+        } = established;
         let (mut reader, mut writer) = stream.into_split();
         let (node, shared) = (self.node, self.shared.clone());
         let inbox = &mut self.inbox;
+        let refuse = |frame_id, failure| {
+            if let Some(shared) = self.shared.upgrade() {
+                shared.on_reply(node, frame_id, Err(failure));
+            }
+        };
         let write = async {
             let mut bytes = Vec::new();
             let mut next = first;
@@ -233,11 +263,11 @@ impl ConnectionTask {
                     return Ok(());
                 };
                 bytes.clear();
-                encode(outgoing, &mut bytes);
+                encode(outgoing, &mut bytes, request_size_max, refuse);
                 while bytes.len() < WRITE_SIZE
                     && let Ok(outgoing) = inbox.try_recv()
                 {
-                    encode(outgoing, &mut bytes);
+                    encode(outgoing, &mut bytes, request_size_max, refuse);
                 }
                 writer.write_all(&bytes).await?;
                 bytes.shrink_to(WRITE_SIZE);
@@ -245,6 +275,7 @@ impl ConnectionTask {
         };
         let read = async {
             let mut chunk = vec![0; READ_SIZE];
+            let mut told = Instant::now();
             loop {
                 while let Some(message) = next_message(&mut decoder)? {
                     let ServerMessage::Reply { id, result } = message else {
@@ -260,6 +291,12 @@ impl ConnectionTask {
                     return Err(ConnectionError::Closed);
                 }
                 decoder.push(&chunk[..size]);
+                if decoder.buffered_bytes() >= PROGRESS_SIZE_MIN && told.elapsed() >= PROGRESS_INTERVAL {
+                    told = Instant::now();
+                    if let Some(shared) = shared.upgrade() {
+                        shared.on_progress(node);
+                    }
+                }
             }
         };
         tokio::select! {
@@ -289,11 +326,19 @@ impl ConnectionTask {
     }
 }
 
-fn encode(outgoing: Outgoing, bytes: &mut Vec<u8>) {
+/// Appends the request, or refuses it for its size.
+fn encode(outgoing: Outgoing, bytes: &mut Vec<u8>, size_max: usize, refuse: impl Fn(u64, Failure)) {
+    let (start, frame_id) = (bytes.len(), outgoing.frame_id);
     let message = ClientMessage::Request {
         id: outgoing.frame_id,
         deadline_ms: outgoing.deadline_ms,
         request: outgoing.request,
     };
     codec::encode_client(&message, bytes);
+    let size = bytes.len() - start;
+    if size > size_max {
+        bytes.truncate(start);
+        let sentence = format!("a request of {size} bytes, this node takes at most {size_max}");
+        refuse(frame_id, Failure::refused(Refusal::FileTooLarge, sentence));
+    }
 }

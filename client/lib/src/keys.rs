@@ -7,15 +7,15 @@
 use std::collections::BTreeMap;
 
 use bark_schema::ids::PartitionId;
-use bark_schema::limits::{FRAME_SIZE_MAX, KEY_SIZE_MAX, MIB, PAGE_ENTRIES_MAX};
+use bark_schema::limits::{KEY_SIZE_MAX, MIB, PAGE_ENTRIES_MAX, VALUE_SIZE_MAX};
 use bark_schema::operation::{Command, Condition, Expiry, KeyValue, Namespace, Query, Refusal, Reply};
 use bytes::Bytes;
 use futures::future::try_join_all;
 
 use crate::{Client, Error};
 
-/// Largest value that fits one frame to a node.
-const VALUE_SIZE_FRAME_MAX: usize = FRAME_SIZE_MAX - MIB / 2;
+/// Values above this are sent when the leader was found.
+const LEADER_FIRST_SIZE: usize = MIB;
 
 /// How a key is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,8 +96,11 @@ impl Keys {
         options: SetOptions,
     ) -> Result<SetOutcome, Error> {
         let value = value.into();
-        if value.len() > VALUE_SIZE_FRAME_MAX {
-            return Err(Error::refused(shown(key), Refusal::FileTooLarge));
+        self.check_size(key, value.len())?;
+        if value.len() > LEADER_FIRST_SIZE {
+            // Who leads is worth a question: a node that does not would be sent all of it for nothing.
+            let partition = self.client.partition_of_key(key);
+            let _ = self.client.partition_status(partition).await;
         }
         let command = Command::KeySet {
             key: checked(key)?,
@@ -117,6 +120,27 @@ impl Keys {
                 previous,
             }),
             other => Err(Error::protocol(shown(key), &other)),
+        }
+    }
+
+    /// Largest value the cluster takes, in bytes.
+    pub fn value_size_max(&self) -> usize {
+        match self.client.welcome().value_size_max {
+            0 => VALUE_SIZE_MAX,
+            said => (said as usize).min(VALUE_SIZE_MAX),
+        }
+    }
+
+    /// Refused here, before it is sent: a node would end the connection on it.
+    fn check_size(&self, key: &[u8], size_bytes: usize) -> Result<(), Error> {
+        let size_max = self.value_size_max();
+        match size_bytes <= size_max {
+            true => Ok(()),
+            false => Err(Error::Refused {
+                subject: shown(key),
+                refusal: Refusal::FileTooLarge,
+                sentence: format!("{size_bytes} bytes, a value has at most {size_max}"),
+            }),
         }
     }
 

@@ -33,6 +33,10 @@ const AVOID_MS: u64 = 100;
 /// Hints followed without a pause; more in a row mean the replicas disagree, and backing off helps them.
 const REDIRECTS_MAX: u32 = 3;
 
+/// 8 MB/s: to a node, to its followers and to the disks of a quorum, on the slowest line worth serving.
+const TRANSFER_BYTES_PER_MS: usize = 8_000;
+const EXTENT_SIZE: usize = 64;
+
 /// Fixed properties of a [`Session`].
 #[derive(Clone, Debug)]
 pub struct SessionConfig {
@@ -91,6 +95,33 @@ pub enum Call {
     NamedNode(NodeNumber, NodeRequest),
 }
 
+impl Call {
+    /// Bytes of the user's that the call sends.
+    pub fn bulk_bytes(&self) -> usize {
+        match self {
+            Call::NamedNode(_, request) | Call::AnyNode(request) => match request {
+                NodeRequest::BlockPut { data, .. } => data.len(),
+                _ => 0,
+            },
+            Call::Command { command, .. } => match command {
+                Command::KeySet { value, .. } => value.len(),
+                Command::WriteInline { data, .. } => data.len(),
+                Command::Publish { extents, .. } => extents.len() * EXTENT_SIZE,
+                _ => 0,
+            },
+            Call::Namespace(Namespace::KeySetMany { pairs, .. }) => {
+                pairs.iter().map(|(_, key, value)| key.len() + value.len()).sum()
+            }
+            Call::Query { .. } | Call::Namespace(_) => 0,
+        }
+    }
+}
+
+/// How much longer a call may take, and each attempt at it, because of what it sends.
+pub fn transfer_ms(bulk_bytes: usize) -> u64 {
+    (bulk_bytes / TRANSFER_BYTES_PER_MS) as u64
+}
+
 /// One call in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub u64);
@@ -125,6 +156,7 @@ enum NodeState {
 #[derive(Debug)]
 struct Pending {
     request: Request,
+    transfer_ms: u64,
     named: Option<NodeNumber>,
     deadline: u64,
     attempts: u32,
@@ -210,6 +242,7 @@ impl Session {
     /// Starts a call that must end by `deadline` (absolute). Its first attempt is ready to be polled.
     pub fn begin(&mut self, now: u64, call: Call, deadline: u64) -> CallId {
         let mut named = None;
+        let transfer_ms = transfer_ms(call.bulk_bytes());
         let mut deadline = deadline;
         let request = match call {
             Call::Query { partition, query } => Request::Query { partition, query },
@@ -240,6 +273,7 @@ impl Session {
             call,
             Pending {
                 request,
+                transfer_ms,
                 named,
                 deadline,
                 attempts: 0,
@@ -294,10 +328,11 @@ impl Session {
         pending.tried = Some(node);
         pending.phase = Phase::Sent { frame_id, node };
         pending.frames.push((frame_id, node));
-        let timeout = match pending.named {
-            Some(_) => self.config.named_attempt_timeout_ms,
-            None => self.config.attempt_timeout_ms,
-        };
+        let timeout = pending.transfer_ms
+            + match pending.named {
+                Some(_) => self.config.named_attempt_timeout_ms,
+                None => self.config.attempt_timeout_ms,
+            };
         let until = pending.deadline.min(now + timeout);
         let outgoing = Outgoing {
             node,
@@ -405,6 +440,22 @@ impl Session {
             Failure::Busy(format!("{node} cannot be reached")),
             NodeState::Silent,
         );
+    }
+
+    /// Part of a large reply of `node` arrived: attempts there get their time anew.
+    pub fn on_progress(&mut self, now: u64, node: NodeNumber) {
+        let until = now + self.config.attempt_timeout_ms;
+        let waiting = |pending: &Pending| {
+            matches!(pending.phase, Phase::Sent { node: sent, .. } if sent == node) && pending.timer < until
+        };
+        let calls: Vec<CallId> = self
+            .calls
+            .iter()
+            .filter_map(|(call, pending)| waiting(pending).then_some(*call))
+            .collect();
+        for call in calls {
+            self.set_timer(call, until);
+        }
     }
 
     /// Time passed: gives up attempts that took too long, ends calls past their deadline, wakes those backing off.

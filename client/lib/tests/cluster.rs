@@ -309,3 +309,27 @@ async fn trees_are_made_listed_renamed_and_removed() {
     let error = files.read(&path("/no/such"), ..).await.unwrap_err();
     assert_eq!(error.to_string(), "/no/such: No such file or directory");
 }
+
+#[tokio::test]
+async fn values_go_up_to_the_limit_the_cluster_says() {
+    // Goal: one limit everywhere, and no node is sent what it would end the connection on. Method: a value of exactly
+    // the limit there and back, one of a byte more, several that are too much together.
+    let cluster = FakeCluster::start(3, 4).await;
+    let client = connected(&cluster).await;
+    let keys = client.keys();
+    assert_eq!(keys.value_size_max(), fake::VALUE_SIZE_MAX);
+    let value = Bytes::from(vec![7; fake::VALUE_SIZE_MAX]);
+    assert!(keys.put(b"large", value.clone()).await.unwrap().applied);
+    assert_eq!(keys.get(b"large").await.unwrap().unwrap().value, value);
+    let refused = keys.put(b"larger", vec![7; fake::VALUE_SIZE_MAX + 1]).await;
+    let error = refused.expect_err("too large");
+    assert_eq!(error.refusal(), Some(Refusal::FileTooLarge));
+    assert!(error.to_string().contains("33554432"), "{error}");
+    let pairs = (0..3).map(|number| (format!("k{number}").into(), value.slice(..12 * MIB)));
+    let refused = keys
+        .set_many(pairs.collect())
+        .await
+        .expect_err("too much together");
+    assert_eq!(refused.refusal(), Some(Refusal::FileTooLarge));
+    assert_eq!(keys.increment(b"n", 1).await.unwrap(), 1, "the connections live");
+}

@@ -29,9 +29,6 @@ pub struct Arguments {
     /// Leave the placing of threads on cores to the operating system.
     #[arg(long)]
     pub no_pin: bool,
-    /// Largest value of a key, in MiB.
-    #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=512))]
-    pub value_size_max_mib: u32,
     /// error, warn, info, debug or trace; or a filter such as info,raft=debug.
     #[arg(long, value_name = "LEVEL", default_value = "info,raft=warn")]
     pub log_level: String,
@@ -132,7 +129,7 @@ impl Config {
             network_threads: arguments.network_threads,
             // A pinned worker beside a pinned network thread wants cores of their own.
             pin: !arguments.no_pin && cores >= usize::from(workers) + 2,
-            value_size_max: arguments.value_size_max_mib as usize * bark_schema::limits::MIB,
+            value_size_max: cluster.value_size_max,
             cluster,
         })
     }

@@ -4,7 +4,8 @@
 //! are open. A broken link is opened again after a pause that doubles up to a second.
 //!
 //! Invariants:
-//! - A message for a node that is not connected is dropped: consensus repeats, and requests were told.
+//! - A message for a node that is not connected is dropped: consensus repeats, and requests were told. So is one that
+//!   is larger than a frame may be.
 //! - The first frame on each connection is the hello.
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use bark_core::worker::event::Input;
 use bark_schema::codec;
 use bark_schema::ids::NodeNumber;
+use bark_schema::limits::FRAME_SIZE_PEER_MAX;
 use bark_schema::message::{PREAMBLE_PEER, PROTOCOL_VERSION, PeerHello, PeerMessage};
 
 use crate::pipeline::{ConnectionId, ConnectionKind, FromWorker, WorkerPort};
@@ -188,10 +190,14 @@ impl PeerLinks {
         if !links.announced {
             return;
         }
-        codec::encode_peer(
-            message,
-            &mut links.lane(if bulk { Lane::Bulk } else { Lane::Control }).out,
-        );
+        let out = &mut links.lane(if bulk { Lane::Bulk } else { Lane::Control }).out;
+        let before = out.len();
+        codec::encode_peer(message, out);
+        // Whoever makes a message bounds it; one that slips through must not cost the connection to the node.
+        if out.len() - before > FRAME_SIZE_PEER_MAX {
+            out.truncate(before);
+            tracing::error!(to = to.0, "a message too large for a frame was dropped");
+        }
     }
 
     /// Hands everything gathered this turn to the network thread, one write a connection.

@@ -205,6 +205,7 @@ impl Node {
                     let context = Context {
                         gateway: worker.gateway(),
                         settings,
+                        frame_room: Default::default(),
                         peer_inbox: Default::default(),
                     };
                     (worker, context)

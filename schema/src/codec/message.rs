@@ -342,6 +342,7 @@ fn write_welcome(welcome: &Welcome, mut builder: wire::welcome::Builder<'_>) {
     builder.set_partition_count(welcome.partition_count);
     builder.set_replicas(welcome.replicas);
     builder.set_vnodes(welcome.vnodes);
+    builder.set_value_size_max(welcome.value_size_max);
     let mut list = builder.init_nodes(welcome.nodes.len() as u32);
     for (index, node) in welcome.nodes.iter().enumerate() {
         let mut item = list.reborrow().get(index as u32);
@@ -368,6 +369,7 @@ fn read_welcome(reader: wire::welcome::Reader<'_>) -> Result<Welcome> {
                 zone: read::text(node.get_zone())?,
             })
         })?,
+        value_size_max: reader.get_value_size_max(),
     })
 }
 

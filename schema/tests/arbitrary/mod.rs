@@ -727,6 +727,7 @@ impl Generator {
                     capnp: generator.text(),
                     zone: generator.text(),
                 }),
+                value_size_max: self.u32(),
             })),
             1 => ServerMessage::Welcome(Err(self.failure())),
             _ => ServerMessage::Reply {

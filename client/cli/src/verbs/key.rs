@@ -7,7 +7,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bark_client::Client;
 use bark_client::keys::SetOptions;
-use bark_schema::limits::VALUE_SIZE_MAX;
 use bark_schema::operation::{Condition, Expiry};
 use bytes::Bytes;
 use clap::Subcommand;
@@ -105,7 +104,9 @@ impl Key {
                     },
                     return_previous: false,
                 };
-                let outcome = keys.set(key.as_bytes(), value_of(value)?, options).await?;
+                let outcome = keys
+                    .set(key.as_bytes(), value_of(value, keys.value_size_max())?, options)
+                    .await?;
                 if !outcome.applied {
                     let sentence = if if_absent { "Key exists" } else { "No such key" };
                     return Err(Problem::failed(key.to_string_lossy(), sentence));
@@ -143,6 +144,9 @@ async fn get(client: &Client, key: &OsString, output: &mut Output) -> Result<(),
     };
     output.bytes(&found.value)?;
     output.bytes(b"\n")?;
+    if !output.is_json() {
+        return Ok(());
+    }
     let mut value = json!({
         "key": key.to_string_lossy(),
         "version": found.version.to_string(),
@@ -214,14 +218,19 @@ fn bytes(names: Vec<OsString>) -> Vec<Bytes> {
         .collect()
 }
 
-fn value_of(argument: OsString) -> Result<Bytes, Problem> {
+/// The argument, or as much of standard input as shows that it is too large.
+fn value_of(argument: OsString, size_max: usize) -> Result<Bytes, Problem> {
     if argument != "-" {
         return Ok(Bytes::from(argument.into_vec()));
     }
     let mut value = Vec::new();
-    let mut limited = std::io::stdin().take(VALUE_SIZE_MAX as u64 + 1);
+    let mut limited = std::io::stdin().take(size_max as u64 + 1);
     limited
         .read_to_end(&mut value)
         .map_err(|error| Problem::failed("standard input", error))?;
+    if value.len() > size_max {
+        let sentence = format!("File too large: a value has at most {size_max} bytes");
+        return Err(Problem::failed("standard input", sentence));
+    }
     Ok(value.into())
 }

@@ -452,3 +452,36 @@ fn exactly_once_holds_under_loss_repetition_and_delay() {
         }
     }
 }
+
+#[test]
+fn large_changes_get_the_time_their_bytes_need() {
+    // Goal: a value of 64 MiB is not sent again while it is on its way. Method: look for the first attempt's end.
+    let mut session = session();
+    let command = Command::KeySet {
+        key: Bytes::from_static(b"k"),
+        value: Bytes::from(vec![0; 64 << 20]),
+        expiry: bark_schema::operation::Expiry::Never,
+        condition: bark_schema::operation::Condition::Always,
+        return_previous: false,
+    };
+    let partition = PARTITION;
+    session.begin(0, Call::Command { partition, command }, 60_000);
+    session.poll_send(0).expect("sent");
+    assert_eq!(session.next_wake(), Some(2_000 + 8_388));
+}
+
+#[test]
+fn an_attempt_whose_reply_is_arriving_is_not_given_up() {
+    // Goal: large replies over slow lines arrive. Method: progress before each end of time, then silence.
+    let mut session = session();
+    session.begin(0, count(), 60_000);
+    let sent = session.poll_send(0).expect("sent");
+    for now in [1_500, 3_000, 4_500] {
+        session.on_progress(now, sent.node);
+        session.on_tick(now);
+        assert_eq!(session.poll_send(now), None, "at {now}");
+    }
+    let mut now = 6_500;
+    session.on_tick(now);
+    assert_ne!(next_send(&mut session, &mut now).node, sent.node);
+}

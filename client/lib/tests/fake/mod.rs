@@ -11,7 +11,7 @@ use std::time::Duration;
 use bark_schema::codec::{decode_client, encode_server};
 use bark_schema::frame::FrameDecoder;
 use bark_schema::ids::NodeNumber;
-use bark_schema::limits::FRAME_SIZE_MAX;
+use bark_schema::limits::{FRAME_ENVELOPE_MAX, MIB};
 use bark_schema::message::{
     ClientMessage, PREAMBLE_CLIENT, PROTOCOL_VERSION, ServerMessage, Welcome, WelcomeNode,
 };
@@ -20,6 +20,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 pub use self::state::State;
+
+/// Largest value of a key here.
+pub const VALUE_SIZE_MAX: usize = 32 * MIB;
 
 /// What happens to one request.
 #[derive(Clone, Debug)]
@@ -80,6 +83,7 @@ impl FakeCluster {
                 replicas: node_count.min(3),
                 vnodes: 16,
                 nodes: nodes.clone(),
+                value_size_max: VALUE_SIZE_MAX as u32,
             };
             let (state, script) = (cluster.state.clone(), cluster.script.clone());
             tokio::spawn(async move {
@@ -114,7 +118,7 @@ impl Connection {
         let mut preamble = [0; 8];
         stream.read_exact(&mut preamble).await.ok()?;
         assert_eq!(preamble, PREAMBLE_CLIENT);
-        let mut decoder = FrameDecoder::new(FRAME_SIZE_MAX);
+        let mut decoder = FrameDecoder::new(VALUE_SIZE_MAX + FRAME_ENVELOPE_MAX);
         let mut chunk = vec![0; 64 * 1024];
         loop {
             while let Some(frame) = decoder.next().expect("a sound frame") {

@@ -22,6 +22,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bark_schema::codec;
 use bark_schema::ids::{NodeNumber, PartitionId};
+use bark_schema::limits::{FRAME_SIZE_PEER_MAX, KIB};
 use bark_schema::message::{Heartbeat, RaftKind, RaftMessage};
 use bark_schema::operation::{
     Command, Failure, PartitionStatus, Proposal, Query, Refusal, Reply, RequestId, UnixNanos,
@@ -37,6 +38,9 @@ use pending::{Batch, Pending, Position, WaitingEntry, WaitingRead};
 
 /// A batch that reached this size is proposed before the turn ends.
 const BATCH_SIZE_BYTES_MAX: usize = 1 << 20;
+/// Largest command. It must fit a record of the log and, with the message around it, a frame to a follower; what
+/// does not would stop the log of every node that tried.
+const ENTRY_SIZE_BYTES_MAX: usize = FRAME_SIZE_PEER_MAX - 64 * KIB;
 /// Commands in one entry: bounds the time one entry takes to apply.
 const BATCH_COMMANDS_MAX: usize = 4096;
 /// Replicas compare their state hashes at indexes that are multiples of this.
@@ -203,6 +207,14 @@ impl Partition {
             id,
             command,
         });
+        if encoded.len() > ENTRY_SIZE_BYTES_MAX {
+            let sentence = format!(
+                "{} bytes in one change, at most {ENTRY_SIZE_BYTES_MAX} are possible",
+                encoded.len()
+            );
+            self.answer(call, Err(Failure::refused(Refusal::FileTooLarge, sentence)));
+            return;
+        }
         let batch = &mut self.pending.batch;
         let full = batch.data.len() + encoded.len() > BATCH_SIZE_BYTES_MAX
             || batch.calls.len() >= BATCH_COMMANDS_MAX;

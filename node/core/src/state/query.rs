@@ -10,7 +10,7 @@
 use std::ops::Bound;
 
 use bark_schema::ids::{InodeId, PartitionId, TransactionId};
-use bark_schema::limits::{EXTENTS_PER_COMMAND_MAX, MIB, PAGE_ENTRIES_MAX};
+use bark_schema::limits::{EXTENTS_PER_COMMAND_MAX, MIB, PAGE_ENTRIES_MAX, VALUE_SIZE_MAX};
 use bark_schema::operation::{
     Attributes, Content, DirectoryEntry, Failure, FileKind, KeyValue, PartitionStatus, Query, Refusal, Reply,
     TransactionOutcome, UnixMillis, UnixNanos,
@@ -43,7 +43,16 @@ impl State {
             Query::KeyGetMany { keys } => {
                 self.check_keys(keys)?;
                 let value = |key: &Bytes| self.live_key(key, now_ms).map(|row| row.value.clone());
-                Ok(Reply::Values(keys.iter().map(value).collect()))
+                let values: Vec<Option<Bytes>> = keys.iter().map(value).collect();
+                // Values are shared, so this costs nothing; but they must fit one frame to whoever asked.
+                let size: usize = values.iter().flatten().map(Bytes::len).sum();
+                if size > VALUE_SIZE_MAX {
+                    let sentence = format!(
+                        "the values have {size} bytes together, at most {VALUE_SIZE_MAX} are answered"
+                    );
+                    return Err(Failure::refused(Refusal::FileTooLarge, sentence));
+                }
+                Ok(Reply::Values(values))
             }
             Query::KeyExists { keys } => {
                 self.check_keys(keys)?;

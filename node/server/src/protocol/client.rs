@@ -23,6 +23,7 @@ use bark_schema::limits::{self, MIB};
 use bark_schema::message::{ClientMessage, ServerMessage};
 use bark_schema::operation::{Command, Failure, NodeRequest, Query, Refusal, Reply, Request};
 
+use super::frame_room::{self, Intake, Room};
 use super::{Close, Context, Protocol, Wire, login};
 
 /// Requests under way on one connection.
@@ -31,8 +32,6 @@ const CALLS_MAX: usize = 4096;
 const CALL_BYTES_MAX: usize = 64 * MIB;
 /// Answers encoded and not yet handed to the network; further ones wait unencoded.
 const ENCODED_BYTES_MAX: usize = 16 * MIB;
-/// What a request may add to the value it carries: names, ids, the message around it.
-const ENVELOPE_BYTES_MAX: usize = MIB;
 const DEADLINE_MS_MAX: u32 = 60_000;
 /// "The client names no deadline."
 const DEADLINE_MS_DEFAULT: u32 = 10_000;
@@ -40,6 +39,7 @@ const DEADLINE_MS_DEFAULT: u32 = 10_000;
 pub struct ClientProtocol {
     context: Context,
     frames: FrameDecoder,
+    intake: Intake,
     conversation: Rc<Conversation>,
     logged_in: bool,
 }
@@ -64,10 +64,11 @@ struct State {
 }
 
 /// A request under way.
-#[derive(Clone, Copy)]
 struct Asked {
     id: u64,
     size_bytes: usize,
+    /// Of its frame, if that is large.
+    _room: Option<Room>,
 }
 
 struct Answer {
@@ -85,13 +86,23 @@ impl ClientProtocol {
         });
         ClientProtocol {
             frames: FrameDecoder::new(limits::FRAME_SIZE_GREETING_MAX),
+            intake: Intake::new(
+                context.frame_room.clone(),
+                context.gateway.clone(),
+                conversation.wire.clone(),
+            ),
             conversation,
             context,
             logged_in: false,
         }
     }
 
-    fn message(&mut self, message: ClientMessage, size_bytes: usize) -> Result<(), Close> {
+    fn message(
+        &mut self,
+        message: ClientMessage,
+        size_bytes: usize,
+        room: Option<Room>,
+    ) -> Result<(), Close> {
         match message {
             ClientMessage::Login { version, .. } => {
                 let welcome = login::welcome(&self.context.settings, version);
@@ -101,8 +112,8 @@ impl ClientProtocol {
                     return Err(Close(reason));
                 }
                 self.logged_in = true;
-                let value_frame = self.context.settings.value_size_max + ENVELOPE_BYTES_MAX;
-                self.frames.set_limit(value_frame.max(limits::FRAME_SIZE_MAX));
+                let value_size_max = self.context.settings.value_size_max;
+                self.frames.set_limit(frame_room::frame_size_max(value_size_max));
                 Ok(())
             }
             ClientMessage::Request { id, .. } if !self.logged_in => {
@@ -118,19 +129,25 @@ impl ClientProtocol {
                 deadline_ms,
                 request,
             } => {
-                self.request(id, deadline_ms, request, size_bytes);
+                let asked = Asked {
+                    id,
+                    size_bytes: size_bytes + answer_size_bytes(&request),
+                    _room: room,
+                };
+                self.request(asked, deadline_ms, request);
                 Ok(())
             }
         }
     }
 
-    fn request(&mut self, id: u64, deadline_ms: u32, request: Request, size_bytes: usize) {
-        let asked = Asked {
-            id,
-            size_bytes: size_bytes + answer_size_bytes(&request),
+    fn request(&mut self, asked: Asked, deadline_ms: u32, request: Request) {
+        let id = asked.id;
+        let refused = match refusal(&request) {
+            Some(sentence) => Some(Failure::refused(Refusal::PermissionDenied, sentence)),
+            None => self.context.settings.check_values(&request).err(),
         };
-        if let Some(sentence) = refusal(&request) {
-            let result = Err(Failure::refused(Refusal::PermissionDenied, sentence));
+        if let Some(failure) = refused {
+            let result = Err(failure);
             self.conversation.send(&ServerMessage::Reply { id, result });
             return;
         }
@@ -165,8 +182,13 @@ impl Protocol for ClientProtocol {
         self.frames.push(bytes);
         while let Some(frame) = self.frames.next().map_err(|error| Close(error.to_string()))? {
             let message = codec::decode_client(&frame).map_err(|error| Close(error.to_string()))?;
-            self.message(message, frame.len())?;
+            let room = self.intake.arrived();
+            self.message(message, frame.len(), room)?;
         }
+        let wire = self.conversation.wire.clone();
+        let resume = move || wire.set_reading_paused(false);
+        let waits = self.intake.waits_for_room(&self.frames, resume);
+        self.conversation.wire.set_reading_paused(waits);
         Ok(())
     }
 
@@ -174,6 +196,7 @@ impl Protocol for ClientProtocol {
         let mut state = self.conversation.state.borrow_mut();
         state.gone = true;
         state.answers.clear();
+        self.intake.end();
     }
 }
 

@@ -30,5 +30,6 @@ pub fn welcome(settings: &Settings, version: u32) -> Result<Welcome, Failure> {
         replicas: cluster.replicas,
         vnodes: cluster.vnodes,
         nodes: nodes.collect(),
+        value_size_max: u32::try_from(settings.value_size_max).unwrap_or(u32::MAX),
     })
 }

@@ -11,6 +11,7 @@ pub mod capnp;
 pub mod capnp_port;
 pub mod client;
 pub mod counters;
+pub mod frame_room;
 pub mod http;
 mod login;
 pub mod peer;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 
 use bark_core::worker::event::Input;
 use bark_core::worker::gateway::Gateway;
+use bark_schema::operation::{Command, Failure, Namespace, Refusal, Request};
 
 use crate::pipeline::ConnectionKind;
 pub use wire::Wire;
@@ -59,6 +61,8 @@ pub fn open(kind: ConnectionKind, context: &Context, wire: Wire) -> Box<dyn Prot
 pub struct Context {
     pub gateway: Gateway,
     pub settings: Arc<Settings>,
+    /// For large values on their way in.
+    pub frame_room: frame_room::FrameRoom,
     /// What other nodes sent, for the worker's next turn.
     pub peer_inbox: Rc<RefCell<Vec<Input>>>,
 }
@@ -77,4 +81,34 @@ pub struct Settings {
     pub value_size_max: usize,
     /// When the process started, for INFO and health: seconds since the Unix epoch.
     pub started_unix_s: u64,
+}
+
+impl Settings {
+    /// Refuses what carries a value larger than this node takes.
+    pub fn check_values(&self, request: &Request) -> Result<(), Failure> {
+        match request {
+            Request::Command {
+                command: Command::KeySet { value, .. },
+                ..
+            } => self.check_value(value.len()),
+            Request::Namespace {
+                operation: Namespace::KeySetMany { pairs, .. },
+                ..
+            } => pairs
+                .iter()
+                .try_for_each(|(_, _, value)| self.check_value(value.len())),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn check_value(&self, size_bytes: usize) -> Result<(), Failure> {
+        if size_bytes <= self.value_size_max {
+            return Ok(());
+        }
+        let sentence = format!(
+            "the value has {size_bytes} bytes, at most {} are taken (value_size_max_mib in the cluster file)",
+            self.value_size_max
+        );
+        Err(Failure::refused(Refusal::FileTooLarge, sentence))
+    }
 }

@@ -29,7 +29,7 @@ fn announced_gigabytes_cost_nothing() {
     let before = resident_bytes();
     for number in 0..200_u32 {
         let words: u32 = if number % 2 == 0 {
-            8 << 20
+            16 << 20
         } else {
             (4 * MIB / 8) as u32
         };

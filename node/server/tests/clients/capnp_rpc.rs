@@ -414,3 +414,30 @@ fn hanging_up_at_any_moment_leaves_nothing_behind() {
         );
     }
 }
+
+#[test]
+fn large_values_pass_and_larger_ones_are_refused() {
+    // Goal: this face takes what the cluster file allows and says what it does not. Method: 20 MiB there and back,
+    // then one byte more than the limit, then a small one on the same connection.
+    let mut node = SingleNode::start();
+    let (_end, bark) = node.rpc_client();
+    let (found, refused, after) = node.run(async move {
+        let keys = key_value_of(&log_in(bark).await);
+        let set = async |key: &[u8], value: &[u8]| {
+            let mut set = keys.set_request();
+            set.get().set_key(key);
+            set.get().set_value(value);
+            set.send().promise.await.map(drop)
+        };
+        set(b"large", &pattern(20 * MIB)).await.expect("20 MiB");
+        let mut get = keys.get_request();
+        get.get().set_key(b"large");
+        let answer = get.send().promise.await.expect("get");
+        let found = answer.get().expect("results").get_value().expect("value") == pattern(20 * MIB);
+        let refused = set(b"larger", &vec![1; 64 * MIB + 1]).await;
+        (found, errno(refused), set(b"small", b"1").await.is_ok())
+    });
+    assert!(found);
+    assert_eq!(refused, "EFBIG");
+    assert!(after);
+}

@@ -260,3 +260,47 @@ fn too_many_requests_under_way_are_answered_busy() {
     assert_eq!(answers.len(), 5000);
     assert_eq!(answers.iter().filter(busy).count(), 5000 - 4096);
 }
+
+#[test]
+fn values_above_the_limit_are_refused_and_the_connection_lives() {
+    // Goal: the limit of the cluster file holds on this face. Method: one byte more than it, then a small request;
+    // last a frame that no value allowed could need.
+    let mut node = SingleNode::start();
+    let mut client = FramedClient::log_in(&mut node);
+    let answer = client.ask(&mut node, set(b"k", Bytes::from(vec![3; 64 * MIB + 1]), 1));
+    assert!(
+        matches!(&answer, Err(Failure::Refused(Refusal::FileTooLarge, sentence)) if sentence.contains("67108864")),
+        "{answer:?}"
+    );
+    assert!(matches!(client.ask(&mut node, get(b"k")), Ok(Reply::Value(None))));
+    announce(&client.end, 66 * MIB);
+    node.settle();
+    assert!(client.end.is_closed());
+}
+
+/// The table of a frame of this size.
+fn announce(end: &ClientEnd, size_bytes: usize) {
+    end.send(&0_u32.to_le_bytes());
+    end.send(&((size_bytes / 8) as u32).to_le_bytes());
+}
+
+#[test]
+fn large_frames_take_turns_for_room() {
+    // Goal: many clients that announce large values hold a bounded part of them, and none holds room for nothing.
+    // Method: eight announce 60 MiB and send one; four are read. Their time ends, and the others are read.
+    let mut node = SingleNode::start();
+    let ends: Vec<ClientEnd> = (0..8).map(|_| FramedClient::log_in(&mut node).end).collect();
+    ends.iter().for_each(|end| announce(end, 60 * MIB));
+    node.settle();
+    ends.iter().for_each(|end| end.send(&vec![0; MIB]));
+    node.settle();
+    let read = |ends: &[ClientEnd]| ends.iter().filter(|end| end.unsent_bytes() == 0).count();
+    assert_eq!((read(&ends[..4]), read(&ends[4..])), (4, 0));
+    node.advance(121_000_000);
+    for _ in 0..4 {
+        node.advance(1_000);
+    }
+    assert!(ends[..4].iter().all(ClientEnd::is_closed));
+    assert_eq!(read(&ends[4..]), 4);
+    assert!(!ends[4..].iter().any(ClientEnd::is_closed));
+}

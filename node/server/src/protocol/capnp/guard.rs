@@ -15,16 +15,18 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use bark_schema::frame::FrameDecoder;
-use bark_schema::limits::{FRAME_SIZE_MAX, MIB};
+use bark_schema::limits::MIB;
 use bytes::Bytes;
 use capnp::message::ReaderOptions;
 use capnp::serialize::BufferSegments;
 use capnp_rpc::rpc_capnp::message;
 
 use crate::protocol::Wire;
+use crate::protocol::frame_room::{Intake, Room};
 
 /// Calls open at once on a connection: at 2.5 KB each the library then holds 2.5 MiB.
 const CALLS_MAX: usize = 1024;
@@ -32,7 +34,7 @@ const CALLS_MAX: usize = 1024;
 const CALL_BYTES_MAX: usize = 16 * MIB;
 /// Answers on the wire that the network has not taken yet.
 const UNSENT_BYTES_MAX: usize = 16 * MIB;
-/// Received and not shown: above this the socket is not read.
+/// Received and not shown: above this the socket is not read, unless a frame is not complete yet.
 const WAITING_BYTES_MAX: usize = 8 * MIB;
 /// Calls not finished by the client; the library keeps an entry for each until then.
 const UNFINISHED_MAX: usize = 256 * 1024;
@@ -40,14 +42,17 @@ const UNFINISHED_MAX: usize = 256 * 1024;
 pub type Frame = capnp::message::Reader<BufferSegments<Bytes>>;
 
 pub struct Guard {
+    itself: Weak<Guard>,
     wire: Wire,
+    intake: Intake,
+    reader_options: ReaderOptions,
     state: RefCell<State>,
 }
 
 struct State {
     frames: FrameDecoder,
-    /// By question id: open calls and the bytes of their frames.
-    calls: BTreeMap<u32, usize>,
+    /// By question id: open calls and their frames.
+    calls: BTreeMap<u32, Call>,
     call_bytes: usize,
     /// Questions the library still has an entry for.
     unfinished: BTreeSet<u32>,
@@ -55,20 +60,34 @@ struct State {
     ended: bool,
 }
 
+/// What an open call holds.
+struct Call {
+    size_bytes: usize,
+    _room: Option<Room>,
+}
+
 impl Guard {
-    pub fn new(wire: Wire) -> Guard {
+    pub fn new(wire: Wire, intake: Intake, frame_size_max: usize) -> Rc<Guard> {
         let state = State {
-            frames: FrameDecoder::new(FRAME_SIZE_MAX),
+            frames: FrameDecoder::new(frame_size_max),
             calls: BTreeMap::new(),
             call_bytes: 0,
             unfinished: BTreeSet::new(),
             waker: None,
             ended: false,
         };
-        Guard {
+        // A handler may look at everything in a frame four times; pointers that overlap are caught by that.
+        let reader_options = ReaderOptions {
+            traversal_limit_in_words: Some(4 * frame_size_max / 8),
+            nesting_limit: 64,
+        };
+        Rc::new_cyclic(|itself| Guard {
+            itself: itself.clone(),
             wire,
+            intake,
+            reader_options,
             state: RefCell::new(state),
-        }
+        })
     }
 
     pub fn wire(&self) -> &Wire {
@@ -87,6 +106,7 @@ impl Guard {
     pub fn end(&self) {
         let mut state = self.state.borrow_mut();
         state.ended = true;
+        self.intake.end();
         state.wake();
     }
 
@@ -104,11 +124,21 @@ impl Guard {
             .frames
             .next()
             .map_err(|error| capnp::Error::failed(error.to_string()))?;
+        let room = next.as_ref().and_then(|_| self.intake.arrived());
         self.pace(&state);
         let Some(bytes) = next else { return Poll::Pending };
         let size_bytes = bytes.len();
-        let frame = Frame::new(BufferSegments::new(bytes, READER_OPTIONS)?, READER_OPTIONS);
-        state.count(&frame, size_bytes)?;
+        let frame = Frame::new(
+            BufferSegments::new(bytes, self.reader_options)?,
+            self.reader_options,
+        );
+        state.count(
+            &frame,
+            Call {
+                size_bytes,
+                _room: room,
+            },
+        )?;
         Poll::Ready(Ok(Some(frame)))
     }
 
@@ -118,30 +148,32 @@ impl Guard {
         if is_finished {
             state.unfinished.remove(&question);
         }
-        if let Some(size_bytes) = state.calls.remove(&question) {
-            state.call_bytes -= size_bytes;
+        if let Some(call) = state.calls.remove(&question) {
+            state.call_bytes -= call.size_bytes;
             state.wake();
         }
     }
 
     fn pace(&self, state: &State) {
+        let itself = self.itself.clone();
+        let resume = move || {
+            if let Some(guard) = itself.upgrade() {
+                guard.pace(&guard.state.borrow());
+            }
+        };
+        let frames = &state.frames;
+        let enough = frames.buffered_bytes() > WAITING_BYTES_MAX && frames.awaited_size().is_none();
         self.wire
-            .set_reading_paused(state.frames.buffered_bytes() > WAITING_BYTES_MAX);
+            .set_reading_paused(self.intake.waits_for_room(frames, resume) || enough);
     }
 }
-
-/// A handler may look at everything in a frame four times; pointers that overlap are caught by that.
-const READER_OPTIONS: ReaderOptions = ReaderOptions {
-    traversal_limit_in_words: Some(4 * FRAME_SIZE_MAX / 8),
-    nesting_limit: 64,
-};
 
 impl State {
     fn has_room(&self) -> bool {
         self.calls.len() < CALLS_MAX && self.call_bytes < CALL_BYTES_MAX
     }
 
-    fn count(&mut self, frame: &Frame, size_bytes: usize) -> capnp::Result<()> {
+    fn count(&mut self, frame: &Frame, of: Call) -> capnp::Result<()> {
         match frame.get_root::<message::Reader<'_>>()?.which() {
             Ok(message::Call(call)) => {
                 let question = call?.get_question_id();
@@ -152,8 +184,9 @@ impl State {
                     )));
                 }
                 // A question id used twice is for the library to refuse; the count must only not go wrong.
-                self.call_bytes += size_bytes;
-                self.call_bytes -= self.calls.insert(question, size_bytes).unwrap_or(0);
+                self.call_bytes += of.size_bytes;
+                let twice = self.calls.insert(question, of);
+                self.call_bytes -= twice.map_or(0, |call| call.size_bytes);
             }
             Ok(message::Finish(finish)) => {
                 self.unfinished.remove(&finish?.get_question_id());

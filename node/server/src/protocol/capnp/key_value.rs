@@ -39,11 +39,8 @@ impl KeyValue {
     }
 
     fn check_value(&self, value: &[u8]) -> capnp::Result<()> {
-        let size_max = self.authority.connection.context.settings.value_size_max;
-        if value.len() > size_max {
-            return Err(invalid(&format!("values have at most {size_max} bytes")));
-        }
-        Ok(())
+        let settings = &self.authority.connection.context.settings;
+        settings.check_value(value.len()).map_err(exception)
     }
 
     /// Keys by the partition they live in, each with its place in the list asked.

@@ -43,6 +43,7 @@ use self::bark::Bark;
 use self::budget::Budget;
 use self::guard::Guard;
 use self::network::Network;
+use super::frame_room::{Intake, frame_size_max};
 use super::{Close, Context, Protocol, Wire};
 
 /// One capnp-rpc connection.
@@ -52,8 +53,10 @@ pub struct RpcProtocol {
 
 impl RpcProtocol {
     pub fn new(context: Context, wire: Wire) -> RpcProtocol {
-        let guard = Rc::new(Guard::new(wire.clone()));
         let gateway = context.gateway.clone();
+        let intake = Intake::new(context.frame_room.clone(), gateway.clone(), wire.clone());
+        let size_max = frame_size_max(context.settings.value_size_max);
+        let guard = Guard::new(wire.clone(), intake, size_max);
         let connection = Rc::new(Connection::new(context, Budget::new(wire.clone())));
         let bootstrap: client_capnp::bark::Client = capnp_rpc::new_client(Bark::new(connection));
         let network: Box<dyn capnp_rpc::VatNetwork<Side>> = Box::new(Network::new(guard.clone()));

@@ -12,6 +12,7 @@
 //!
 //! Source: Redis 7.0 networking.c, whose limits and wording these are.
 
+use bark_schema::limits::FRAME_SIZE_PEER_MAX;
 use bytes::{Bytes, BytesMut};
 
 /// Longest line: an inline command, or a header.
@@ -20,6 +21,8 @@ pub const LINE_SIZE_MAX: usize = 64 * 1024;
 pub const ARGUMENTS_MAX: usize = 1024 * 1024;
 /// What a command may need beside its largest argument.
 const COMMAND_SIZE_BESIDE_MAX: usize = 64 * 1024 * 1024;
+/// And what can be handed to another node in one frame.
+const COMMAND_SIZE_MAX: usize = FRAME_SIZE_PEER_MAX - 128 * 1024;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -142,7 +145,8 @@ impl Parser {
                     let size = size
                         .filter(|size| *size <= self.argument_size_max)
                         .ok_or(Error::InvalidLength)?;
-                    if self.position + size > self.argument_size_max + COMMAND_SIZE_BESIDE_MAX {
+                    let size_max = (self.argument_size_max + COMMAND_SIZE_BESIDE_MAX).min(COMMAND_SIZE_MAX);
+                    if self.position + size > size_max {
                         return Err(Error::CommandTooBig);
                     }
                     self.argument_size = Some(size);

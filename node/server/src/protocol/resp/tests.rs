@@ -85,6 +85,7 @@ impl Node {
         let context = Context {
             gateway: worker.gateway(),
             settings,
+            frame_room: Default::default(),
             peer_inbox: Rc::new(RefCell::new(Vec::new())),
         };
         let mut node = Node {

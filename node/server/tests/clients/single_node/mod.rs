@@ -124,6 +124,7 @@ impl SingleNode {
         let context = Context {
             gateway: worker.gateway(),
             settings: Arc::new(settings),
+            frame_room: Default::default(),
             peer_inbox: Rc::default(),
         };
         let mut node = SingleNode {
