@@ -26,6 +26,7 @@ use crate::cluster::Cluster;
 use crate::http;
 use crate::metrics::{Counted, Metrics};
 use crate::problem::Problem;
+use crate::rpc::Sessions;
 
 /// Requests being answered at once; the next ones wait a little and are then refused.
 const REQUESTS_MAX: usize = 1024;
@@ -78,6 +79,7 @@ struct Shared {
     transfers: Arc<Semaphore>,
     value_room: Arc<Semaphore>,
     value_reads: Semaphore,
+    rpc: Sessions,
 }
 
 impl App {
@@ -91,6 +93,7 @@ impl App {
                 transfers: Arc::new(Semaphore::new(TRANSFERS_MAX)),
                 value_room: Arc::new(Semaphore::new(VALUE_ROOM_BYTES / VALUE_ROOM_UNIT)),
                 value_reads: Semaphore::new(VALUE_READS_MAX),
+                rpc: Sessions::start(),
             }),
         }
     }
@@ -102,6 +105,10 @@ impl App {
     /// The cluster's client; 503 until a node has answered.
     pub fn client(&self) -> Result<Client, Problem> {
         self.shared.cluster.client()
+    }
+
+    pub fn rpc(&self) -> &Sessions {
+        &self.shared.rpc
     }
 
     pub fn metrics(&self) -> &Metrics {

@@ -1,7 +1,8 @@
 //! `cerializer`: the JSON-over-HTTP gateway of BarkFS, with a web page.
 //!
 //! Reading order: `config` (the command line), `server` (connections), `app` (routes and the rules in front of
-//! them), `http` (one file a group of routes), and what those speak: `request`, `conditions`, `json`, `problem`.
+//! them), `http` (one file a group of routes), and what those speak: `request`, `conditions`, `json`, `problem`,
+//! `rpc`.
 //! The gateway keeps no state of its own: several can run, and any can be stopped at any time.
 
 mod app;
@@ -13,6 +14,7 @@ mod json;
 mod metrics;
 mod problem;
 mod request;
+mod rpc;
 mod schema_json;
 mod server;
 mod text;

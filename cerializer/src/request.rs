@@ -146,7 +146,7 @@ pub fn content_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// A JSON object. `Content-Type` must say so: pages of other sites can send everything else unasked.
-pub async fn json_object(headers: &HeaderMap, body: Body) -> Result<Object, Problem> {
+pub async fn json_object(headers: &HeaderMap, body: Body, size_max: usize) -> Result<Object, Problem> {
     let content_type = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());
@@ -163,7 +163,7 @@ pub async fn json_object(headers: &HeaderMap, body: Body) -> Result<Object, Prob
         let detail = "Content-Type must be application/json";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "EINVAL", detail));
     }
-    let bytes = Upload::new(body).collect(headers, JSON_SIZE_MAX).await?;
+    let bytes = Upload::new(body).collect(headers, size_max).await?;
     match serde_json::from_slice(&bytes) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(Problem::invalid("the body must be a JSON object")),

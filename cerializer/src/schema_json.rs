@@ -1,12 +1,13 @@
 //! Any message of the schema as JSON, by Cap'n Proto's own mapping.
 //!
 //! 64-bit integers are strings, `Data` is base64, enumerants are their names, a union is the field that is
-//! set, an absent pointer is an absent field. The `capnp-json` crate does the same, but compiles a schema with
+//! set, an absent pointer is an absent field. Capabilities are left out: there is no JSON of them. The `capnp-json` crate does the same, but compiles a schema with
 //! the capnp tool and its headers wherever it is built; the direction needed here is these few lines.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use capnp::dynamic_value::{Enum, Reader};
+use capnp::introspect::TypeVariant;
 use capnp::{dynamic_list, dynamic_struct};
 use serde_json::{Map, Number, Value};
 
@@ -15,7 +16,8 @@ pub fn object(reader: dynamic_struct::Reader<'_>) -> capnp::Result<Map<String, V
     let mut object = Map::new();
     let schema = reader.get_schema();
     for field in schema.get_non_union_fields()?.iter().chain(reader.which()?) {
-        if reader.has(field)? {
+        let reference = matches!(field.get_type().which(), TypeVariant::Capability);
+        if !reference && reader.has(field)? {
             let name = field.get_proto().get_name()?.to_str()?;
             object.insert(name.into(), value(reader.get(field)?)?);
         }

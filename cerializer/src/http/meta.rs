@@ -58,7 +58,7 @@ async fn describe(files: &Files, path: &ClusterPath, follow: bool) -> Answer {
 async fn change(State(app): State<App>, uri: Uri, headers: HeaderMap, body: Body) -> Answer {
     let path = request::cluster_path(&uri, PREFIX)?;
     Parameters::of(&uri)?.finish()?;
-    let change = attribute_change(request::json_object(&headers, body).await?)?;
+    let change = attribute_change(request::json_object(&headers, body, request::JSON_SIZE_MAX).await?)?;
     let files = app.client()?.files();
     let changed = async {
         files.set_attributes(&path, change).await?;
@@ -128,7 +128,7 @@ fn time(object: &mut Object, field: &str) -> Result<Option<i64>, Problem> {
 async fn name(State(app): State<App>, uri: Uri, headers: HeaderMap, body: Body) -> Answer {
     let path = request::cluster_path(&uri, PREFIX)?;
     Parameters::of(&uri)?.finish()?;
-    let mut object = request::json_object(&headers, body).await?;
+    let mut object = request::json_object(&headers, body, request::JSON_SIZE_MAX).await?;
     let rename = text::take(&mut object, "rename")?;
     let link = text::take(&mut object, "link")?;
     let symlink = text::take(&mut object, "symlink")?;

@@ -59,13 +59,3 @@ async fn the_page_loads_nothing_from_elsewhere() {
         }
     }
 }
-
-#[tokio::test]
-async fn methods_of_the_schema_are_announced_as_missing() {
-    // Goal: 501, not 404. Method: one call.
-    let (gateway, _cluster) = Gateway::with_cluster().await;
-    let answer = gateway
-        .send_json("POST", "/v1/rpc/KeyValue/get", serde_json::json!({}))
-        .await;
-    assert_eq!((answer.status, answer.errno().as_str()), (501, "EOPNOTSUPP"));
-}

@@ -11,3 +11,4 @@ mod files;
 mod keys;
 mod names;
 mod rough;
+mod rpc;
