@@ -67,6 +67,7 @@ function size(text) {
 }
 
 const count = (text) => Number(text).toLocaleString();
+const counted = (text, one, many) => `${count(text)} ${Number(text) === 1 ? one : many}`;
 
 // ---- cluster
 
@@ -109,8 +110,9 @@ function showCluster(cluster) {
     const partition = known.get(number);
     const led = !leaderless.has(number);
     const leader = led ? names.get(partition.leader) ?? `node ${partition.leader}` : "no leader";
-    const details = partition ? `term ${partition.term}, ${count(partition.keys)} keys, ${count(partition.inodes)} inodes` : "nobody tells";
-    return element("li", { className: led ? "" : "bad" },
+    const details = partition ? `term ${partition.term}, ${counted(partition.keys, "key", "keys")}, ${counted(partition.inodes, "inode", "inodes")}` : "nobody tells";
+    const replicas = (partition?.replicas ?? []).map((node) => names.get(node) ?? node).join(", ");
+    return element("li", { className: led ? "" : "bad", title: replicas ? `Copies on ${replicas}` : "" },
       element("strong", { textContent: `${number}: ${leader}` }), element("span", { textContent: details }));
   }));
 }
