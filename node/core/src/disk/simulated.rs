@@ -11,13 +11,17 @@
 //!   that mark the pages clean do; code that retries a sync is caught by this.
 //! - Nothing depends on anything but the calls made and the generator handed to `crash`.
 
+mod content;
+mod tree;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use super::{Disk, FileId};
 use crate::random::Random;
+use content::Inode;
+use tree::{Change, Tree, parent};
 
-const SECTOR_SIZE_BYTES: u64 = 512;
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
@@ -45,42 +49,6 @@ pub struct Counts {
     pub syncs: u64,
     /// Writes, syncs, truncations and directory changes together.
     pub changes: u64,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Tree {
-    files: BTreeMap<String, usize>,
-    directories: BTreeSet<String>,
-}
-
-#[derive(Debug, Default)]
-struct Inode {
-    bytes: Vec<u8>,
-    unsynced: Vec<Undo>,
-    sync_lies: bool,
-}
-
-/// What a write or a truncation replaced, so that it can be taken back.
-#[derive(Debug)]
-struct Undo {
-    offset: usize,
-    /// Bytes written; `None` for a truncation to `offset`.
-    written: Option<usize>,
-    replaced: Vec<u8>,
-    size_before: usize,
-}
-
-enum Redo {
-    Write { offset: usize, bytes: Vec<u8> },
-    Truncate { size: usize },
-}
-
-#[derive(Clone, Debug)]
-enum Change {
-    Link { path: String, inode: usize },
-    Unlink { path: String },
-    Rename { from: String, to: String, inode: usize },
-    MakeDirectory { path: String },
 }
 
 impl SimulatedDisk {
@@ -377,144 +345,6 @@ impl Disk for SimulatedDisk {
         self.free_unlinked();
         Ok(())
     }
-}
-
-impl Inode {
-    fn write(&mut self, offset: usize, bytes: &[u8]) {
-        let end = offset + bytes.len();
-        let size_before = self.bytes.len();
-        let replaced = self.bytes[offset.min(size_before)..end.min(size_before)].to_vec();
-        if end > size_before {
-            self.bytes.resize(end, 0);
-        }
-        self.bytes[offset..end].copy_from_slice(bytes);
-        self.unsynced.push(Undo {
-            offset,
-            written: Some(bytes.len()),
-            replaced,
-            size_before,
-        });
-    }
-
-    fn truncate(&mut self, size: usize) {
-        let size_before = self.bytes.len();
-        let replaced = self.bytes[size.min(size_before)..].to_vec();
-        self.bytes.resize(size, 0);
-        self.unsynced.push(Undo {
-            offset: size,
-            written: None,
-            replaced,
-            size_before,
-        });
-    }
-
-    fn crash(&mut self, random: &mut Random) {
-        let mut lost = Vec::with_capacity(self.unsynced.len());
-        while let Some(undo) = self.unsynced.pop() {
-            lost.push(self.take_back(undo));
-        }
-        for redo in lost.into_iter().rev() {
-            self.put_back(redo, random);
-        }
-        // Whatever reached the platter is on it.
-        self.unsynced.clear();
-        self.sync_lies = false;
-    }
-
-    /// Undoes the newest unsynced change. The bytes it wrote are still in place just then, which is why
-    /// the undo list need not hold them.
-    fn take_back(&mut self, undo: Undo) -> Redo {
-        let redo = match undo.written {
-            Some(count) => Redo::Write {
-                offset: undo.offset,
-                bytes: self.bytes[undo.offset..undo.offset + count].to_vec(),
-            },
-            None => Redo::Truncate { size: undo.offset },
-        };
-        self.bytes.resize(undo.size_before, 0);
-        let start = undo.offset.min(undo.size_before);
-        self.bytes[start..start + undo.replaced.len()].copy_from_slice(&undo.replaced);
-        redo
-    }
-
-    fn put_back(&mut self, redo: Redo, random: &mut Random) {
-        match (redo, random.below(4)) {
-            (_, 0) => {}
-            (Redo::Truncate { size }, _) => self.truncate(size),
-            (Redo::Write { offset, bytes }, 1) => self.write(offset, &bytes),
-            (Redo::Write { offset, bytes }, 2) => {
-                let kept = random.below(bytes.len() as u64 + 1) as usize;
-                self.write(offset, &bytes[..kept]);
-            }
-            (Redo::Write { offset, bytes }, _) => {
-                let mut start = 0;
-                while start < bytes.len() {
-                    let into_sector = (offset + start) as u64 % SECTOR_SIZE_BYTES;
-                    let end = bytes
-                        .len()
-                        .min(start + (SECTOR_SIZE_BYTES - into_sector) as usize);
-                    if random.chance(2) {
-                        self.write(offset + start, &bytes[start..end]);
-                    }
-                    start = end;
-                }
-            }
-        }
-    }
-}
-
-impl Tree {
-    fn apply(&mut self, change: &Change) {
-        match change {
-            Change::Link { path, inode } => {
-                self.files.insert(path.clone(), *inode);
-            }
-            Change::Unlink { path } => {
-                self.files.remove(path);
-            }
-            Change::Rename { from, to, inode } => {
-                if self.files.get(from) == Some(inode) {
-                    self.files.remove(from);
-                }
-                self.files.insert(to.clone(), *inode);
-            }
-            Change::MakeDirectory { path } => {
-                self.directories.insert(path.clone());
-            }
-        }
-    }
-
-    /// Removes what lies in directories that did not survive.
-    fn drop_orphans(&mut self) {
-        let all = self.directories.clone();
-        self.directories.retain(|path| {
-            let mut ancestor = parent(path);
-            while !ancestor.is_empty() {
-                if !all.contains(ancestor) {
-                    return false;
-                }
-                ancestor = parent(ancestor);
-            }
-            true
-        });
-        let Tree { files, directories } = self;
-        files.retain(|path, _| parent(path).is_empty() || directories.contains(parent(path)));
-    }
-}
-
-impl Change {
-    fn directory(&self) -> &str {
-        match self {
-            Change::Link { path, .. } | Change::Unlink { path } | Change::MakeDirectory { path } => {
-                parent(path)
-            }
-            Change::Rename { to, .. } => parent(to),
-        }
-    }
-}
-
-fn parent(path: &str) -> &str {
-    path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
 fn to_usize(value: u64) -> io::Result<usize> {

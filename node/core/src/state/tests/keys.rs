@@ -113,3 +113,43 @@ fn scan_pages_through_a_prefix_in_order() {
     assert_eq!(scan("b", "b", 10), page(&["b1", "b2", "b3"], false));
     assert_eq!(scan("c", "b", 10), page(&[], false));
 }
+
+#[test]
+fn nothing_kept_holds_the_frame_it_came_in() {
+    // Goal: one key of a frame with a hundred does not keep the whole frame in memory. Method: apply commands whose
+    // bytes are slices of one megabyte, keep the state, and see that nobody else refers to the megabyte.
+    let mut machine = Machine::new();
+    let frame = Bytes::from(vec![b'x'; 1 << 20]);
+    let slice = |from: usize, length: usize| frame.slice(from..from + length);
+    for number in 0..100 {
+        machine
+            .apply(Command::KeySet {
+                key: slice(0, number + 1),
+                value: slice(number, 60 << 10),
+                expiry: Expiry::At(u64::MAX / 2),
+                condition: Condition::Always,
+                return_previous: false,
+            })
+            .expect("a key is set");
+    }
+    let attributes = NewInode {
+        mode: 0o644,
+        owner: 0,
+        group: 0,
+    };
+    for (name, content) in [
+        (slice(0, 255), NewContent::Inline(slice(0, 8000))),
+        (slice(0, 100), NewContent::Symlink(slice(0, 4096))),
+    ] {
+        machine
+            .apply(Command::Create {
+                directory: InodeId::ROOT,
+                name,
+                attributes: attributes.clone(),
+                content,
+                exclusive: true,
+            })
+            .expect("a file is created");
+    }
+    assert!(frame.is_unique(), "something keeps a slice of the frame");
+}
