@@ -18,6 +18,7 @@
 mod calls;
 pub mod event;
 pub mod gateway;
+mod lanes;
 mod router;
 mod upkeep;
 
@@ -100,6 +101,7 @@ pub struct Worker {
     completed_calls: Rc<RefCell<Vec<Coordinated>>>,
     output: Output,
     heartbeats: Vec<Heartbeat>,
+    lanes: lanes::Lanes,
     effects: Vec<Effect>,
     batch: u64,
     next_tick_us: u64,
@@ -123,6 +125,7 @@ impl Worker {
             completed_calls: Rc::default(),
             output: Output::default(),
             heartbeats: Vec::new(),
+            lanes: lanes::Lanes::default(),
             effects: Vec::new(),
             batch: 0,
             next_tick_us: now.monotonic_us + TICK_US,
@@ -173,6 +176,7 @@ impl Worker {
             }
             Input::PeerDisconnected { node } => {
                 self.gateway.shared().peers.borrow_mut().remove(&node);
+                self.lanes.disconnected(node);
                 for partition in self.partitions.values_mut() {
                     partition.peer_unreachable(node);
                 }
@@ -208,6 +212,7 @@ impl Worker {
                         continue;
                     }
                     if let Some(partition) = self.partitions.get_mut(&message.partition) {
+                        self.lanes.received(&message);
                         partition.step(message);
                     } else if self.is_siblings(message.partition) {
                         elsewhere
@@ -394,6 +399,14 @@ impl Worker {
                 Outgoing::Raft(message) => {
                     let to = message.to;
                     let size: usize = message.entries.iter().map(|entry| entry.data.len() + 64).sum();
+                    if self.lanes.takes_bulk(&message, size) {
+                        self.effects.push(Effect::Send {
+                            to,
+                            bulk: true,
+                            message: PeerMessage::Raft(vec![message]),
+                        });
+                        continue;
+                    }
                     let (gathered, messages) = raft.entry(to).or_default();
                     if *gathered > 0 && *gathered + size > RAFT_FRAME_BYTES_MAX {
                         let full = std::mem::take(messages);
