@@ -35,7 +35,7 @@ const TRANSFERS_MAX: usize = 48;
 /// Bytes of values held for clients: those that upload them and those that read theirs slowly.
 const VALUE_ROOM_BYTES: usize = 512 << 20;
 const VALUE_ROOM_UNIT: usize = 1 << 10;
-/// Values on their way from the cluster at once; how large one is is known when it is here.
+/// Values and results of methods on their way from the cluster at once; how large one is is known when it is here.
 const VALUE_READS_MAX: usize = 32;
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(5);
 /// The client gives an operation 30 s; a request may consist of a few.

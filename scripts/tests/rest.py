@@ -239,6 +239,9 @@ def methods():
     check(rpc("Node/remove", PATH="/", entryName=b64("rpc"), directory=True), 409, "ENOTEMPTY")
     check(send("DELETE", "/v1/dirs/rpc?recursive=true"), 204)
     check(rpc("KeyValue/get", key=b64(b"k" * 65537)), 400)
+    check(send("PUT", "/v1/keys/rpc-large", b"x" * (9 * MIB)), 204)
+    check(rpc("KeyValue/get", key=b64("rpc-large")), 413, "EFBIG")
+    check(send("DELETE", "/v1/keys/rpc-large"), 204)
     check(rpc("KeyValue/nothing"), 404, "ENOENT")
     check(rpc("Session/admin"), 501, "EOPNOTSUPP")
 

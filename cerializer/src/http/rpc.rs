@@ -73,6 +73,7 @@ async fn call(
         path,
         parameters,
     };
+    let _turn = app.value_read().await?;
     let results: Object = app.rpc().call(nodes.collect(), call).await?;
     Ok(json::respond(StatusCode::OK, results))
 }

@@ -34,6 +34,8 @@ use crate::schema_json;
 
 /// Calls handed over and not yet looked at; more wait at the door.
 const QUEUE_MAX: usize = 256;
+/// Largest results spelled out in JSON; of this size they take some 50 MiB for a moment.
+const RESULTS_SIZE_MAX: u64 = 8 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Reads of files do not hurt when published first.
 const READING: [&str; 4] = ["read", "size", "done", "sync"];
@@ -138,7 +140,16 @@ impl Link {
             let file = file::Client::new(client.hook.add_ref());
             file.done_request().send().promise.await.map_err(problem)?;
         }
-        let results = response.get().and_then(|root| (call.method.read)(root));
+        let root = response.get().map_err(problem)?;
+        let size_bytes = root.target_size().map_err(problem)?.word_count.saturating_mul(8);
+        if size_bytes > RESULTS_SIZE_MAX {
+            let detail = format!(
+                "the results have {size_bytes} bytes, in JSON at most {RESULTS_SIZE_MAX} are answered: /v1/keys and \
+                 /v1/files answer bytes as they are"
+            );
+            return Err(Problem::refused(Refusal::FileTooLarge, detail));
+        }
+        let results = (call.method.read)(root);
         match results.map_err(problem)? {
             dynamic_value::Reader::Struct(results) => schema_json::object(results).map_err(problem),
             _ => Err(problem(capnp::Error::failed("results are no struct".into()))),
