@@ -94,6 +94,9 @@ enum RaftKind @0xc5a0a9530daf927e {
   requestPreVoteResponse @10;
   transferLeader @11;
   unreachable @12;
+  # Not the library's: a replica that may have forgotten asks, and is told term, logTerm and index. context: its nonce.
+  rejoinQuestion @13;
+  rejoinAnswer @14;
 }
 
 struct LogEntry @0xc9085bbd5eca6adb {

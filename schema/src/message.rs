@@ -115,6 +115,10 @@ pub enum RaftKind {
     RequestPreVoteResponse,
     TransferLeader,
     Unreachable,
+    /// From a replica that may have forgotten; `context` names the question.
+    RejoinQuestion,
+    /// `term`, `log_term` and `index` say how far the answering replica is.
+    RejoinAnswer,
 }
 
 /// A Raft message of one partition. Field names are the library's own.

@@ -30,6 +30,7 @@
 
 use std::io;
 
+use bark_schema::cluster_file::Durability;
 use bark_schema::ids::NodeNumber;
 
 use crate::checksum::crc32c;
@@ -54,14 +55,6 @@ pub struct Identity {
     pub boot_id: String,
     /// Everything acknowledged was synced before the process ended.
     pub clean_shutdown: bool,
-}
-
-/// What the cluster file promises for an acknowledged write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    Disk,
-    Memory,
-    None,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -142,10 +135,9 @@ impl Identity {
         Ok(())
     }
 
-    /// Whether this node may have forgotten what it acknowledged, and so must neither vote nor count
-    /// until it has caught up: it acknowledged from memory and the machine went down under it. After a
+    /// Whether this node may have forgotten what it acknowledged, and so must rejoin before it votes: it acknowledged from memory and the machine went down under it. After a
     /// mere process crash (same boot id) the page cache still holds what was written.
-    pub fn must_rejoin_as_learner(&self, durability: Durability, current_boot_id: &str) -> bool {
+    pub fn must_rejoin(&self, durability: Durability, current_boot_id: &str) -> bool {
         durability == Durability::Memory && !self.clean_shutdown && self.boot_id != current_boot_id
     }
 
@@ -362,9 +354,9 @@ mod tests {
     }
 
     #[test]
-    fn only_an_unclean_power_loss_at_durability_memory_makes_a_learner() {
+    fn only_an_unclean_power_loss_at_durability_memory_makes_a_node_rejoin() {
         // Goal: the rule of when a node may have forgotten what it acknowledged, as a table.
-        for (durability, clean_shutdown, boot_id, learner) in [
+        for (durability, clean_shutdown, boot_id, rejoins) in [
             (Durability::Memory, false, "boot-b", true),
             (Durability::Memory, false, "boot-a", false),
             (Durability::Memory, true, "boot-b", false),
@@ -375,7 +367,7 @@ mod tests {
                 clean_shutdown,
                 ..identity(1)
             };
-            assert_eq!(identity.must_rejoin_as_learner(durability, boot_id), learner);
+            assert_eq!(identity.must_rejoin(durability, boot_id), rejoins);
         }
     }
 }

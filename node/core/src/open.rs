@@ -1,6 +1,11 @@
 //! Bringing a node's partitions back from its disks: snapshots first, then the log behind them.
 //!
+//! Beside the log lies an empty file, `rejoining`, while this node may have forgotten what it acknowledged: from
+//! before a log is made where none was, until every partition has rejoined (`partition::rejoin`). A start that
+//! ends half-way leaves it, so the next one knows as well. The file itself is the mark, so it needs no format.
+//!
 //! Invariants:
+//! - A log is never made without the mark being durable before it.
 //! - A partition starts at its newest whole snapshot, with every log entry behind it.
 //! - A snapshot the log counts on and the disk does not have stops the node: it must be replaced, not guessed.
 
@@ -22,6 +27,7 @@ use crate::time::Now;
 use crate::worker::WorkerConfig;
 
 pub const LOG_DIRECTORY: &str = "log";
+const REJOINING: &str = "rejoining";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -45,6 +51,8 @@ pub enum Error {
         wanted: u64,
         found: u64,
     },
+    #[error("the mark {REJOINING}: {0}")]
+    Mark(std::io::Error),
     #[error("{partition}: {source}")]
     Consensus {
         partition: PartitionId,
@@ -57,6 +65,8 @@ pub struct Opened {
     pub log: Log,
     pub storage: Storage,
     pub starts: BTreeMap<PartitionId, Start>,
+    /// The partitions rejoin; when all have, [`clear_rejoining`].
+    pub rejoining: bool,
 }
 
 /// Reads everything a node has. `log_disk` and `storage_disk` may be views of one disk.
@@ -67,6 +77,10 @@ pub fn open<D: Disk>(
     log_config: LogConfig,
     block_config: BlockStoreConfig,
 ) -> Result<Opened, Error> {
+    let rejoining = must_rejoin(log_disk)?;
+    if rejoining {
+        mark_rejoining(log_disk)?;
+    }
     let (log, mut recovered) = Log::open(log_disk, LOG_DIRECTORY, log_config)?;
     if recovered.cut_bytes > 0 {
         tracing::info!(
@@ -87,7 +101,10 @@ pub fn open<D: Disk>(
         let replicas = config.replicas_of(partition);
         if replicas.contains(&config.node) {
             let recovered = recovered.partitions.remove(&partition).unwrap_or_default();
-            let start = start(storage_disk, config, partition, replicas.to_vec(), recovered)?;
+            let start = Start {
+                rejoin: rejoining,
+                ..start(storage_disk, config, partition, replicas.to_vec(), recovered)?
+            };
             starts.insert(partition, start);
         }
     }
@@ -95,6 +112,7 @@ pub fn open<D: Disk>(
         log,
         storage: Storage::new(blocks),
         starts,
+        rejoining,
     })
 }
 
@@ -163,7 +181,34 @@ fn start<D: Disk>(
         snapshot,
         hard_state: (hard_state.term, hard_state.vote, hard_state.commit),
         entries,
+        rejoin: false,
     })
+}
+
+/// There is no log, or the mark says that the one there is cannot be relied on.
+pub fn must_rejoin<D: Disk>(log_disk: &mut D) -> Result<bool, Error> {
+    Ok(is_marked_rejoining(log_disk)? || !Log::exists(log_disk, LOG_DIRECTORY)?)
+}
+
+pub fn is_marked_rejoining<D: Disk>(log_disk: &mut D) -> Result<bool, Error> {
+    let names = log_disk.list("").map_err(Error::Mark)?;
+    Ok(names.iter().any(|name| name == REJOINING))
+}
+
+/// From now on this node rejoins at every start. Durable when it returns.
+pub fn mark_rejoining<D: Disk>(log_disk: &mut D) -> Result<(), Error> {
+    let file = log_disk.open(REJOINING, true).map_err(Error::Mark)?;
+    log_disk.close(file);
+    log_disk.sync_directory("").map_err(Error::Mark)
+}
+
+/// Every partition of every worker has rejoined.
+pub fn clear_rejoining<D: Disk>(log_disk: &mut D) -> Result<(), Error> {
+    if is_marked_rejoining(log_disk)? {
+        log_disk.remove(REJOINING).map_err(Error::Mark)?;
+        log_disk.sync_directory("").map_err(Error::Mark)?;
+    }
+    Ok(())
 }
 
 /// The partitions of one worker, ready to take part.

@@ -71,6 +71,7 @@ impl Cluster {
                         snapshot: (0, 0),
                         hard_state: (0, 0, 0),
                         entries: Vec::new(),
+                        rejoin: false,
                     };
                     let seed = Random::new(random.next_u64());
                     Partition::open(PartitionId(id), *node, start, seed, now).expect("a partition opens")

@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod file_disk;
+pub mod handover;
 pub mod log_thread;
 pub mod mailbox;
 pub mod network;

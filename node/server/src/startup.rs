@@ -16,16 +16,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bark_core::block_store::BlockStoreConfig;
 use bark_core::identity::{self, Identity};
-use bark_core::log::LogConfig;
+use bark_core::log::{Log, LogConfig};
 use bark_core::open::{self, Opened};
 use bark_core::random::Random;
-use bark_core::worker::{Durability, Worker, WorkerConfig};
-use bark_schema::cluster_file;
+use bark_core::worker::{Worker, WorkerConfig};
 use bark_schema::ids::PartitionId;
 use bark_schema::operation::NodeStatus;
 
 use crate::config::Config;
 use crate::file_disk::FileDisk;
+use crate::handover::Handover;
 use crate::mailbox::{self, Mail, MailSender};
 use crate::network::{self, ConnectionCount, NetworkConfig, NetworkThread, Sockets};
 use crate::peer_links::PeerLinks;
@@ -45,6 +45,8 @@ const RING_BYTES_MAX: u64 = 64 << 20;
 /// Unsent bytes of a connection before its worker is told, and before it is closed.
 const OUTGOING_BYTES_SOFT_MAX: usize = 1 << 20;
 const OUTGOING_BYTES_MAX: usize = 256 << 20;
+/// A peer in the same cluster accepts within milliseconds, or its machine is off.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +61,16 @@ pub enum Error {
         "{path}: the cluster file changed in what is fixed for ever (name, nodes, replicas, partitions, vnodes)"
     )]
     ClusterChanged { path: PathBuf },
+    #[error(
+        "{path}/log: the log is gone, and without replicas nobody else has its data; bring it back from a backup, or \
+         start from an empty directory"
+    )]
+    LogMissing { path: PathBuf },
+    #[error(
+        "{path}/identity: there is a log beside it but no identity record; bring the record back, or start this node \
+         from an empty directory and it will get its data from the others"
+    )]
+    IdentityMissing { path: PathBuf },
     #[error(transparent)]
     Open(#[from] open::Error),
     #[error(transparent)]
@@ -78,6 +90,8 @@ impl Error {
             self,
             Error::Identity { .. }
                 | Error::ClusterChanged { .. }
+                | Error::LogMissing { .. }
+                | Error::IdentityMissing { .. }
                 | Error::PeerAddress { .. }
                 | Error::InUse { .. }
         )
@@ -106,16 +120,17 @@ impl Node {
         let mut disk = FileDisk::open(&config.data).map_err(data)?;
         let lock = lock(&config.data)?;
         let digest = config.cluster.digest();
-        let identity = claim(config, digest, &mut disk)?;
+        let worker_configs = worker_configs(config);
+        let identity = examine(config, digest, &worker_configs[0], &mut disk)?;
 
+        let network_threads = usize::from(config.network_threads);
         let listeners = [
-            network::bind(config.capnp, ConnectionKind::Capnp)?,
-            network::bind(config.resp, ConnectionKind::Resp)?,
-            network::bind(config.http, ConnectionKind::Http)?,
+            network::bind(config.capnp, ConnectionKind::Capnp, network_threads)?,
+            network::bind(config.resp, ConnectionKind::Resp, network_threads)?,
+            network::bind(config.http, ConnectionKind::Http, network_threads)?,
         ];
         network::raise_open_files_limit(CONNECTIONS_MAX + OPEN_FILES_BESIDE)?;
 
-        let worker_configs = worker_configs(config);
         let mut log_disk = FileDisk::open(&config.data).map_err(data)?;
         let mut storage_disk = FileDisk::open(&config.data).map_err(data)?;
         let (log_config, block_config) = (LogConfig::default(), BlockStoreConfig::default());
@@ -124,7 +139,19 @@ impl Node {
             log,
             storage,
             mut starts,
+            rejoining,
         } = open::open(&mut log_disk, &mut storage_disk, first, log_config, block_config)?;
+        // Only now: a start that fails before leaves a directory the next one takes for what it is.
+        identity.store(&mut disk).map_err(|source| Error::Identity {
+            path: config.data.clone(),
+            source,
+        })?;
+        if rejoining {
+            tracing::info!(
+                "this node is new here or may have forgotten what it acknowledged: each partition votes again when \
+                 all its other replicas have answered once"
+            );
+        }
 
         let mut watchers = Vec::new();
         for _ in 0..config.network_threads {
@@ -144,7 +171,7 @@ impl Node {
             .map(|port| mailbox::mailbox(port.waker(), senders_max))
             .unzip();
 
-        let durability = worker_configs[0].durability;
+        let durability = config.cluster.durability;
         let (log_sender, log) =
             log_thread::start(log, log_disk, durability, mails.clone()).map_err(Error::Thread)?;
         let (storage_sender, storage) =
@@ -169,9 +196,10 @@ impl Node {
                 port,
                 mailbox,
                 siblings: mails.clone(),
-                log: log_sender.clone(),
-                storage: storage_sender.clone(),
+                log: Handover::new(log_sender.clone()),
+                storage: Handover::new(storage_sender.clone()),
                 peers,
+                rejoining,
             };
             let own: Vec<PartitionId> = starts
                 .keys()
@@ -217,17 +245,17 @@ impl Node {
 
         let connections = ConnectionCount::new(CONNECTIONS_MAX);
         let mut networks = Vec::new();
-        let mut listeners = Some(listeners.into_iter().collect::<Vec<_>>());
+        let mut listeners = listeners.map(Vec::into_iter);
         for (watcher, port) in watchers.into_iter().zip(network_ports) {
             let handle = watcher.handle();
             let network_config = NetworkConfig {
                 connections: connections.clone(),
                 outgoing_bytes_soft_max: OUTGOING_BYTES_SOFT_MAX,
                 outgoing_bytes_max: OUTGOING_BYTES_MAX,
+                connect_timeout: CONNECT_TIMEOUT,
                 flush_timeout: FLUSH_TIMEOUT,
             };
-            // The first network thread accepts; the others would need listeners of their own.
-            let own_listeners = listeners.take().unwrap_or_default();
+            let own_listeners = listeners.iter_mut().filter_map(Iterator::next).collect();
             let network = NetworkThread::open(watcher, port, own_listeners, network_config)?;
             let core = config.pin.then(|| cores.first().copied()).flatten();
             let thread = std::thread::Builder::new()
@@ -301,8 +329,14 @@ fn lock(data: &Path) -> Result<File, Error> {
     }
 }
 
-/// Reads or writes the identity record and begins a new life of this node.
-fn claim(config: &Config, map_digest: u64, disk: &mut FileDisk) -> Result<Identity, Error> {
+/// Reads the identity record, refuses what does not belong together, and returns the record of the life that begins.
+/// It is stored by the caller, when the log is open. What this node may have forgotten is marked before that.
+fn examine(
+    config: &Config,
+    map_digest: u64,
+    worker_config: &WorkerConfig,
+    disk: &mut FileDisk,
+) -> Result<Identity, Error> {
     let path = config.data.clone();
     let at = |source| Error::Identity {
         path: path.clone(),
@@ -312,19 +346,27 @@ fn claim(config: &Config, map_digest: u64, disk: &mut FileDisk) -> Result<Identi
         .unwrap_or_default()
         .trim()
         .to_string();
+    let has_log = Log::exists(disk, open::LOG_DIRECTORY).map_err(open::Error::from)?;
+    let rejoining = open::is_marked_rejoining(disk)?;
     let incarnation = match Identity::load(disk).map_err(at)? {
         Some(found) => {
             found.expect(&config.cluster.name, &config.node_id).map_err(at)?;
             if found.map_digest != map_digest {
-                return Err(Error::ClusterChanged {
-                    path: config.data.clone(),
-                });
+                return Err(Error::ClusterChanged { path });
+            }
+            if !has_log && !rejoining && worker_config.has_only_copies() {
+                return Err(Error::LogMissing { path });
+            }
+            if found.must_rejoin(config.cluster.durability, &boot_id) {
+                tracing::warn!("the machine went down while this node acknowledged from memory");
+                open::mark_rejoining(disk)?;
             }
             found.incarnation + 1
         }
+        None if has_log && !rejoining => return Err(Error::IdentityMissing { path }),
         None => 1,
     };
-    let identity = Identity {
+    Ok(Identity {
         cluster: config.cluster.name.clone(),
         node: config.node_id.clone(),
         number: config.node,
@@ -332,9 +374,7 @@ fn claim(config: &Config, map_digest: u64, disk: &mut FileDisk) -> Result<Identi
         incarnation,
         boot_id,
         clean_shutdown: false,
-    };
-    identity.store(disk).map_err(at)?;
-    Ok(identity)
+    })
 }
 
 fn worker_configs(config: &Config) -> Vec<WorkerConfig> {
@@ -358,11 +398,6 @@ fn worker_configs(config: &Config) -> Vec<WorkerConfig> {
         })
         .collect();
     let nodes = Arc::new(nodes);
-    let durability = match cluster.durability {
-        cluster_file::Durability::Disk => Durability::Disk,
-        cluster_file::Durability::Memory => Durability::Memory,
-        cluster_file::Durability::None => Durability::None,
-    };
     (0..config.workers)
         .map(|worker| WorkerConfig {
             cluster: cluster.name.clone(),
@@ -371,7 +406,7 @@ fn worker_configs(config: &Config) -> Vec<WorkerConfig> {
             worker_count: config.workers,
             partition_count: cluster.partitions,
             replicas: cluster.replicas,
-            durability,
+            durability: cluster.durability,
             nodes: nodes.clone(),
             placement: placement.clone(),
         })

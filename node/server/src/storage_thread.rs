@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bark_core::open;
 use bark_core::storage::Storage;
 use bark_core::worker::event::{Input, StorageEvent, StorageRequest};
 use crossbeam_channel::{RecvTimeoutError, Sender};
@@ -24,9 +25,13 @@ const GROUP_REQUESTS_MAX: usize = 64;
 /// How often the free space is looked at.
 const SPACE_INTERVAL: Duration = Duration::from_secs(2);
 
-pub struct StorageJob {
-    pub worker: u16,
-    pub request: StorageRequest,
+pub enum StorageJob {
+    Request {
+        worker: u16,
+        request: StorageRequest,
+    },
+    /// Said once by each worker of a node that rejoins its cluster, when its partitions have.
+    Rejoined,
 }
 
 /// Starts the thread. It ends when every sender is gone.
@@ -42,6 +47,7 @@ pub fn start(
         .spawn(move || {
             let mut events = Vec::new();
             let mut space_told: Option<Instant> = None;
+            let mut rejoining_workers = workers.len();
             loop {
                 if space_told.is_none_or(|told| told.elapsed() >= SPACE_INTERVAL) {
                     space_told = Some(Instant::now());
@@ -52,11 +58,23 @@ pub fn start(
                     Err(RecvTimeoutError::Timeout) => continue,
                     Err(RecvTimeoutError::Disconnected) => break,
                 };
-                let mut requests = vec![(first.worker, first.request)];
-                while requests.len() < GROUP_REQUESTS_MAX
-                    && let Ok(job) = receiver.try_recv()
-                {
-                    requests.push((job.worker, job.request));
+                let mut requests = Vec::new();
+                let mut next = Some(first);
+                while let Some(job) = next {
+                    match job {
+                        StorageJob::Request { worker, request } => requests.push((worker, request)),
+                        StorageJob::Rejoined => {
+                            rejoining_workers = rejoining_workers.saturating_sub(1);
+                            if rejoining_workers == 0 {
+                                end_rejoining(&mut disk);
+                            }
+                        }
+                    }
+                    next = if requests.len() < GROUP_REQUESTS_MAX {
+                        receiver.try_recv().ok()
+                    } else {
+                        None
+                    };
                 }
                 storage.execute(&mut disk, requests, &mut events);
                 for (worker, event) in events.drain(..) {
@@ -70,6 +88,13 @@ pub fn start(
             }
         })?;
     Ok((sender, thread))
+}
+
+fn end_rejoining(disk: &mut FileDisk) {
+    match open::clear_rejoining(disk) {
+        Ok(()) => tracing::info!("all partitions of this node vote again"),
+        Err(error) => tracing::warn!(%error, "this node will rejoin once more at its next start"),
+    }
 }
 
 fn tell_space(data: &PathBuf, workers: &mut [MailSender]) {

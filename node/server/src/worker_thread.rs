@@ -17,9 +17,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bark_core::time::Now;
 use bark_core::worker::Worker;
-use bark_core::worker::event::{Effect, Input, SiblingMessage, StorageRequest};
-use crossbeam_channel::Sender;
+use bark_core::worker::event::{Effect, Input, SiblingMessage};
 
+use crate::handover::Handover;
 use crate::log_thread::LogBatch;
 use crate::mailbox::{Mail, MailSender, Mailbox};
 use crate::peer_links::PeerLinks;
@@ -30,6 +30,8 @@ use crate::storage_thread::StorageJob;
 
 /// Longest sleep: a backstop, the machine's own timers are shorter.
 const SLEEP_MAX: Duration = Duration::from_millis(100);
+/// Rest while the log or the disk is behind; answers of theirs end it earlier.
+const BACKLOG_REST: Duration = Duration::from_millis(1);
 
 /// What a worker thread is given at start.
 pub struct WorkerParts {
@@ -38,9 +40,11 @@ pub struct WorkerParts {
     pub mailbox: Mailbox,
     /// By worker; this worker's own entry is unused.
     pub siblings: Vec<MailSender>,
-    pub log: Sender<LogBatch>,
-    pub storage: Sender<StorageJob>,
+    pub log: Handover<LogBatch>,
+    pub storage: Handover<StorageJob>,
     pub peers: PeerLinks,
+    /// Say when the partitions here have rejoined.
+    pub rejoining: bool,
 }
 
 struct Connection {
@@ -97,7 +101,11 @@ impl WorkerThread {
     /// False when the worker was told to stop.
     fn turn(&mut self, messages: &mut Vec<ToWorker>) -> bool {
         let instant = Instant::now();
-        self.parts.port.poll(messages);
+        self.parts.log.flush();
+        self.parts.storage.flush();
+        if !self.is_backlogged() {
+            self.parts.port.poll(messages);
+        }
         let mut worked = !messages.is_empty() || std::mem::take(&mut self.again);
         for message in messages.drain(..) {
             self.take_from_network(instant, message);
@@ -115,6 +123,8 @@ impl WorkerThread {
                 }
                 Mail::Stop => {
                     self.parts.port.flush();
+                    self.parts.log.finish();
+                    self.parts.storage.finish();
                     return false;
                 }
             }
@@ -125,6 +135,7 @@ impl WorkerThread {
         if worked || !self.inputs.is_empty() || self.worker.next_wake_us() <= now.monotonic_us {
             self.worker.turn(now, &mut self.inputs, &mut self.effects);
             self.hand_on_effects();
+            self.notice_rejoined();
         }
         self.flush_wires();
         self.again = self.dirty.take_woke();
@@ -139,7 +150,25 @@ impl WorkerThread {
         true
     }
 
+    /// The log or the disk has no room for more: nothing is taken from the sockets until it has.
+    fn is_backlogged(&self) -> bool {
+        self.parts.log.is_backlogged() || self.parts.storage.is_backlogged()
+    }
+
+    fn notice_rejoined(&mut self) {
+        if self.parts.rejoining && !self.worker.is_rejoining() {
+            self.parts.rejoining = false;
+            self.parts.storage.send(StorageJob::Rejoined);
+        }
+    }
+
     fn sleep(&mut self) {
+        if self.is_backlogged() {
+            if self.parts.mailbox.is_empty() {
+                self.parts.port.rest(BACKLOG_REST);
+            }
+            return;
+        }
         if !self.parts.port.prepare_sleep() {
             return;
         }
@@ -206,7 +235,7 @@ impl WorkerThread {
                         flush: false,
                     });
                 } else if let Some(open) = self.connections.get_mut(&connection)
-                    && !open.protocol.end_of_stream()
+                    && !contain(|| open.protocol.end_of_stream()).unwrap_or(false)
                 {
                     open.wire.close();
                 }
@@ -224,7 +253,7 @@ impl WorkerThread {
                 if let Some(mut open) = self.connections.remove(&connection) {
                     open.wire.forget();
                     self.by_wire.remove(&open.wire.id());
-                    open.protocol.closed();
+                    contain(|| open.protocol.closed());
                 }
             }
             ToWorker::WriteBlocked { connection } => self.set_blocked(connection, true),
@@ -250,16 +279,16 @@ impl WorkerThread {
                 Effect::Send { to, bulk, message } => self.parts.peers.send(to, bulk, &message),
                 Effect::Sibling { to, message } => siblings.entry(to).or_default().push(message),
                 Effect::Persist { batch, records } => {
-                    hand_on(
-                        &self.parts.log,
-                        LogBatch {
-                            worker: self.parts.index,
-                            batch,
-                            records,
-                        },
-                    );
+                    self.parts.log.send(LogBatch {
+                        worker: self.parts.index,
+                        batch,
+                        records,
+                    });
                 }
-                Effect::Storage(request) => storage(&self.parts.storage, self.parts.index, request),
+                Effect::Storage(request) => self.parts.storage.send(StorageJob::Request {
+                    worker: self.parts.index,
+                    request,
+                }),
             }
         }
         for (to, messages) in siblings {
@@ -296,29 +325,26 @@ impl WorkerThread {
     }
 }
 
+/// Runs protocol code; a panic in it is that of one connection.
+fn contain<T>(action: impl FnOnce() -> T) -> Option<T> {
+    let result = catch_unwind(AssertUnwindSafe(action));
+    if result.is_err() {
+        tracing::error!("a handler panicked: its connection is closed");
+    }
+    result.ok()
+}
+
 /// Gives a connection's protocol what arrived. Its errors and panics end this connection alone.
 fn receive(open: &mut Connection, bytes: &[u8]) {
     if open.ended {
         return;
     }
-    let reason = match catch_unwind(AssertUnwindSafe(|| open.protocol.receive(bytes))) {
-        Ok(Ok(())) => return,
-        Ok(Err(close)) => close.0,
-        Err(_) => "its protocol code panicked".to_string(),
+    let reason = match contain(|| open.protocol.receive(bytes)) {
+        Some(Ok(())) => return,
+        Some(Err(close)) => close.0,
+        None => "its protocol code panicked".to_string(),
     };
     tracing::debug!(reason, "ending a connection");
     open.ended = true;
     open.wire.close();
-}
-
-fn storage(sender: &Sender<StorageJob>, worker: u16, request: StorageRequest) {
-    hand_on(sender, StorageJob { worker, request });
-}
-
-/// Channels to the log and the disk are large; one that is full means the disk is far behind, and then
-/// waiting for it here is what keeps memory bounded. One that is closed means the node is stopping.
-fn hand_on<T>(sender: &Sender<T>, job: T) {
-    if sender.send(job).is_err() {
-        tracing::debug!("the node is stopping");
-    }
 }

@@ -18,7 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Node {
     address: SocketAddr,
+    /// Of the first network thread.
     network: WatcherHandle<Sockets>,
+    other_networks: Vec<WatcherHandle<Sockets>>,
     connections: ConnectionCount,
     events: Receiver<String>,
     orders: Vec<(Sender<Order>, WorkerWaker)>,
@@ -31,26 +33,43 @@ enum Order {
 }
 
 fn start(workers_count: usize, ring_items_max: usize, connections_max: usize) -> Node {
-    let watcher = EventWatcher::open().expect("event loop");
+    start_with(1, workers_count, ring_items_max, connections_max)
+}
+
+fn start_with(
+    network_threads: usize,
+    workers_count: usize,
+    ring_items_max: usize,
+    connections_max: usize,
+) -> Node {
+    let watchers: Vec<_> = (0..network_threads)
+        .map(|_| EventWatcher::open().expect("event loop"))
+        .collect();
+    let wakers: Vec<_> = watchers.iter().map(|watcher| watcher.handle().waker()).collect();
     let config = PipelineConfig {
         workers_count,
         ring_items_max,
         ring_bytes_max: 1024 * 1024,
     };
-    let (mut networks, workers) = pipeline::build(&[watcher.handle().waker()], config);
-    let listener = bind("127.0.0.1:0".parse().expect("address"), ConnectionKind::Resp).expect("bind");
-    let address = listener.socket.local_addr().expect("address");
+    let (networks, workers) = pipeline::build(&wakers, config);
+    let any = "127.0.0.1:0".parse().expect("address");
+    let listeners = bind(any, ConnectionKind::Resp, network_threads).expect("bind");
+    let address = listeners[0].socket.local_addr().expect("address");
     let connections = ConnectionCount::new(connections_max);
     let config = NetworkConfig {
         connections: connections.clone(),
         outgoing_bytes_soft_max: 1024 * 1024,
         outgoing_bytes_max: 64 * 1024 * 1024,
+        connect_timeout: Duration::from_secs(10),
         flush_timeout: Duration::from_secs(10),
     };
-    let port = networks.pop().expect("one network thread");
-    let network = NetworkThread::open(watcher, port, vec![listener], config).expect("network");
-    let handle = network.handle();
-    let mut threads = vec![thread::spawn(move || network.run().expect("network thread"))];
+    let mut threads = Vec::new();
+    let mut handles = Vec::new();
+    for ((watcher, port), listener) in watchers.into_iter().zip(networks).zip(listeners) {
+        let network = NetworkThread::open(watcher, port, vec![listener], config.clone()).expect("network");
+        handles.push(network.handle());
+        threads.push(thread::spawn(move || network.run().expect("network thread")));
+    }
     let (report, events) = channel();
     let mut orders = Vec::new();
     for port in workers {
@@ -61,7 +80,8 @@ fn start(workers_count: usize, ring_items_max: usize, connections_max: usize) ->
     }
     Node {
         address,
-        network: handle,
+        network: handles.remove(0),
+        other_networks: handles,
         connections,
         events,
         orders,
@@ -102,6 +122,7 @@ fn echo(mut port: WorkerPort, orders: &Receiver<Order>, report: &Sender<String>)
                         });
                     }
                     let _ = report.send(format!("opened {token:?}"));
+                    let _ = report.send(format!("on network thread {}", connection.network_thread));
                 }
                 ToWorker::Chunk { connection, bytes } => {
                     let is_last = bytes.starts_with(b"Q");
@@ -163,6 +184,7 @@ impl Drop for Node {
             waker.wake();
         }
         self.network.stop();
+        self.other_networks.iter().for_each(WatcherHandle::stop);
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -189,6 +211,39 @@ fn bytes_come_back_in_order_through_several_workers() {
     let clients: Vec<_> = (0..20).map(|_| node.client()).collect();
     for (index, client) in clients.iter().enumerate() {
         check_echo(client, 10 + index * 10_000);
+    }
+}
+
+#[test]
+fn every_network_thread_accepts() {
+    // Goal: the kernel spreads connections over the sockets of three threads, and each serves its own. 64 connections
+    // miss one of three threads once in 10^11 runs.
+    let node = start_with(3, 2, 64, 1000);
+    let clients: Vec<_> = (0..64).map(|_| node.client()).collect();
+    clients.iter().for_each(|client| check_echo(client, 10_000));
+    let mut seen = [false; 3];
+    while let Some(thread) = (0..3).find(|thread| !seen[*thread]) {
+        let event = node
+            .events
+            .recv_timeout(PATIENCE)
+            .unwrap_or_else(|_| panic!("network thread {thread} accepted nothing"));
+        if let Some(index) = event.strip_prefix("on network thread ") {
+            seen[index.parse::<usize>().expect("a number")] = true;
+        }
+    }
+}
+
+#[test]
+fn an_address_in_use_is_refused_to_one_thread_and_to_many() {
+    // Goal: sockets that may share an address are not shared with another process by mistake.
+    for (first, second) in [(1, 1), (1, 3), (3, 1), (3, 3)] {
+        let any = "127.0.0.1:0".parse().expect("address");
+        let held = bind(any, ConnectionKind::Resp, first).expect("bind");
+        let address = held[0].socket.local_addr().expect("address");
+        assert!(
+            bind(address, ConnectionKind::Resp, second).is_err(),
+            "{first} then {second}"
+        );
     }
 }
 

@@ -69,6 +69,8 @@ pub struct Node {
 pub struct Running {
     started_us: u64,
     pub workers: Vec<WorkerCell>,
+    /// The log may have forgotten; the mark goes when every worker's partitions have rejoined.
+    rejoining: bool,
     log: Log,
     log_queue: VecDeque<(u16, u64, Vec<Record>)>,
     /// The newest batch of each worker in the sync that runs.
@@ -186,6 +188,7 @@ impl Node {
         self.running = Some(Running {
             started_us,
             workers,
+            rejoining: opened.rejoining,
             log: opened.log,
             log_queue: VecDeque::new(),
             log_busy: None,
@@ -350,9 +353,23 @@ impl Node {
                 }
             }
         }
+        self.finish_rejoining()?;
         self.begin_log(world, planted)?;
         self.begin_storage(world);
         Ok(())
+    }
+
+    fn finish_rejoining(&mut self) -> Result<(), Stop> {
+        let Some(running) = &mut self.running else {
+            return Ok(());
+        };
+        if !running.rejoining || running.workers.iter().any(|cell| cell.worker.is_rejoining()) {
+            return Ok(());
+        }
+        running.rejoining = false;
+        let cleared = open::clear_rejoining(&mut self.log_disk);
+        self.check_disks()?;
+        cleared.map_err(|error| Stop::Defect(format!("node {}: {error}", self.number)))
     }
 
     /// Appends everything that waits; the sync ends later.

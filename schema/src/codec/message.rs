@@ -513,4 +513,6 @@ raft_kinds!(
     RequestPreVoteResponse,
     TransferLeader,
     Unreachable,
+    RejoinQuestion,
+    RejoinAnswer,
 );

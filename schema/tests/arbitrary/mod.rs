@@ -583,7 +583,7 @@ impl Generator {
     }
 
     fn raft_kind(&mut self) -> RaftKind {
-        const ALL: [RaftKind; 13] = [
+        const ALL: [RaftKind; 15] = [
             RaftKind::Propose,
             RaftKind::Append,
             RaftKind::AppendResponse,
@@ -597,6 +597,8 @@ impl Generator {
             RaftKind::RequestPreVoteResponse,
             RaftKind::TransferLeader,
             RaftKind::Unreachable,
+            RaftKind::RejoinQuestion,
+            RaftKind::RejoinAnswer,
         ];
         ALL[self.choose("RaftKind", ALL.len() as u64) as usize]
     }

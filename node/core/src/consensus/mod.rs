@@ -85,6 +85,13 @@ pub struct CommittedEntry {
     pub data: Bytes,
 }
 
+/// Where a log ends. Ordered as Raft orders logs: by the last entry's term, then by its index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LogEnd {
+    pub term: u64,
+    pub index: u64,
+}
+
 pub struct Group {
     partition: PartitionId,
     node: NodeNumber,
@@ -168,6 +175,23 @@ impl Group {
         self.raw.raft.raft_log.last_index()
     }
 
+    pub fn log_end(&self) -> LogEnd {
+        let log = &self.raw.raft.raft_log;
+        LogEnd {
+            term: log.last_term(),
+            index: log.last_index(),
+        }
+    }
+
+    /// As far as it was reported durable.
+    pub fn durable_log_end(&self) -> LogEnd {
+        let log = &self.raw.raft.raft_log;
+        LogEnd {
+            term: log.term(log.persisted).unwrap_or(0),
+            index: log.persisted,
+        }
+    }
+
     pub fn commit_index(&self) -> u64 {
         self.raw.raft.raft_log.committed
     }
@@ -183,6 +207,24 @@ impl Group {
     /// One election clock tick.
     pub fn tick(&mut self) {
         self.raw.tick();
+        self.draw_election_timeout();
+    }
+
+    /// A tick of one that must not stand for election. The clock runs until it would, past the time for which a
+    /// follower refuses votes out of loyalty to its leader.
+    pub fn tick_without_campaign(&mut self) {
+        let patience_ticks = 2 * ELECTION_TICKS - 1;
+        self.raw.raft.set_randomized_election_timeout(patience_ticks);
+        if self.raw.raft.election_elapsed + 1 < patience_ticks {
+            self.raw.tick();
+        }
+        self.draw_election_timeout();
+    }
+
+    /// Goes to `term` without a vote in it. The caller knows that no vote given before can count there.
+    pub fn enter_term(&mut self, term: u64) {
+        assert!(term > self.term(), "terms only go forward");
+        self.raw.raft.become_follower(term, 0);
         self.draw_election_timeout();
     }
 

@@ -82,8 +82,8 @@ fn outgoing(partition: PartitionId, mut message: eraftpb::Message) -> Option<Out
     }))
 }
 
-/// A message from another node, as the library wants it.
-pub fn from_raft_message(message: RaftMessage) -> eraftpb::Message {
+/// A message from another node, as the library wants it. None: it is not the library's.
+pub fn from_raft_message(message: RaftMessage) -> Option<eraftpb::Message> {
     let mut converted = eraftpb::Message::default();
     converted.set_msg_type(match message.kind {
         RaftKind::Propose => MessageType::MsgPropose,
@@ -99,6 +99,7 @@ pub fn from_raft_message(message: RaftMessage) -> eraftpb::Message {
         RaftKind::RequestPreVoteResponse => MessageType::MsgRequestPreVoteResponse,
         RaftKind::TransferLeader => MessageType::MsgTransferLeader,
         RaftKind::Unreachable => MessageType::MsgUnreachable,
+        RaftKind::RejoinQuestion | RaftKind::RejoinAnswer => return None,
     });
     converted.from = u64::from(message.from.0);
     converted.to = u64::from(message.to.0);
@@ -116,7 +117,7 @@ pub fn from_raft_message(message: RaftMessage) -> eraftpb::Message {
     converted.reject_hint = message.reject_hint;
     converted.context = message.context;
     converted.priority = message.priority;
-    converted
+    Some(converted)
 }
 
 /// A heartbeat from another node, as the library wants it.

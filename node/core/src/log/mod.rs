@@ -214,6 +214,15 @@ impl Log {
         recovery::open(disk, directory, config)
     }
 
+    /// Whether there is a log in `directory`; looks at names only.
+    pub fn exists<D: Disk>(disk: &mut D, directory: &str) -> Result<bool, Error> {
+        match disk.list(directory) {
+            Ok(names) => Ok(names.iter().any(|name| segment::segment_of(name).is_some())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(Error::disk("open", directory, source)),
+        }
+    }
+
     /// Writes `records` at the end of the log; durable after the next `sync`.
     /// Errors: `NoSpace`, `RecordTooLarge` and `OutOfOrder` leave the log as it was; any other poisons it.
     pub fn append<D: Disk>(&mut self, disk: &mut D, records: &[Record]) -> Result<(), Error> {

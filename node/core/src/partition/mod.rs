@@ -15,6 +15,7 @@
 
 pub mod event;
 mod pending;
+mod rejoin;
 mod snapshot;
 
 use std::collections::VecDeque;
@@ -65,6 +66,7 @@ pub struct Partition {
     time: UnixNanos,
     hash_points: VecDeque<(u64, u64)>,
     snapshots: snapshot::Snapshots,
+    rejoin: Option<rejoin::Rejoin>,
     failed: Option<String>,
     completions: Vec<Completion>,
     ticks_as_leader: u64,
@@ -78,6 +80,8 @@ pub struct Start {
     pub snapshot: (u64, u64),
     pub hard_state: (u64, u64, u64),
     pub entries: Vec<bark_schema::message::LogEntry>,
+    /// It may have forgotten votes and entries it acknowledged.
+    pub rejoin: bool,
 }
 
 impl Partition {
@@ -85,11 +89,13 @@ impl Partition {
         id: PartitionId,
         node: NodeNumber,
         start: Start,
-        random: Random,
+        mut random: Random,
         now: Now,
     ) -> Result<Partition, consensus::Error> {
         let entries = start.entries.into_iter().map(consensus::library_entry).collect();
         let storage = GroupStorage::new(&start.replicas, start.hard_state, start.snapshot, entries);
+        let rejoin =
+            (start.rejoin && start.replicas.len() > 1).then(|| rejoin::Rejoin::new(random.next_u64()));
         let group = Group::new(id, node, storage, start.snapshot.0, random)?;
         let mut partition = Partition {
             id,
@@ -103,6 +109,7 @@ impl Partition {
             was_leader: false,
             hash_points: VecDeque::new(),
             snapshots: snapshot::Snapshots::new(now),
+            rejoin,
             failed: None,
             completions: Vec::new(),
             ticks_as_leader: 0,
@@ -261,7 +268,7 @@ impl Partition {
 
     pub fn tick(&mut self, now: Now) {
         self.guard(|partition| {
-            partition.group.tick();
+            partition.tick_group();
             partition.pending.ticks_since_round += 1;
             let unanswered = partition.pending.confirmed.0 < partition.pending.round;
             if partition.is_leader()
@@ -302,14 +309,20 @@ impl Partition {
             return;
         }
         self.guard(|partition| {
-            if let Err(error) = partition.group.step(consensus::from_raft_message(message)) {
+            if partition.step_rejoin(&message) {
+                return;
+            }
+            let Some(message) = consensus::from_raft_message(message) else {
+                return;
+            };
+            if let Err(error) = partition.group.step(message) {
                 tracing::debug!(partition = partition.id.0, %error, "a consensus message was not taken");
             }
         });
     }
 
     pub fn step_heartbeat(&mut self, heartbeat: Heartbeat) {
-        if heartbeat.to != self.group.node() || !self.replicas.contains(&heartbeat.from) {
+        if heartbeat.to != self.group.node() || !self.replicas.contains(&heartbeat.from) || self.is_asking() {
             return;
         }
         self.compare_hash(&heartbeat);
@@ -358,6 +371,7 @@ impl Partition {
                 partition.apply(now, entry, &mut again);
             }
             partition.group.applied(partition.applied.0);
+            partition.finish_rejoin();
             partition.serve_confirmed_reads(now, &mut again);
             if !again.is_empty() {
                 partition.submit_command(now, None, None, Command::KeyExpireDue { limit: EXPIRE_LIMIT });

@@ -121,7 +121,11 @@ impl Snapshots {
 impl Partition {
     /// A part of a snapshot came from the leader.
     pub fn snapshot_chunk(&mut self, chunk: SnapshotChunk) {
-        self.guard(|partition| partition.receive_chunk(chunk));
+        self.guard(|partition| {
+            if !partition.is_asking() {
+                partition.receive_chunk(chunk);
+            }
+        });
     }
 
     /// A replica acknowledged, or refused, a part.
@@ -376,7 +380,7 @@ impl Partition {
                     context: Bytes::new(),
                     priority: 0,
                 };
-                self.group.step(consensus::from_raft_message(message)).is_ok()
+                consensus::from_raft_message(message).is_some_and(|message| self.group.step(message).is_ok())
             }
             Err(error) => {
                 tracing::warn!(partition = self.id.0, %error, from = receiving.from.0, "a received snapshot is not whole");

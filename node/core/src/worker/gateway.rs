@@ -11,12 +11,14 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bark_schema::ids::{ClientId, InodeId, NodeNumber, PartitionId};
 use bark_schema::operation::{Command, Failure, NodeRequest, Query, Reply, Request, RequestId};
+use futures::FutureExt;
 
 use crate::random::Random;
 use crate::time::Now;
@@ -147,9 +149,14 @@ impl Gateway {
         &self.0
     }
 
-    /// Runs a coroutine on this worker.
+    /// Runs a coroutine on this worker. A panic ends it alone; a call it was to answer runs into its deadline.
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
-        self.0.executor.spawn(future).detach();
+        let contained = async move {
+            if AssertUnwindSafe(future).catch_unwind().await.is_err() {
+                tracing::error!("a coroutine panicked; the worker goes on without it");
+            }
+        };
+        self.0.executor.spawn(contained).detach();
     }
 
     /// The nodes this one can talk to, itself included.

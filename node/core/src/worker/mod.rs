@@ -20,6 +20,7 @@ pub mod event;
 pub mod gateway;
 mod lanes;
 mod router;
+mod space;
 mod upkeep;
 
 use std::cell::RefCell;
@@ -27,6 +28,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+pub use bark_schema::cluster_file::Durability;
 use bark_schema::ids::{NodeNumber, PartitionId};
 use bark_schema::message::{Heartbeat, PeerMessage, RaftMessage};
 use bark_schema::operation::{Failure, Reply};
@@ -51,16 +53,6 @@ const POLLS_PER_ROUND_MAX: u32 = 4096;
 /// Raft messages gathered into one frame, by size.
 const RAFT_FRAME_BYTES_MAX: usize = 1 << 20;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// Answered when a quorum has it on disk.
-    Disk,
-    /// Answered when a quorum has it in memory; on disk within 100 ms.
-    Memory,
-    /// No log at all; one node only.
-    None,
-}
-
 /// What a worker knows of its cluster, fixed at start.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
@@ -81,6 +73,11 @@ impl WorkerConfig {
         self.placement
             .get(usize::from(partition.0))
             .map_or(&[], Vec::as_slice)
+    }
+
+    /// Some partition has its only replica on this node.
+    pub fn has_only_copies(&self) -> bool {
+        self.placement.iter().any(|replicas| replicas[..] == [self.node])
     }
 
     pub fn worker_of(&self, partition: PartitionId) -> u16 {
@@ -138,6 +135,11 @@ impl Worker {
 
     pub fn gateway(&self) -> Gateway {
         self.gateway.clone()
+    }
+
+    /// Some partition here is not an ordinary voter yet; see `partition::rejoin`.
+    pub fn is_rejoining(&self) -> bool {
+        self.partitions.values().any(Partition::is_rejoining)
     }
 
     pub fn partitions(&self) -> impl Iterator<Item = &Partition> {

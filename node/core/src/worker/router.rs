@@ -132,6 +132,12 @@ impl Worker {
     }
 
     fn carry_out_here(&mut self, id: CallId) {
+        if let Some(call) = self.calls.get(id)
+            && let Some(failure) = self.refusal_for_space(&call.request)
+        {
+            self.complete(id, Err(failure));
+            return;
+        }
         let Some(call) = self.calls.get_mut(id) else {
             return;
         };

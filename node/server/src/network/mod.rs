@@ -21,10 +21,12 @@
 
 mod connection;
 mod limits;
+mod listen;
 mod thread;
 
 pub use limits::{ConnectionCount, raise_open_files_limit};
-pub use thread::{Listener, NetworkThread, Sockets, bind};
+pub use listen::{Listener, bind};
+pub use thread::{NetworkThread, Sockets};
 
 use std::time::Duration;
 
@@ -34,6 +36,8 @@ pub struct NetworkConfig {
     pub connections: ConnectionCount,
     pub outgoing_bytes_soft_max: usize,
     pub outgoing_bytes_max: usize,
+    /// How long the other side may take to accept a connection from here.
+    pub connect_timeout: Duration,
     /// How long a close may try to send what is left.
     pub flush_timeout: Duration,
 }

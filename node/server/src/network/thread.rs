@@ -3,15 +3,17 @@
 //! Invariants: see `network`; besides, the work of one turn is bounded by the constants below, so that no connection,
 //! listener or worker starves the others.
 
+mod opening;
+
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
 
 use super::connection::{Backlog, Connection, Phase, write_some};
+use super::listen::Listener;
 use super::{Error, NetworkConfig};
 use crate::pipeline::{
     CHUNK_SIZE_BYTES_MAX, CloseReason, ConnectionId, ConnectionKind, FromWorker, NetworkPort, ToWorker,
@@ -20,25 +22,9 @@ use crate::reactor::{EventWatcher, Interest, WatcherHandle};
 
 // 4 chunks = 64 KiB of one connection before the next one is read.
 const CHUNKS_PER_READ_MAX: usize = 4;
-const ACCEPTS_PER_TURN_MAX: usize = 64;
 const COMMANDS_PER_TURN_MAX: usize = 8192;
 // 256 buffers = 4 MiB kept for reuse; more go back to the allocator.
 const POOLED_BUFFERS_MAX: usize = 256;
-// EMFILE does not go away by itself: often enough to notice, seldom enough not to spin.
-const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
-
-/// A bound socket and what is spoken on it.
-#[derive(Debug)]
-pub struct Listener {
-    pub socket: mio::net::TcpListener,
-    pub kind: ConnectionKind,
-}
-
-/// Listens on `address`; port 0 takes a free one.
-pub fn bind(address: SocketAddr, kind: ConnectionKind) -> Result<Listener, Error> {
-    let socket = mio::net::TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
-    Ok(Listener { socket, kind })
-}
 
 /// A loop and its sockets; `run` it on a thread of its own.
 pub struct NetworkThread {
@@ -263,136 +249,7 @@ impl Sockets {
         }
     }
 
-    fn connect(
-        &mut self,
-        worker: usize,
-        address: SocketAddr,
-        kind: ConnectionKind,
-        token: u64,
-    ) -> io::Result<()> {
-        if !self.config.connections.try_enter() {
-            return Err(io::ErrorKind::QuotaExceeded.into());
-        }
-        let opened = mio::net::TcpStream::connect(address).and_then(|stream| {
-            let stream = TcpStream::from(OwnedFd::from(stream));
-            let watched = self
-                .handle
-                .watch(stream.as_raw_fd(), Interest::Write, on_connected);
-            watched.map_err(io::Error::other).map(|()| stream)
-        });
-        match opened {
-            Ok(stream) => {
-                let descriptor = stream.as_raw_fd();
-                let slot = self.occupy(worker as u16, kind, descriptor);
-                self.connections[slot as usize].phase = Phase::Connecting { stream, token };
-                Ok(())
-            }
-            Err(error) => {
-                self.config.connections.leave();
-                Err(error)
-            }
-        }
-    }
-
-    // ---- sockets --------------------------------------------------------------------------------------------------
-
-    fn accept_all(&mut self) {
-        for index in 0..self.listeners.len() {
-            for _ in 0..ACCEPTS_PER_TURN_MAX {
-                let worker = self.next_worker();
-                let state = &mut self.listeners[index];
-                if !state.is_ready || !self.port.has_room(usize::from(worker)) {
-                    break;
-                }
-                match state.listener.socket.accept() {
-                    Ok((stream, peer_address)) => {
-                        let kind = state.listener.kind;
-                        self.opened_count += 1;
-                        self.admit(TcpStream::from(OwnedFd::from(stream)), peer_address, kind, worker);
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => state.is_ready = false,
-                    Err(error) if is_of_one_connection(&error) => {}
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot accept connections, trying again");
-                        state.is_ready = false;
-                        self.handle
-                            .run_after(ACCEPT_RETRY_DELAY, move |sockets: &mut Sockets| {
-                                sockets.listeners[index].is_ready = true;
-                            });
-                    }
-                }
-            }
-        }
-    }
-
-    fn admit(&mut self, stream: TcpStream, peer_address: SocketAddr, kind: ConnectionKind, worker: u16) {
-        if !self.config.connections.try_enter() {
-            tracing::debug!(%peer_address, "refused: too many connections");
-            return;
-        }
-        let slot = self.occupy(worker, kind, stream.as_raw_fd());
-        self.begin(slot, stream, peer_address, None);
-    }
-
-    /// An accepted or connected socket becomes a connection its worker knows.
-    fn begin(&mut self, slot: u32, stream: TcpStream, peer_address: SocketAddr, token: Option<u64>) {
-        let descriptor = stream.as_raw_fd();
-        let id = self.id_of(slot);
-        let connection = &mut self.connections[slot as usize];
-        let (worker, kind) = (usize::from(connection.worker), connection.kind);
-        let no_delay = stream.set_nodelay(true);
-        connection.phase = Phase::Open { stream };
-        self.port.push(
-            worker,
-            ToWorker::Opened {
-                connection: id,
-                kind,
-                peer_address,
-                token,
-            },
-        );
-        let watched = self.handle.watch(descriptor, Interest::Read, on_readable);
-        if no_delay.is_err() || watched.is_err() {
-            self.close(slot, CloseReason::Failed(io::ErrorKind::Other));
-        }
-    }
-
-    fn finish_connecting(&mut self, slot: u32) {
-        let connection = &mut self.connections[slot as usize];
-        let worker = usize::from(connection.worker);
-        let (stream, token) = match std::mem::replace(&mut connection.phase, Phase::Free) {
-            Phase::Connecting { stream, token } => (stream, token),
-            other => {
-                connection.phase = other;
-                return;
-            }
-        };
-        let outcome = match stream.take_error() {
-            Ok(None) => stream.peer_addr(),
-            Ok(Some(error)) | Err(error) => Err(error),
-        };
-        match outcome {
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => {
-                connection.phase = Phase::Connecting { stream, token };
-            }
-            Err(error) => {
-                self.handle.unwatch_all(stream.as_raw_fd());
-                drop(stream);
-                self.port.push(
-                    worker,
-                    ToWorker::ConnectFailed {
-                        token,
-                        error: error.kind(),
-                    },
-                );
-                self.free(slot);
-            }
-            Ok(peer_address) => {
-                self.handle.unwatch_all(stream.as_raw_fd());
-                self.begin(slot, stream, peer_address, Some(token));
-            }
-        }
-    }
+    // ---- reading and writing --------------------------------------------------------------------------------------------------
 
     fn queue_read(&mut self, slot: u32) {
         let connection = &mut self.connections[slot as usize];
@@ -553,17 +410,6 @@ impl Sockets {
         let slot = *self.slot_of_descriptor.get(usize::try_from(descriptor).ok()?)?;
         (slot != u32::MAX).then_some(slot)
     }
-
-    /// The worker of the next accepted connection: splitmix64 of a running number.
-    fn next_worker(&self) -> u16 {
-        let mut hash = self
-            .opened_count
-            .wrapping_add(1)
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        hash ^= hash >> 27;
-        (hash % self.port.workers_count() as u64) as u16
-    }
 }
 
 fn on_readable(sockets: &mut Sockets, ready: crate::reactor::Readiness) {
@@ -581,24 +427,10 @@ fn on_writable(sockets: &mut Sockets, ready: crate::reactor::Readiness) {
     }
 }
 
-fn on_connected(sockets: &mut Sockets, ready: crate::reactor::Readiness) {
-    if let Some(slot) = sockets.slot_of_descriptor(ready.descriptor) {
-        sockets.finish_connecting(slot);
-    }
-}
-
 /// Keeps a buffer of the circulating size; others, as a large reply, go back to the allocator.
 fn recycle(buffers: &mut Vec<Vec<u8>>, mut bytes: Vec<u8>) {
     if bytes.capacity() == CHUNK_SIZE_BYTES_MAX && buffers.len() < POOLED_BUFFERS_MAX {
         bytes.clear();
         buffers.push(bytes);
     }
-}
-
-/// Errors of accept that belong to the connection that was not accepted, not to the listener.
-fn is_of_one_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
-    )
 }

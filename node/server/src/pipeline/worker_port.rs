@@ -159,6 +159,14 @@ impl WorkerPort {
         self.waker.flag.cancel_sleep();
     }
 
+    /// Rests although there may be work from the network, which is not to be taken now. Other threads still wake it.
+    pub fn rest(&mut self, wait: Duration) {
+        self.waker.thread.get_or_init(thread::current);
+        self.waker.flag.prepare_sleep();
+        thread::park_timeout(wait);
+        self.waker.flag.cancel_sleep();
+    }
+
     pub fn cancel_sleep(&mut self) {
         self.waker.flag.cancel_sleep();
     }

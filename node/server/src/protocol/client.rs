@@ -24,7 +24,7 @@ use bark_schema::message::{ClientMessage, ServerMessage};
 use bark_schema::operation::{Command, Failure, NodeRequest, Query, Refusal, Reply, Request};
 
 use super::frame_room::{self, Intake, Room};
-use super::{Close, Context, Protocol, Wire, login};
+use super::{Close, Context, Protocol, Wire, ends_connection, login};
 
 /// Requests under way on one connection.
 const CALLS_MAX: usize = 4096;
@@ -269,7 +269,8 @@ impl CompletionSink for Conversation {
             && let Some(itself) = self.itself.upgrade()
         {
             state.draining = true;
-            self.context.gateway.spawn(itself.drain());
+            let drained = ends_connection(self.wire.clone(), itself.drain());
+            self.context.gateway.spawn(drained);
         }
     }
 }

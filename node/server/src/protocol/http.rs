@@ -16,7 +16,7 @@ use bark_core::worker::gateway::{Gateway, Reach};
 use bark_schema::operation::{ClusterStatus, Failure, NodeRequest, Reply, Request};
 use serde_json::json;
 
-use super::{Close, Context, Protocol, Wire, counters};
+use super::{Close, Context, Protocol, Wire, counters, ends_connection};
 
 /// Longest header of a request.
 pub const HEADER_SIZE_MAX: usize = 8 * 1024;
@@ -264,7 +264,7 @@ impl Shared {
         let node = bark_schema::ids::NodeNumber(self.node);
         let request = Request::Node(NodeRequest::ClusterStatus);
         let answer = self.gateway.call(request, Reach::Node(node), deadline_us);
-        self.gateway.spawn(async move {
+        self.gateway.spawn(ends_connection(self.wire.clone(), async move {
             let result = answer.await;
             let response = match asked.path.as_str() {
                 "/metrics" => this.metrics(&result),
@@ -274,7 +274,7 @@ impl Shared {
             state.answering = false;
             this.respond(state, &asked, &response);
             this.advance(state);
-        });
+        }));
     }
 
     fn respond(&self, state: &mut State, asked: &Asked, response: &Response) {

@@ -19,12 +19,14 @@ pub mod resp;
 pub mod wire;
 
 use std::cell::RefCell;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bark_core::worker::event::Input;
 use bark_core::worker::gateway::Gateway;
 use bark_schema::operation::{Command, Failure, Namespace, Refusal, Request};
+use futures::FutureExt;
 
 use crate::pipeline::ConnectionKind;
 pub use wire::Wire;
@@ -53,6 +55,14 @@ pub fn open(kind: ConnectionKind, context: &Context, wire: Wire) -> Box<dyn Prot
         ConnectionKind::Capnp => Box::new(capnp_port::CapnpPort::new(context, wire)),
         ConnectionKind::Resp => Box::new(resp::RespConnection::new(context, wire)),
         ConnectionKind::Http => Box::new(http::HttpConnection::new(context, wire)),
+    }
+}
+
+/// Work of a connection as a coroutine: if it panics, the connection is closed and the worker goes on.
+pub async fn ends_connection(wire: Wire, work: impl Future<Output = ()>) {
+    if AssertUnwindSafe(work).catch_unwind().await.is_err() {
+        tracing::error!("a handler panicked: its connection is closed");
+        wire.close();
     }
 }
 
@@ -110,5 +120,25 @@ impl Settings {
             self.value_size_max
         );
         Err(Failure::refused(Refusal::FileTooLarge, sentence))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::{DirtyWires, WireId};
+
+    #[test]
+    fn a_panic_in_a_handler_closes_its_connection_and_nothing_else() {
+        // Goal: the caller of the coroutine sees it end like any other. Method: two connections, one handler panics.
+        let dirty = DirtyWires::default();
+        let wires = [1, 2].map(|id| Wire::new(WireId(id), dirty.clone()));
+        let work = ends_connection(wires[0].clone(), async { panic!("planted") });
+        assert_eq!(work.now_or_never(), Some(()));
+        assert_eq!(
+            ends_connection(wires[1].clone(), async {}).now_or_never(),
+            Some(())
+        );
+        assert_eq!(wires.each_ref().map(Wire::is_closing), [true, false]);
     }
 }

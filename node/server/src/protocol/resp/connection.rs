@@ -23,7 +23,7 @@ use super::command::{self, Action, Cluster, Session};
 use super::parse::Parser;
 use super::reply::{Answer, Version};
 use super::ring::Ring;
-use crate::protocol::{Close, Context, Protocol, Wire, counters};
+use crate::protocol::{Close, Context, Protocol, Wire, counters, ends_connection};
 
 pub const IN_FLIGHT_COMMANDS_MAX: usize = 16 * 1024;
 pub const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
@@ -251,12 +251,12 @@ impl Shared {
             Action::Task(task) => {
                 let token = state.ring.push_task();
                 let Some(this) = self.this.upgrade() else { return };
-                self.gateway.spawn(async move {
+                self.gateway.spawn(ends_connection(self.wire.clone(), async move {
                     let answer = task.await;
                     let state = &mut *this.state.borrow_mut();
                     state.ring.fill(token, answer);
                     this.answered(state);
-                });
+                }));
             }
         }
     }

@@ -5,7 +5,7 @@
 //! Invariants:
 //! - An error or a status is one line whatever text it carries.
 
-use bark_schema::operation::Failure;
+use bark_schema::operation::{Failure, Refusal};
 use bytes::Bytes;
 
 /// The version of the protocol a connection speaks.
@@ -64,6 +64,7 @@ impl Answer {
                 Answer::Error(format!("TRYAGAIN {failure}"))
             }
             Failure::Unknown(_) => Answer::Error(format!("UNKNOWN {failure}")),
+            Failure::Refused(Refusal::NoSpace, _) => Answer::Error(format!("OOM {failure}")),
             Failure::CrossPartition | Failure::TooLargeForInline | Failure::Refused(..) => {
                 Answer::error(failure.to_string())
             }
@@ -196,11 +197,9 @@ mod tests {
         // Goal: the prefix a client may act on, for each outcome.
         check_failure(Failure::Busy("no leader".to_string()), "TRYAGAIN ");
         check_failure(Failure::NotLeader { leader: None }, "TRYAGAIN ");
+        check_failure(Failure::refused(Refusal::NoSpace, "full"), "OOM ");
         check_failure(Failure::Unknown("the deadline passed".to_string()), "UNKNOWN ");
-        check_failure(
-            Failure::refused(bark_schema::operation::Refusal::NotInteger, "no"),
-            "ERR no",
-        );
+        check_failure(Failure::refused(Refusal::NotInteger, "no"), "ERR no");
     }
 
     fn check_failure(failure: Failure, prefix: &str) {

@@ -67,6 +67,7 @@ impl Node {
                 snapshot: (0, 0),
                 hard_state: (0, 0, 0),
                 entries: Vec::new(),
+                rejoin: false,
             };
             Partition::open(PartitionId(id), node, start, Random::new(u64::from(id)), now)
                 .expect("a partition opens")

@@ -108,6 +108,7 @@ impl SingleNode {
                 snapshot: (0, 0),
                 hard_state: (0, 0, 0),
                 entries: Vec::new(),
+                rejoin: false,
             };
             Partition::open(id, NODE, start, Random::new(u64::from(number) + 1), now).expect("opens")
         });
