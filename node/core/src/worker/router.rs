@@ -18,6 +18,9 @@ use super::gateway::{NO_SESSION, NewCall, Reach, Waiter};
 use crate::partition::event::CallId;
 use crate::request;
 
+/// Answers from here on travel with the blocks.
+const BULK_SIZE_MIN: usize = 32 << 10;
+
 impl Worker {
     pub(super) fn route_submitted(&mut self) -> bool {
         let mut any = false;
@@ -366,7 +369,7 @@ impl Worker {
             Waiter::Future(slot) => slot.borrow_mut().fill(result),
             Waiter::Sink { sink, token } => sink.complete(token, result),
             Waiter::Peer { node, id } => {
-                let bulk = matches!(result, Ok(Reply::Block(_)));
+                let bulk = result.as_ref().is_ok_and(is_bulk_reply);
                 let message = PeerMessage::Reply { id, result };
                 self.effects.push(Effect::Send {
                     to: node,
@@ -461,6 +464,21 @@ fn ends_attempt(request: &Request, result: &Result<Reply, Failure>) -> bool {
         command,
         Command::Prepare { .. } | Command::Decide { commit: true, .. }
     ) && matches!(result, Err(Failure::Locked { .. } | Failure::Busy(_)))
+}
+
+/// Large answers are kept out of the way of heartbeats. Answers have ids, so their order means nothing; requests of one
+/// client to one partition keep theirs, and therefore their connection.
+fn is_bulk_reply(reply: &Reply) -> bool {
+    match reply {
+        Reply::Block(_) => true,
+        Reply::Value(Some(value)) => value.value.len() >= BULK_SIZE_MIN,
+        Reply::Values(values) => values.iter().flatten().any(|value| value.len() >= BULK_SIZE_MIN),
+        Reply::Set {
+            previous: Some(previous),
+            ..
+        } => previous.len() >= BULK_SIZE_MIN,
+        _ => false,
+    }
 }
 
 fn is_bulk(request: &Request) -> bool {

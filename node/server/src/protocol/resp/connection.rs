@@ -9,8 +9,9 @@
 //! is that a pipeline of such commands runs one at a time.
 //!
 //! Invariants:
-//! - Beyond IN_FLIGHT_COMMANDS_MAX or IN_FLIGHT_BYTES_MAX nothing more is submitted; what came stays bytes
-//!   and the connection is not read.
+//! - Beyond IN_FLIGHT_COMMANDS_MAX, IN_FLIGHT_BYTES_MAX or what `Ring::len_max` allows for the size of its answers
+//!   nothing more is submitted; what came stays bytes and the connection is not read.
+//! - Answers are encoded while the client reads them; until then they are shared with the state.
 //! - After a protocol error, or QUIT, what was asked before is still answered, then the connection ends.
 
 use std::cell::RefCell;
@@ -29,6 +30,8 @@ pub const IN_FLIGHT_COMMANDS_MAX: usize = 16 * 1024;
 pub const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
 /// Bytes that may wait behind a full ring or a command that runs alone before reading is paused.
 const WAITING_BYTES_MAX: usize = 256 * 1024;
+/// Encoded answers that wait for the end of the turn, or for the client.
+const ENCODED_BYTES_MAX: usize = 1 << 20;
 
 /// The protocol object of one connection.
 pub struct RespConnection {
@@ -54,6 +57,8 @@ struct State {
     alone: bool,
     /// Commands wait in the parser's buffer.
     stalled: bool,
+    /// A coroutine waits until the client has read more.
+    draining: bool,
     /// No command is taken any more; the connection ends after the last answer.
     closing: bool,
     ended: bool,
@@ -78,6 +83,7 @@ impl RespConnection {
             deferred: None,
             alone: false,
             stalled: false,
+            draining: false,
             closing: false,
             ended: false,
         };
@@ -136,7 +142,7 @@ impl Shared {
     fn answered(&self, state: &mut State) {
         self.write_ready(state);
         // Half: so that a full ring is filled in large steps.
-        let room = state.ring.len() <= IN_FLIGHT_COMMANDS_MAX / 2
+        let room = state.ring.len() <= state.ring.len_max(IN_FLIGHT_COMMANDS_MAX) / 2
             && state.ring.awaited_bytes() <= IN_FLIGHT_BYTES_MAX / 2;
         if (state.stalled && room) || state.ended || state.closing {
             self.advance(state);
@@ -148,7 +154,7 @@ impl Shared {
         let mut count = 0;
         state.stalled = false;
         while !state.closing {
-            let full = state.ring.len() >= IN_FLIGHT_COMMANDS_MAX
+            let full = state.ring.len() >= state.ring.len_max(IN_FLIGHT_COMMANDS_MAX)
                 || state.ring.awaited_bytes() >= IN_FLIGHT_BYTES_MAX;
             if full || (state.alone && !state.ring.is_empty()) {
                 self.write_ready(state);
@@ -272,11 +278,36 @@ impl Shared {
         if !state.ring.front_is_ready() {
             return;
         }
-        let (ring, version) = (&mut state.ring, state.version);
-        self.wire.write_with(|out| {
-            while let Some(answer) = ring.pop_ready() {
-                answer.write(version, out);
+        if !self.wire.is_blocked() {
+            let (ring, version) = (&mut state.ring, state.version);
+            self.wire.write_with(|out| {
+                while out.len() < ENCODED_BYTES_MAX
+                    && let Some(answer) = ring.pop_ready()
+                {
+                    answer.write(version, out);
+                }
+            });
+        }
+        if state.ring.front_is_ready()
+            && !state.draining
+            && let Some(this) = self.this.upgrade()
+        {
+            state.draining = true;
+            let drained = ends_connection(self.wire.clone(), this.drain());
+            self.gateway.spawn(drained);
+        }
+    }
+
+    /// Goes on writing when the client has read what it was sent.
+    async fn drain(self: Rc<Shared>) {
+        while !self.wire.is_closing() {
+            self.wire.room(ENCODED_BYTES_MAX).await;
+            let state = &mut *self.state.borrow_mut();
+            self.answered(state);
+            if !state.ring.front_is_ready() {
+                state.draining = false;
+                return;
             }
-        });
+        }
     }
 }

@@ -41,6 +41,20 @@ impl Answer {
         Answer::Error(format!("ERR {}", sentence.as_ref()))
     }
 
+    /// What it holds in memory, for bounds.
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            Answer::Bulk(bytes) => bytes.len(),
+            Answer::Error(text) | Answer::Verbatim(text) => text.len(),
+            Answer::Array(items) | Answer::Set(items) => items.iter().map(Answer::size_bytes).sum(),
+            Answer::Map(pairs) => pairs
+                .iter()
+                .map(|(key, value)| key.size_bytes() + value.size_bytes())
+                .sum(),
+            Answer::Status(_) | Answer::Integer(_) | Answer::Null => 0,
+        }
+    }
+
     pub fn count(count: u64) -> Answer {
         Answer::Integer(i64::try_from(count).unwrap_or(i64::MAX))
     }

@@ -22,11 +22,17 @@ use super::reply::Answer;
 /// Partitions are fewer than 2^12 (cluster_file::PARTITIONS_MAX), so a part's index fits.
 const PART_BITS: u32 = 12;
 
-#[derive(Default)]
+/// Answers of one connection that are awaited or wait for its client to read, by their expected size.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// What an answer is taken for before any was seen: the first commands of a connection go out by the handful.
+const ANSWER_SIZE_FIRST: usize = 512 << 10;
+
 pub struct Ring {
     base: u64,
     slots: VecDeque<Slot>,
     awaited_bytes: usize,
+    /// What the next answers are expected to take: large ones are believed at once, small ones by and by.
+    answer_size: usize,
 }
 
 enum Slot {
@@ -50,7 +56,24 @@ struct Parts {
     size: usize,
 }
 
+impl Default for Ring {
+    fn default() -> Ring {
+        Ring {
+            base: 0,
+            slots: VecDeque::new(),
+            awaited_bytes: 0,
+            answer_size: ANSWER_SIZE_FIRST,
+        }
+    }
+}
+
 impl Ring {
+    /// Commands that may be in the ring. A client may ask for gigabytes in a few bytes and read nothing: nobody knows
+    /// how large an answer will be, so the last ones tell.
+    pub fn len_max(&self, at_most: usize) -> usize {
+        (ANSWER_BYTES_MAX / self.answer_size.max(1)).clamp(1, at_most)
+    }
+
     pub fn len(&self) -> usize {
         self.slots.len()
     }
@@ -102,8 +125,10 @@ impl Ring {
 
     /// A task's answer.
     pub fn fill(&mut self, token: u64, answer: Answer) {
+        let answer_size = answer.size_bytes();
         if let Some(slot @ Slot::Task) = self.slot(token) {
             *slot = Slot::Ready(answer);
+            self.expect(answer_size);
         }
     }
 
@@ -120,20 +145,27 @@ impl Ring {
             Slot::One { render, change, size } => {
                 let (change, size) = (*change, *size);
                 let answer = render.answer(result, now_ms);
+                let answer_size = answer.size_bytes();
                 *slot = Slot::Ready(answer);
                 self.awaited_bytes -= size;
+                self.expect(answer_size);
                 change
             }
             Slot::Parts(parts) => {
                 if let Some(answer) = parts.take(part, result) {
-                    let size = parts.size;
+                    let (size, answer_size) = (parts.size, answer.size_bytes());
                     *slot = Slot::Ready(answer);
                     self.awaited_bytes -= size;
+                    self.expect(answer_size);
                 }
                 None
             }
             Slot::Ready(_) | Slot::Task => None,
         }
+    }
+
+    fn expect(&mut self, answer_size: usize) {
+        self.answer_size = answer_size.max(self.answer_size - self.answer_size / 8);
     }
 
     /// The next answer, if it is there.
