@@ -338,7 +338,7 @@ mod tests {
         let file = with("", &format!("{NODE}{OTHER}")).expect("valid");
         assert_eq!((file.replicas, file.partitions, file.vnodes), (2, 16, 128));
         assert_eq!(file.durability, Durability::Disk);
-        assert_eq!(file.value_size_max, 64 * MIB);
+        assert_eq!(file.value_size_max, 32 * MIB);
         assert_eq!(file.node(NodeNumber(2)), file.node_by_id("b"));
         assert_eq!(file.node(NodeNumber(0)), None);
         assert_eq!(file.nodes[1].zone, "z");

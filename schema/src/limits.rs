@@ -8,9 +8,9 @@ pub const KEY_SIZE_MAX: usize = 64 * KIB;
 /// Longest value a cluster file may allow; a value travels in one frame and one log entry.
 /// One byte below 512 MiB: the length of a list in a Cap'n Proto pointer has 29 bits.
 pub const VALUE_SIZE_MAX: usize = 512 * MIB - 1;
-/// Longest value unless the cluster file says otherwise, in MiB: one entry of this size is replicated well within
-/// an election timeout at 1 GB/s, and its copies in a node's memory stay below half a GiB (DECISIONS 2026-11-21).
-pub const VALUE_SIZE_MAX_MIB_DEFAULT: u32 = 64;
+/// Longest value unless the cluster file says otherwise, in MiB. 32: the largest that was replicated on
+/// a busy machine without a change of leaders (DECISIONS 2026-11-21).
+pub const VALUE_SIZE_MAX_MIB_DEFAULT: u32 = 32;
 /// What a frame may hold beside the value in it: names, ids, the message around it.
 pub const FRAME_ENVELOPE_MAX: usize = MIB;
 /// Longest name of a directory entry, in bytes.

@@ -300,16 +300,36 @@ def at_once():
     check(send("DELETE", "/v1/files/at-once"), 204)
 
 
+def turned_away(stream):
+    """Whether the gateway closes this connection rather than answer on it."""
+    try:
+        stream.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        return not stream.recv(4096)
+    except OSError:
+        return True
+
+
 def crowd():
-    """Ten thousand who begin a request and say no more cost little and hold up nobody."""
+    """Twelve thousand who begin a request and say no more cost little and hold up nobody; more are turned away."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    count = min(10_000, limit - 100)
+    count = min(12_000, limit - 200)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     half_open = []
     for _ in range(count):
         stream = socket.create_connection(("127.0.0.1", PORT), timeout=30)
         stream.sendall(b"GET / HTTP/1.1\r\nHo")
         half_open.append(stream)
+    if count == 12_000:
+        one_more = socket.create_connection(("127.0.0.1", PORT), timeout=30)
+        half_open.append(one_more)
+        assert turned_away(one_more), "more connections than there is room for"
+    for stream in half_open[:100]:
+        stream.close()
+    deadline = time.monotonic() + 20
+    while turned_away(probe := socket.create_connection(("127.0.0.1", PORT), timeout=30)):
+        probe.close()
+        assert time.monotonic() < deadline, "no room although a hundred went away"
+    probe.close()
     check(send("PUT", "/v1/keys/crowd", b"x"), 204)
     assert send("GET", "/v1/keys/crowd").body == b"x"
     status = open(f"/proc/{GATEWAY}/status").read()

@@ -23,7 +23,7 @@ use bark_schema::limits::{FRAME_ENVELOPE_MAX, FRAME_SIZE_MAX, MIB};
 
 use super::Wire;
 
-/// Four values of the default limit.
+/// Eight values of the default limit.
 const ROOM_BYTES_MIN: usize = 256 * MIB;
 /// 64 MiB over a line of 5 Mbit/s.
 const FRAME_TIME_US: u64 = 120_000_000;
