@@ -4,6 +4,7 @@
 //! [`NAMES`]. It prints where it ran before what it measured, because a number without its machine is a rumour.
 
 mod origin;
+mod pipeline;
 mod queue;
 mod resp;
 
@@ -14,6 +15,10 @@ const NAMES: &[(&str, &str)] = &[
     (
         "queue",
         "hand-off between threads: ns per item and push-to-take latency",
+    ),
+    (
+        "pipeline",
+        "keys without sockets: queues and one owner beside shared maps, and a worker's whole turn",
     ),
     (
         "resp",
@@ -38,6 +43,8 @@ enum Benchmark {
     List,
     /// Hand-off between threads: ns per item and push-to-take latency
     Queue(queue::Arguments),
+    /// Keys without sockets: queues and one owner beside shared maps, and a worker's whole turn
+    Pipeline(pipeline::Arguments),
     /// Keys over sockets: one node and three beside Redis, memcached and etcd
     Resp(resp::Arguments),
 }
@@ -51,6 +58,7 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Benchmark::Queue(arguments) => queue::run(&arguments),
+        Benchmark::Pipeline(arguments) => pipeline::run(&arguments),
         Benchmark::Resp(arguments) => resp::run(&arguments),
     }
 }

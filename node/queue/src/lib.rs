@@ -11,7 +11,7 @@
 //! | --- | --- | --- |
 //! | [`spsc`] | one → one | network thread → worker, worker → worker |
 //! | [`notify`] | many → one | workers → network thread: one ring per worker and a mask of who has something |
-//! | [`mpsc`] | many → one | rare control messages from any thread |
+//! | [`mpsc`] | many → one | from any thread: log, disk, sibling workers; handles come and go |
 //! | [`sleep_flag`] | | at most one wake-up per batch and sleeper |
 //!
 //! The price: a mesh of rings reserves memory for every pair, and is in order per producer only, not between them.

@@ -126,54 +126,57 @@ fn mpsc_delivers_each_value_once_and_in_order_per_producer() {
 }
 
 #[test]
-fn mpsc_recycles_nodes_without_confusing_them() {
-    // Goal: a node given back is never used by two. Method: 3 nodes; two producers pop and push while the consumer
-    // returns magazines, so pops meet pops and returns. Loom's cells report any double use.
+fn mpsc_ring_goes_from_a_dropped_producer_to_the_next_in_order() {
+    // Goal: a ring leased again is written on where it ended, while the consumer reads it. Method: two rings; one
+    // producer pushes and leaves, another thread clones, which gets that ring, and pushes.
     check(|| {
-        let (mut first, mut consumer) = mpsc::channel(1, 2);
-        first.push(Arc::new(0)).unwrap();
+        let (first, mut consumer) = mpsc::channel(2, 2);
         let mut second = first.clone();
-        let writer = thread::spawn(move || (second.push(Arc::new(2)).is_ok(), second));
-        let taker = thread::spawn(move || {
-            let taken = usize::from(consumer.try_take().is_some());
-            (taken, consumer)
+        let leaver = thread::spawn(move || {
+            second.push(Arc::new(1)).unwrap();
+            drop(second);
+            let mut third = first.clone();
+            third.push(Arc::new(2)).unwrap();
         });
-        let mut pushed = 1;
-        pushed += usize::from(first.push(Arc::new(1)).is_ok());
-        pushed += usize::from(first.push(Arc::new(3)).is_ok());
-        let (second_pushed, _second) = writer.join().unwrap();
-        let (mut taken, mut consumer) = taker.join().unwrap();
-        pushed += usize::from(second_pushed);
-        while consumer.try_take().is_some() {
-            taken += 1;
-        }
-        assert_eq!(taken, pushed);
+        let mut taken = Vec::new();
+        taken.extend(consumer.try_take().map(|value| *value));
+        leaver.join().unwrap();
+        assert!(consumer.is_closed());
+        consumer.drain(8, |value| taken.push(*value));
+        assert_eq!(taken, [1, 2]);
     });
 }
 
 #[test]
-fn mpsc_push_to_empty_is_the_only_one_that_must_wake() {
-    // Goal: waking only on `was_empty` never leaves a sleeper with a value. Method: the consumer blocks when it finds
-    // nothing; loom reports a deadlock if a wake is missing.
+fn mpsc_with_a_sleep_flag_leaves_no_sleeper_with_a_value() {
+    // Goal: push, then ask the flag, never loses a wake-up. Method: the consumer blocks when it finds nothing; loom
+    // reports a deadlock if a wake is missing.
     check(|| {
         let (mut first, mut consumer) = mpsc::channel(2, 2);
         let mut second = first.clone();
+        let flag = SleepFlag::new();
         let token = Arc::new(WakeToken::default());
-        let push = |producer: &mut mpsc::Producer<u32>, token: &WakeToken| {
-            if producer.push(1).unwrap().was_empty {
+        let push = |producer: &mut mpsc::Producer<u32>, flag: &SleepFlag, token: &WakeToken| {
+            producer.push(1).unwrap();
+            if flag.must_wake() {
                 token.wake();
             }
         };
-        let writer_token = Arc::clone(&token);
-        let writer = thread::spawn(move || push(&mut second, &writer_token));
-        let other_token = Arc::clone(&token);
-        let other = thread::spawn(move || push(&mut first, &other_token));
+        let (writer_flag, writer_token) = (flag.clone(), Arc::clone(&token));
+        let writer = thread::spawn(move || push(&mut second, &writer_flag, &writer_token));
+        let (other_flag, other_token) = (flag.clone(), Arc::clone(&token));
+        let other = thread::spawn(move || push(&mut first, &other_flag, &other_token));
         let mut taken = 0;
         while taken < 2 {
-            match consumer.try_take() {
-                Some(_) => taken += 1,
-                None => token.block(),
+            if consumer.try_take().is_some() {
+                taken += 1;
+                continue;
             }
+            flag.prepare_sleep();
+            if consumer.is_empty() {
+                token.block();
+            }
+            flag.cancel_sleep();
         }
         writer.join().unwrap();
         other.join().unwrap();

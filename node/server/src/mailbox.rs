@@ -8,8 +8,8 @@ use bark_queue::mpsc;
 
 use crate::pipeline::WorkerWaker;
 
-/// Mails a mailbox holds; senders keep what does not fit and try again.
-const MAILS_MAX: usize = 16 * 1024;
+/// Mails a mailbox holds of each sender; senders keep what does not fit and try again.
+const MAILS_MAX: usize = 4 * 1024;
 
 #[derive(Debug)]
 pub enum Mail {
@@ -67,7 +67,7 @@ impl MailSender {
     pub fn flush(&mut self) -> bool {
         while let Some(mail) = self.overflow.pop_front() {
             match self.queue.push(mail) {
-                Ok(_) => {}
+                Ok(()) => {}
                 Err(full) => {
                     self.overflow.push_front(full.0);
                     break;

@@ -223,10 +223,12 @@ impl WorkerThread {
                 if let Some(open) = self.connections.get_mut(&connection) {
                     receive(open, &bytes);
                 }
-                self.parts.port.send(FromWorker::Recycle {
-                    network_thread: connection.network_thread,
-                    bytes,
-                });
+                if let Some(bytes) = self.dirty.keep_buffer(bytes) {
+                    self.parts.port.send(FromWorker::Recycle {
+                        network_thread: connection.network_thread,
+                        bytes,
+                    });
+                }
             }
             ToWorker::EndOfStream { connection } => {
                 if self.parts.peers.is_ours(connection) {

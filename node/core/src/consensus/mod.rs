@@ -236,15 +236,30 @@ impl Group {
     }
 
     /// Appends an entry and returns its index.
-    pub fn propose(&mut self, data: Vec<u8>) -> Result<u64, Error> {
+    pub fn propose(&mut self, data: Bytes) -> Result<u64, Error> {
         if self.role() != Role::Leader || self.raw.raft.lead_transferee.is_some() {
             return Err(Error::NotLeader);
         }
-        match self.raw.propose(Vec::new(), data) {
+        // What RawNode::propose does, with bytes that the caller may share.
+        let mut entry = eraftpb::Entry::default();
+        entry.data = data;
+        let mut message = eraftpb::Message::default();
+        message.set_msg_type(eraftpb::MessageType::MsgPropose);
+        message.from = u64::from(self.node.0);
+        message.set_entries(vec![entry].into());
+        match self.raw.raft.step(message) {
             Ok(()) => Ok(self.last_index()),
             Err(raft::Error::ProposalDropped) => Err(Error::Busy),
             Err(error) => Err(library(error)),
         }
+    }
+
+    /// The only voter, with an entry of its term committed: nobody else can lead, so reads need not ask. What
+    /// they must see is then everything up to the index returned.
+    pub fn leads_alone(&self) -> Option<u64> {
+        let raft = &self.raw.raft;
+        let alone = raft.prs().conf().voters().ids().len() == 1;
+        (alone && self.role() == Role::Leader && raft.commit_to_current_term()).then(|| self.commit_index())
     }
 
     /// Asks a quorum whether this is still the leader. `round` is never used twice.

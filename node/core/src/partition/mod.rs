@@ -5,15 +5,19 @@
 //! A turn: `submit_*` collects, [`Partition::flush`] proposes this turn's commands as one entry,
 //! [`Partition::collect`] takes what the group wants done, applies what was committed and answers.
 //!
-//! An entry's data is a run of (u32 little-endian length, encoded `Proposal`); empty data is a leader's
-//! first entry. The state numbers proposals by its own count, so versions are unique within an entry.
+//! An entry's data is a sequence of (u32 little-endian length, encoded `Proposal`), where a run of plain SETs may
+//! stand for a proposal ([`key_run`]); empty data is a leader's first entry. The state numbers commands by its own
+//! count, so versions are unique within an entry.
 //!
 //! Invariants:
 //! - snapshot index <= applied <= committed <= last index.
 //! - A reply to a command comes from applying it, never from proposing it.
 //! - A partition that failed answers nothing and votes for nothing until the node is restarted.
 
+mod apply;
 pub mod event;
+mod key_run;
+mod keys;
 mod pending;
 mod rejoin;
 mod snapshot;
@@ -30,12 +34,13 @@ use bark_schema::operation::{
 };
 use bytes::Bytes;
 
-use crate::consensus::{self, CommittedEntry, Group, GroupOutput, GroupStorage, Outgoing, Role};
+use crate::consensus::{self, Group, GroupOutput, GroupStorage, Outgoing, Role};
 use crate::random::Random;
 use crate::state::State;
 use crate::time::Now;
-use event::{CallId, Completion, Output};
-use pending::{Batch, Pending, Position, WaitingEntry, WaitingRead};
+use event::{CallId, Completion, Output, Returned};
+pub(crate) use key_run::plain_set;
+use pending::{Batch, Pending, Position, Read, WaitingEntry, WaitingRead};
 
 /// A batch that reached this size is proposed before the turn ends.
 const BATCH_SIZE_BYTES_MAX: usize = 1 << 20;
@@ -69,7 +74,11 @@ pub struct Partition {
     rejoin: Option<rejoin::Rejoin>,
     failed: Option<String>,
     completions: Vec<Completion>,
+    returned: Vec<Returned>,
+    ended_runs: Vec<RequestId>,
     ticks_as_leader: u64,
+    /// For the state's hash map; not replicated.
+    hash_seed: u64,
 }
 
 /// What a partition starts from: new, or recovered from snapshot and log.
@@ -96,6 +105,7 @@ impl Partition {
         let storage = GroupStorage::new(&start.replicas, start.hard_state, start.snapshot, entries);
         let rejoin =
             (start.rejoin && start.replicas.len() > 1).then(|| rejoin::Rejoin::new(random.next_u64()));
+        let hash_seed = random.clone().next_u64();
         let group = Group::new(id, node, storage, start.snapshot.0, random)?;
         let mut partition = Partition {
             id,
@@ -112,8 +122,12 @@ impl Partition {
             rejoin,
             failed: None,
             completions: Vec::new(),
+            returned: Vec::new(),
+            ended_runs: Vec::new(),
             ticks_as_leader: 0,
+            hash_seed,
         };
+        partition.state.set_hash_seed(hash_seed);
         if partition.replicas.len() == 1 {
             partition.group.campaign()?;
         }
@@ -229,11 +243,12 @@ impl Partition {
             self.propose_batch();
         }
         let batch = &mut self.pending.batch;
+        batch.seal_run();
         batch
             .data
             .extend_from_slice(&(encoded.len() as u32).to_le_bytes());
         batch.data.extend_from_slice(&encoded);
-        batch.calls.push(call);
+        batch.calls.push(call.into());
     }
 
     /// Takes a read; it sees every command submitted before it and none after.
@@ -242,6 +257,11 @@ impl Partition {
             self.refuse_not_leader(Some(call));
             return;
         }
+        self.push_read(Read::Query { call, query });
+    }
+
+    /// Pins a read to its place behind everything submitted so far.
+    fn push_read(&mut self, read: Read) {
         let position = Position {
             entry: self.group.last_index() + 1,
             command: self.pending.batch.calls.len(),
@@ -251,8 +271,7 @@ impl Partition {
         self.pending.reads.push_back(WaitingRead {
             position,
             round,
-            call,
-            query,
+            read,
         });
     }
 
@@ -270,6 +289,7 @@ impl Partition {
         self.guard(|partition| {
             partition.tick_group();
             partition.pending.ticks_since_round += 1;
+            partition.return_expired(now);
             let unanswered = partition.pending.confirmed.0 < partition.pending.round;
             if partition.is_leader()
                 && unanswered
@@ -376,7 +396,7 @@ impl Partition {
             if !again.is_empty() {
                 partition.submit_command(now, None, None, Command::KeyExpireDue { limit: EXPIRE_LIMIT });
                 for read in again {
-                    partition.submit_query(read.call, read.query);
+                    partition.push_read(read);
                 }
                 partition.flush();
             }
@@ -387,6 +407,9 @@ impl Partition {
             partition.group_output = group_output;
         });
         output.completions.append(&mut self.completions);
+        output.returned.append(&mut self.returned);
+        let ended = self.ended_runs.drain(..).map(|first| (self.id, first));
+        output.ended_runs.extend(ended);
     }
 
     /// Whether [`Partition::flush`] or [`Partition::collect`] have something to do at once.
@@ -395,18 +418,30 @@ impl Partition {
     }
 
     fn propose_batch(&mut self) {
-        let Batch { data, calls } = std::mem::take(&mut self.pending.batch);
-        if calls.is_empty() {
+        let mut batch = std::mem::take(&mut self.pending.batch);
+        if batch.calls.is_empty() {
             return;
         }
+        batch.seal_run();
+        let Batch {
+            data,
+            calls,
+            deadline_us,
+            ..
+        } = batch;
+        let data = Bytes::from(data);
         let index_expected = self.group.last_index() + 1;
+        let entry = WaitingEntry {
+            index: index_expected,
+            term: self.group.term(),
+            calls,
+            data: data.clone(),
+            deadline_us,
+        };
         match self.group.propose(data) {
             Ok(index) => {
                 assert_eq!(index, index_expected, "an entry takes the next index");
-                let term = self.group.term();
-                self.pending
-                    .waiting
-                    .push_back(WaitingEntry { index, term, calls });
+                self.pending.waiting.push_back(entry);
             }
             Err(error) => {
                 let failure = match error {
@@ -415,12 +450,7 @@ impl Partition {
                     },
                     other => Failure::Busy(other.to_string()),
                 };
-                for call in calls.into_iter().flatten() {
-                    self.completions.push(Completion {
-                        call,
-                        result: Err(failure.clone()),
-                    });
-                }
+                self.give_up(entry, &failure);
                 // Reads placed inside the refused entry move to just before it: no command lies between.
                 for read in self.pending.reads.iter_mut().rev() {
                     if read.position.entry < index_expected {
@@ -437,124 +467,20 @@ impl Partition {
         self.pending.reads_unasked = false;
         self.pending.ticks_since_round = 0;
         let round = self.pending.round;
-        self.group.read_index(round);
-    }
-
-    fn apply(&mut self, now: Now, entry: CommittedEntry, again: &mut Vec<WaitingRead>) {
-        assert_eq!(
-            entry.index,
-            self.applied.0 + 1,
-            "entries are applied in order, each once"
-        );
-        let mut lost = Vec::new();
-        let calls = self.pending.take_entry(entry.index, entry.term, &mut lost);
-        for call in lost {
-            // Another leader's entry took its place: it was certainly not applied.
-            let leader = self.leader();
-            self.completions.push(Completion {
-                call,
-                result: Err(Failure::NotLeader { leader }),
-            });
-        }
-        let own_term = self.is_leader() && entry.term == self.group.term();
-        let mut data = entry.data;
-        if data.is_empty() {
-            self.state.apply_empty(self.state.applied() + 1);
-        }
-        let mut command = 0;
-        while !data.is_empty() {
-            if own_term {
-                self.serve_reads(
-                    now,
-                    Position {
-                        entry: entry.index,
-                        command,
-                    },
-                    |_| true,
-                    again,
-                );
-            }
-            let proposal = match next_proposal(&mut data) {
-                Ok(proposal) => proposal,
-                Err(reason) => {
-                    self.fail(format!("entry {} cannot be read: {reason}", entry.index));
-                    return;
-                }
-            };
-            self.time = self.time.max(proposal.time);
-            let result = self.state.apply(self.state.applied() + 1, &proposal);
-            if let Some(Some(call)) = calls.get(command) {
-                self.completions.push(Completion { call: *call, result });
-            }
-            command += 1;
-        }
-        self.applied = (entry.index, entry.term);
-        if own_term {
-            // Reads that arrived before this entry was proposed are confirmed by its commit.
-            let position = Position {
-                entry: entry.index,
-                command: usize::MAX,
-            };
-            self.serve_reads(now, position, |_| true, again);
-        }
-        if entry.index.is_multiple_of(HASH_INTERVAL_ENTRIES) {
-            if self.hash_points.len() == HASH_POINTS_MAX {
-                self.hash_points.pop_front();
-            }
-            self.hash_points.push_back((entry.index, self.state.hash()));
-        }
-    }
-
-    fn serve_confirmed_reads(&mut self, now: Now, again: &mut Vec<WaitingRead>) {
-        let (round, index) = self.pending.confirmed;
-        if self.applied.0 >= index {
-            let position = Position {
-                entry: self.applied.0 + 1,
-                command: 0,
-            };
-            self.serve_reads(now, position, |read| read.round <= round, again);
-        }
-    }
-
-    fn serve_reads(
-        &mut self,
-        now: Now,
-        position: Position,
-        confirmed: impl Fn(&WaitingRead) -> bool,
-        again: &mut Vec<WaitingRead>,
-    ) {
-        while let Some(read) = self.pending.next_read(position, &confirmed) {
-            if self.state.query_meets_expired(now.unix_ms(), &read.query) {
-                // It must not be seen any more, and its end must be in the log before anyone is told.
-                again.push(read);
-                continue;
-            }
-            let result = match read.query {
-                Query::PartitionStatus => Ok(Reply::Partition(self.status())),
-                ref query => self.state.query(now.unix_ms(), query),
-            };
-            self.completions.push(Completion {
-                call: read.call,
-                result,
-            });
+        match self.group.leads_alone() {
+            Some(index) => self.pending.confirmed = (round, index),
+            None => self.group.read_index(round),
         }
     }
 
     fn notice_role(&mut self) {
         let leads = self.group.role() == Role::Leader;
         if self.was_leader && !leads {
-            let (commands, reads) = self.pending.take_all();
             let leader = self.leader();
-            for call in commands {
-                let result = Err(Failure::Unknown("the partition's leader changed".to_string()));
-                self.completions.push(Completion { call, result });
-            }
-            for call in reads {
-                self.completions.push(Completion {
-                    call,
-                    result: Err(Failure::NotLeader { leader }),
-                });
-            }
+            self.give_up_all(
+                &Failure::Unknown("the partition's leader changed".to_string()),
+                &Failure::NotLeader { leader },
+            );
             self.snapshots.stop_sending();
         }
         self.was_leader = leads;
@@ -608,14 +534,8 @@ impl Partition {
             reason,
             "the partition is out of service on this node; replace its copy"
         );
-        let (commands, reads) = self.pending.take_all();
-        for call in commands.into_iter().chain(reads) {
-            let result = Err(Failure::refused(
-                Refusal::Internal,
-                format!("{} failed: {reason}", self.id),
-            ));
-            self.completions.push(Completion { call, result });
-        }
+        let failure = Failure::refused(Refusal::Internal, format!("{} failed: {reason}", self.id));
+        self.give_up_all(&failure, &failure);
         self.failed = Some(reason);
     }
 
@@ -633,18 +553,4 @@ impl Partition {
             self.fail(reason);
         }
     }
-}
-
-/// Splits the first proposal off an entry's data.
-fn next_proposal(data: &mut Bytes) -> Result<Proposal, String> {
-    let header: [u8; 4] = data
-        .get(..4)
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or("cut in a length".to_string())?;
-    let length = u32::from_le_bytes(header) as usize;
-    if data.len() < 4 + length {
-        return Err("cut in a proposal".to_string());
-    }
-    let _ = data.split_to(4);
-    codec::decode_proposal(&data.split_to(length)).map_err(|error| error.to_string())
 }

@@ -14,8 +14,10 @@
 use std::collections::VecDeque;
 
 use bark_schema::operation::Query;
+use bytes::Bytes;
 
-use super::event::CallId;
+use super::event::{Asker, CallId, KeyAsker};
+use super::key_run::OpenRun;
 
 /// A place in the order of commands: before command `command` of entry `entry`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,22 +29,89 @@ pub struct Position {
 pub struct WaitingRead {
     pub position: Position,
     pub round: u64,
-    pub call: CallId,
-    pub query: Query,
+    pub read: Read,
+}
+
+/// What is asked, by whom.
+pub enum Read {
+    Query {
+        call: CallId,
+        query: Query,
+    },
+    Key {
+        asker: KeyAsker,
+        key: ReadKey,
+        deadline_us: u64,
+    },
+}
+
+impl Read {
+    /// The key, if it reads just one.
+    pub fn key(&self) -> Option<&[u8]> {
+        match self {
+            Read::Key { key, .. } => Some(key.bytes()),
+            Read::Query { .. } => None,
+        }
+    }
+}
+
+/// Longest key that needs no memory of its own while its read waits.
+const INLINE_KEY_SIZE: usize = 30;
+
+/// The key of a waiting read.
+pub enum ReadKey {
+    Inline(u8, [u8; INLINE_KEY_SIZE]),
+    Heap(Box<[u8]>),
+}
+
+impl ReadKey {
+    pub fn new(key: &[u8]) -> ReadKey {
+        let mut bytes = [0; INLINE_KEY_SIZE];
+        match bytes.get_mut(..key.len()) {
+            Some(room) => {
+                room.copy_from_slice(key);
+                ReadKey::Inline(key.len() as u8, bytes)
+            }
+            None => ReadKey::Heap(key.into()),
+        }
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            ReadKey::Inline(size, bytes) => &bytes[..usize::from(*size)],
+            ReadKey::Heap(bytes) => bytes,
+        }
+    }
 }
 
 pub struct WaitingEntry {
     pub index: u64,
     pub term: u64,
-    /// Who asked for each command in the entry; None for the partition's own.
-    pub calls: Vec<Option<CallId>>,
+    /// Who asked for each command in the entry.
+    pub calls: Vec<Asker>,
+    /// The entry's own bytes, to make calls of SETs that cannot be answered.
+    pub data: Bytes,
+    /// When its SETs become calls that end without an answer.
+    pub deadline_us: u64,
 }
 
 /// The commands of this turn that are not proposed yet.
 #[derive(Default)]
 pub struct Batch {
     pub data: Vec<u8>,
-    pub calls: Vec<Option<CallId>>,
+    pub calls: Vec<Asker>,
+    /// The run at the end of `data`, while SETs may join it.
+    pub run: Option<OpenRun>,
+    pub deadline_us: u64,
+}
+
+impl Batch {
+    /// What comes next stands outside the run.
+    pub fn seal_run(&mut self) {
+        if let Some(run) = self.run.take() {
+            run.seal(&mut self.data);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -60,22 +129,21 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// The calls answered by entry `index` of `term`; those of entries that were overwritten are returned
-    /// in `lost`.
-    pub fn take_entry(&mut self, index: u64, term: u64, lost: &mut Vec<CallId>) -> Vec<Option<CallId>> {
-        while let Some(first) = self.waiting.front() {
-            if first.index > index {
-                break;
-            }
-            let Some(entry) = self.waiting.pop_front() else {
-                break;
-            };
+    /// The entry of this node at `index`, if it is the one of `term`; entries that were overwritten are added
+    /// to `lost`.
+    pub fn take_entry(
+        &mut self,
+        index: u64,
+        term: u64,
+        lost: &mut Vec<WaitingEntry>,
+    ) -> Option<WaitingEntry> {
+        while let Some(entry) = self.waiting.pop_front_if(|first| first.index <= index) {
             if entry.index == index && entry.term == term {
-                return entry.calls;
+                return Some(entry);
             }
-            lost.extend(entry.calls.into_iter().flatten());
+            lost.push(entry);
         }
-        Vec::new()
+        None
     }
 
     /// The next read if its position is at or before `position` and `confirmed` holds for it.
@@ -91,16 +159,14 @@ impl Pending {
         None
     }
 
-    /// Everything that waits, on losing leadership: (commands, reads).
-    pub fn take_all(&mut self) -> (Vec<CallId>, Vec<CallId>) {
-        let mut commands: Vec<CallId> = self
-            .waiting
-            .drain(..)
-            .flat_map(|entry| entry.calls.into_iter().flatten())
-            .collect();
-        commands.extend(std::mem::take(&mut self.batch).calls.into_iter().flatten());
-        let reads = self.reads.drain(..).map(|read| read.call).collect();
+    /// Everything that waits, on losing leadership: entries, the commands not proposed yet, reads.
+    pub fn take_all(&mut self) -> (Vec<WaitingEntry>, Batch, Vec<WaitingRead>) {
         self.reads_unasked = false;
-        (commands, reads)
+        let reads = self.reads.drain(..).collect();
+        (
+            self.waiting.drain(..).collect(),
+            std::mem::take(&mut self.batch),
+            reads,
+        )
     }
 }

@@ -232,6 +232,7 @@ impl Partition {
         match self.snapshots.loaded.take() {
             Some((index, state)) if index == metadata.index => {
                 self.state = state;
+                self.state.set_hash_seed(self.hash_seed);
                 self.applied = (metadata.index, metadata.term);
                 self.time = self.time.max(self.state.time());
                 self.hash_points.clear();

@@ -187,7 +187,7 @@ impl Row for bool {
     }
 }
 
-fn encode_bytes<S: Sink>(bytes: &[u8], sink: &mut S) {
+pub(super) fn encode_bytes<S: Sink>(bytes: &[u8], sink: &mut S) {
     let size = u32::try_from(bytes.len()).expect("limits keep every byte string below 4 GiB");
     size.encode(sink);
     sink.put(bytes);

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use super::State;
 use super::codec::row_struct;
 use super::lock::LockKey;
+use crate::partition::event::FoundKey;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct KeyRow {
@@ -26,6 +27,17 @@ row_struct!(KeyRow {
     version,
     expires
 });
+
+/// Keys touched at once: more than the processor's load buffers can overlap gains nothing.
+pub const TOUCHED_KEYS_MAX: usize = 16;
+
+/// What a read of one key meets.
+pub enum KeyFound<'a> {
+    Value(Option<FoundKey<'a>>),
+    /// Due but still here: its end must be in the log before anybody is told.
+    Expired,
+    Locked(Failure),
+}
 
 /// Values up to this size are copied out of the entry they came in, so that a small value does not keep
 /// a batch of entries in memory.
@@ -55,6 +67,36 @@ pub(crate) fn check_value(value: &[u8]) -> Result<(), Failure> {
 }
 
 impl State {
+    /// Brings what a look at these keys needs into the cache. The looks are independent of each other, so the
+    /// processor has their misses under way at the same time; one after the other they cost several times more.
+    pub fn touch_keys<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) {
+        let mut rows = [None; TOUCHED_KEYS_MAX];
+        for (row, key) in rows.iter_mut().zip(keys) {
+            *row = self.keys.get(key);
+        }
+        for row in rows.into_iter().flatten() {
+            std::hint::black_box(row.value.first());
+        }
+    }
+
+    /// One key as a read at `now_ms` finds it.
+    pub fn read_key(&self, now_ms: UnixMillis, key: &[u8]) -> KeyFound<'_> {
+        let found = self.keys.get(key);
+        if found.is_some_and(|row| row.is_due(now_ms)) {
+            return KeyFound::Expired;
+        }
+        if self.locks.len() > 0
+            && let Err(failure) = self.check_unlocked(&LockKey::key(key))
+        {
+            return KeyFound::Locked(failure);
+        }
+        KeyFound::Value(found.map(|row| FoundKey {
+            value: &row.value,
+            version: row.version,
+            expires: row.expires,
+        }))
+    }
+
     /// The key as of `now_ms`.
     pub(crate) fn live_key(&self, key: &[u8], now_ms: UnixMillis) -> Option<&KeyRow> {
         self.keys.get(key).filter(|row| !row.is_due(now_ms))
@@ -170,21 +212,22 @@ impl State {
         } else {
             value
         };
-        let key: Box<[u8]> = key.into();
-        if let Some(old) = self.keys.get(&key).and_then(|row| row.expires) {
-            self.expiries.remove(&(old, key.clone()));
+        self.place_key(key, value, expires);
+    }
+
+    /// As [`State::put_key`], with a value that is already a copy of its own.
+    pub(super) fn place_key(&mut self, key: &[u8], value: Bytes, expires: Option<UnixMillis>) {
+        let row = KeyRow {
+            value,
+            version: self.applied,
+            expires,
+        };
+        if let Some(old) = self.keys.insert(key, row) {
+            self.expiries.remove(&(old, key.into()));
         }
         if let Some(expires) = expires {
-            self.expiries.insert((expires, key.clone()), ());
+            self.expiries.insert((expires, key.into()), ());
         }
-        self.keys.insert(
-            key,
-            KeyRow {
-                value,
-                version: self.applied,
-                expires,
-            },
-        );
     }
 
     pub(super) fn drop_key(&mut self, key: &[u8]) {

@@ -19,6 +19,8 @@ mod dentry;
 mod extent;
 mod inode;
 mod key;
+mod key_run;
+mod key_table;
 mod lock;
 mod query;
 mod rename;
@@ -37,7 +39,8 @@ use bark_schema::operation::{Command, Failure, Proposal, Reply, UnixMillis, Unix
 use dentry::{Dentry, DentryKey};
 use extent::{BlockRow, ExtentRow, GarbageRow};
 use inode::Inode;
-use key::KeyRow;
+pub use key::{KeyFound, TOUCHED_KEYS_MAX};
+use key_table::KeyTable;
 use lock::LockKey;
 use session::{Retiree, SessionRow};
 use snapshot::Snapshot;
@@ -69,7 +72,7 @@ pub struct State {
     file_bytes: u64,
     snapshot: Option<Snapshot>,
 
-    keys: Table<Box<[u8]>, KeyRow>,
+    keys: KeyTable,
     expiries: Table<(UnixMillis, Box<[u8]>), ()>,
     inodes: Table<InodeId, Inode>,
     dentries: Table<DentryKey, Dentry>,
@@ -124,7 +127,7 @@ impl State {
             inode_counter_next: 1,
             file_bytes: 0,
             snapshot: None,
-            keys: Table::new(1),
+            keys: KeyTable::new(1),
             expiries: Table::new(2),
             inodes: Table::new(3),
             dentries: Table::new(4),
@@ -143,6 +146,11 @@ impl State {
 
     pub fn partition(&self) -> PartitionId {
         self.partition
+    }
+
+    /// For the hash map of the keys; nothing that replicas compare depends on it.
+    pub fn set_hash_seed(&mut self, seed: u64) {
+        self.keys.set_hash_seed(seed);
     }
 
     pub fn partition_count(&self) -> u16 {

@@ -126,7 +126,7 @@ impl State {
         } else {
             start
         };
-        let in_prefix = self.keys.range::<[u8], _>((start, Bound::Unbounded));
+        let in_prefix = self.keys.range(start);
         let live = in_prefix
             .take_while(|(key, _)| key.starts_with(prefix))
             .filter(|row| !row.1.is_due(now_ms));

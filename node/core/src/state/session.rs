@@ -9,7 +9,7 @@
 //! that was used meanwhile only puts it back.
 //!
 //! Invariants:
-//! - A client's row counts its rows in `replies`, and none of them is below its `acknowledged_below`.
+//! - A client's row counts its rows in `replies`, and none of them ends below its `acknowledged_below`.
 //! - Each client and each marker has exactly one row in `retirements`.
 //! - A client is forgotten no earlier than RETENTION after its last change, oldest replies first; while
 //!   that goes on, a request whose reply is gone is refused, never applied again.
@@ -18,6 +18,7 @@ use bark_schema::ids::{ClientId, TransactionId};
 use bark_schema::operation::{Failure, Refusal, Reply, RequestId, UnixNanos};
 
 use super::codec::{Reader, Row, Sink, row_struct};
+use super::key_run::{RunReply, sequences_in};
 use super::reply::{decode_result, encode_result};
 use super::transaction::TombstoneKind;
 use super::{Error, State};
@@ -58,12 +59,25 @@ impl State {
             return None;
         }
         if let Some(bytes) = self.replies.get(&(id.client, id.sequence)) {
+            if let Some(run) = RunReply::read(bytes) {
+                return Some(Ok(run.reply(0)));
+            }
             return Some(decode_result(&mut Reader::new(bytes)).unwrap_or_else(|_| {
                 Err(Failure::refused(
                     Refusal::Internal,
                     "a recorded reply cannot be read",
                 ))
             }));
+        }
+        let before = self
+            .replies
+            .range((id.client, 0)..(id.client, id.sequence))
+            .next_back();
+        if let Some(((_, first), row)) = before
+            && let Some(run) = RunReply::read(row)
+            && id.sequence - first < u64::from(run.count)
+        {
+            return Some(Ok(run.reply(id.sequence - first)));
         }
         let session = self.sessions.get(&id.client)?;
         (id.sequence < session.acknowledged_below).then(|| {
@@ -108,9 +122,19 @@ impl State {
         acknowledged_below: u64,
         result: &Result<Reply, Failure>,
     ) {
-        let Some(bytes) = encode_result(result) else {
-            return;
-        };
+        if let Some(bytes) = encode_result(result) {
+            self.record_row(client, sequence, acknowledged_below, bytes);
+        }
+    }
+
+    /// Keeps an encoded answer, or several in one row.
+    pub(super) fn record_row(
+        &mut self,
+        client: ClientId,
+        sequence: u64,
+        acknowledged_below: u64,
+        row: Box<[u8]>,
+    ) {
         let time = self.time;
         let known = self.sessions.get(&client).cloned();
         let mut session = known.clone().unwrap_or(SessionRow {
@@ -125,20 +149,24 @@ impl State {
             session.acknowledged_below = acknowledged_below;
             session.replies -= self.drop_replies(client, acknowledged_below, usize::MAX).0;
         }
-        self.replies.insert((client, sequence), bytes);
+        self.replies.insert((client, sequence), row);
         session.replies += 1;
         session.last_used = time;
         self.sessions.insert(client, session);
     }
 
-    /// Drops up to `limit` replies with a sequence below `below`. Returns how many and the last one.
+    /// Drops up to `limit` rows that end below `below`. Returns how many and the sequence after the last one.
     fn drop_replies(&mut self, client: ClientId, below: u64, limit: usize) -> (u32, Option<u64>) {
         let range = self.replies.range((client, 0)..(client, below));
-        let sequences: Vec<u64> = range.take(limit).map(|((_, sequence), _)| *sequence).collect();
-        for sequence in &sequences {
+        let rows: Vec<(u64, u64)> = range
+            .map(|((_, sequence), row)| (*sequence, sequence.saturating_add(sequences_in(row))))
+            .take_while(|(_, end)| *end <= below)
+            .take(limit)
+            .collect();
+        for (sequence, _) in &rows {
             self.replies.remove(&(client, *sequence));
         }
-        (sequences.len() as u32, sequences.last().copied())
+        (rows.len() as u32, rows.last().map(|(_, end)| *end))
     }
 
     /// Forgets what was last used too long ago; a bounded number of rows.
@@ -176,10 +204,10 @@ impl State {
             self.retirements.insert((session.last_used, retiree), ());
             return true;
         }
-        let (dropped, last) = self.drop_replies(client, u64::MAX, REPLIES_DROPPED_PER_ENTRY_MAX);
+        let (dropped, end) = self.drop_replies(client, u64::MAX, REPLIES_DROPPED_PER_ENTRY_MAX);
         session.replies -= dropped;
-        if let Some(last) = last {
-            session.acknowledged_below = session.acknowledged_below.max(last.saturating_add(1));
+        if let Some(end) = end {
+            session.acknowledged_below = session.acknowledged_below.max(end);
         }
         let is_empty = session.replies == 0;
         if is_empty {

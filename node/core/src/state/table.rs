@@ -27,7 +27,7 @@ pub(crate) struct Table<K, V> {
 }
 
 /// A snapshot in progress.
-struct Capture<K, V> {
+pub(super) struct Capture<K, V> {
     /// The last key emitted.
     emitted: Option<K>,
     /// Old rows of keys changed since; None where there was no row.
@@ -136,10 +136,7 @@ impl<K: Row + Ord + Clone, V: Row + Clone> Table<K, V> {
 
     /// From here on the rows as they are now can be drawn with [`Table::emit`].
     pub(crate) fn begin_capture(&mut self) {
-        self.capture = Some(Capture {
-            emitted: None,
-            saved: BTreeMap::new(),
-        });
+        self.capture = Some(Capture::default());
     }
 
     pub(crate) fn end_capture(&mut self) {
@@ -152,44 +149,8 @@ impl<K: Row + Ord + Clone, V: Row + Clone> Table<K, V> {
         let Some(capture) = &mut self.capture else {
             return 0;
         };
-        let after = match &capture.emitted {
-            Some(key) => Bound::Excluded(key.clone()),
-            None => Bound::Unbounded,
-        };
-        let mut rows = self.rows.range((after, Bound::Unbounded)).peekable();
-        let mut last = None;
-        let mut count = 0;
-        while out.len() < size_bytes_target {
-            // The next key is the smaller of the two; the saved row is the older truth about a key in both.
-            let saved_is_next = match (capture.saved.first_key_value(), rows.peek()) {
-                (None, None) => break,
-                (Some(_), None) => true,
-                (None, Some(_)) => false,
-                (Some((saved, _)), Some((live, _))) => saved <= *live,
-            };
-            if saved_is_next {
-                let Some((key, value)) = capture.saved.pop_first() else {
-                    break;
-                };
-                rows.next_if(|(live, _)| **live == key);
-                if let Some(value) = value {
-                    key.encode(out);
-                    value.encode(out);
-                    count += 1;
-                }
-                last = Some(key);
-            } else {
-                let Some((key, value)) = rows.next() else { break };
-                key.encode(out);
-                value.encode(out);
-                count += 1;
-                last = Some(key.clone());
-            }
-        }
-        if last.is_some() {
-            capture.emitted = last;
-        }
-        count
+        let after = capture.emitted();
+        capture.emit(self.rows.range((after, Bound::Unbounded)), out, size_bytes_target)
     }
 
     /// Reads one row of a snapshot. Rows must come in order, as they were emitted.
@@ -214,12 +175,78 @@ impl<K: Row + Ord + Clone, V: Row + Clone> Table<K, V> {
 
     #[cfg(test)]
     pub(crate) fn saved_rows(&self) -> usize {
-        self.capture.as_ref().map_or(0, |capture| capture.saved.len())
+        self.capture.as_ref().map_or(0, Capture::saved_rows)
     }
 }
 
-impl<K: Ord + Clone, V> Capture<K, V> {
-    fn save(&mut self, key: &K, old: impl FnOnce() -> Option<V>) {
+impl<K, V> Default for Capture<K, V> {
+    fn default() -> Capture<K, V> {
+        Capture {
+            emitted: None,
+            saved: BTreeMap::new(),
+        }
+    }
+}
+
+impl<K: Row + Ord + Clone, V: Row> Capture<K, V> {
+    /// Where drawing goes on.
+    pub(super) fn emitted(&self) -> Bound<K> {
+        self.emitted.clone().map_or(Bound::Unbounded, Bound::Excluded)
+    }
+
+    /// Merges the rows as they are, from [`Capture::emitted`] on, with those saved.
+    pub(super) fn emit<'a>(
+        &mut self,
+        rows: impl Iterator<Item = (&'a K, &'a V)>,
+        out: &mut Vec<u8>,
+        size_bytes_target: usize,
+    ) -> u32
+    where
+        K: 'a,
+        V: 'a,
+    {
+        let mut rows = rows.peekable();
+        let mut last = None;
+        let mut count = 0;
+        while out.len() < size_bytes_target {
+            // The next key is the smaller of the two; the saved row is the older truth about a key in both.
+            let saved_is_next = match (self.saved.first_key_value(), rows.peek()) {
+                (None, None) => break,
+                (Some(_), None) => true,
+                (None, Some(_)) => false,
+                (Some((saved, _)), Some((live, _))) => saved <= *live,
+            };
+            if saved_is_next {
+                let Some((key, value)) = self.saved.pop_first() else {
+                    break;
+                };
+                rows.next_if(|(live, _)| **live == key);
+                if let Some(value) = value {
+                    key.encode(out);
+                    value.encode(out);
+                    count += 1;
+                }
+                last = Some(key);
+            } else {
+                let Some((key, value)) = rows.next() else { break };
+                key.encode(out);
+                value.encode(out);
+                count += 1;
+                last = Some(key.clone());
+            }
+        }
+        if last.is_some() {
+            self.emitted = last;
+        }
+        count
+    }
+
+    #[cfg(test)]
+    pub(super) fn saved_rows(&self) -> usize {
+        self.saved.len()
+    }
+
+    pub(super) fn save(&mut self, key: &K, old: impl FnOnce() -> Option<V>) {
         if self.emitted.as_ref().is_some_and(|emitted| key <= emitted) {
             return;
         }

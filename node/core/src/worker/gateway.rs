@@ -20,6 +20,7 @@ use bark_schema::ids::{ClientId, InodeId, NodeNumber, PartitionId};
 use bark_schema::operation::{Command, Failure, NodeRequest, Query, Reply, Request, RequestId};
 use futures::FutureExt;
 
+pub use crate::partition::event::{CompletionSink, FoundKey, KeyAsker, KeySink};
 use crate::random::Random;
 use crate::time::Now;
 use crate::worker::WorkerConfig;
@@ -48,17 +49,18 @@ pub enum Reach {
     Sibling(u16),
 }
 
-/// Gets answers to calls without a coroutine for each.
-pub trait CompletionSink {
-    fn complete(&self, token: u64, result: Result<Reply, Failure>);
-}
-
 /// Who waits for a call.
 pub enum Waiter {
     Future(Rc<RefCell<Slot>>),
     Sink {
         sink: Rc<dyn CompletionSink>,
         token: u64,
+    },
+    /// A plain SET that had to become a call; its name ends with it.
+    KeySet {
+        asker: KeyAsker,
+        partition: PartitionId,
+        id: RequestId,
     },
     Peer {
         node: NodeNumber,
@@ -92,6 +94,29 @@ pub struct NewCall {
     pub waiter: Waiter,
 }
 
+/// What protocol code and coroutines hand in, in order.
+pub enum Submitted {
+    Call(Box<NewCall>),
+    Key(KeyOperation),
+}
+
+/// A plain read or SET of one key; the bytes lie in the queue's own buffer.
+pub struct KeyOperation {
+    pub partition: PartitionId,
+    pub asker: KeyAsker,
+    pub start: usize,
+    pub key_size: u32,
+    /// None: a read.
+    pub value_size: Option<u32>,
+}
+
+/// Submissions and the bytes of those for single keys.
+#[derive(Default)]
+pub struct SubmittedQueue {
+    pub items: VecDeque<Submitted>,
+    pub bytes: Vec<u8>,
+}
+
 /// Session numbering of this worker towards one partition.
 #[derive(Default)]
 struct Sequences {
@@ -102,7 +127,7 @@ struct Sequences {
 pub struct Shared {
     pub config: WorkerConfig,
     pub now: Cell<Now>,
-    pub submitted: RefCell<VecDeque<NewCall>>,
+    pub submitted: RefCell<SubmittedQueue>,
     pub executor: async_executor::LocalExecutor<'static>,
     pub random: RefCell<Random>,
     pub peers: RefCell<std::collections::BTreeSet<NodeNumber>>,
@@ -178,7 +203,7 @@ impl Gateway {
         token: u64,
     ) {
         let waiter = Waiter::Sink { sink, token };
-        self.0.submitted.borrow_mut().push_back(NewCall {
+        self.submit_call(NewCall {
             request,
             reach,
             deadline_us,
@@ -186,11 +211,33 @@ impl Gateway {
         });
     }
 
+    fn submit_call(&self, call: NewCall) {
+        let mut submitted = self.0.submitted.borrow_mut();
+        submitted.items.push_back(Submitted::Call(Box::new(call)));
+    }
+
+    /// Hands in a read (`value` None) or an unconditional SET without expiry of one key, wherever it lives.
+    /// It keeps its place among the other requests to the partition, and takes until
+    /// [`DEADLINE_DEFAULT_US`] at most.
+    pub fn submit_key(&self, partition: PartitionId, key: &[u8], value: Option<&[u8]>, asker: KeyAsker) {
+        let queue = &mut *self.0.submitted.borrow_mut();
+        let start = queue.bytes.len();
+        queue.bytes.extend_from_slice(key);
+        queue.bytes.extend_from_slice(value.unwrap_or_default());
+        queue.items.push_back(Submitted::Key(KeyOperation {
+            partition,
+            asker,
+            start,
+            key_size: key.len() as u32,
+            value_size: value.map(|value| value.len() as u32),
+        }));
+    }
+
     /// Asks and waits.
     pub fn call(&self, request: Request, reach: Reach, deadline_us: u64) -> Answer {
         let slot = Rc::new(RefCell::new(Slot::default()));
         let waiter = Waiter::Future(slot.clone());
-        self.0.submitted.borrow_mut().push_back(NewCall {
+        self.submit_call(NewCall {
             request,
             reach,
             deadline_us,
@@ -247,6 +294,29 @@ impl Gateway {
             sequence: sequences.next,
             acknowledged_below,
         }
+    }
+
+    /// A name for one more SET of a run that ends with sequence `last`. None: it simply is the next one of the
+    /// run, and ends with it. Some: other requests came between, so a new run begins under this name.
+    pub(crate) fn name_in_run(&self, partition: PartitionId, last: Option<u64>) -> Option<RequestId> {
+        if let Some(last) = last
+            && let Some(sequences) = self.0.sequences.borrow_mut().get_mut(&partition)
+            && sequences.next == last
+        {
+            sequences.next += 1;
+            return None;
+        }
+        Some(self.begin_request(partition))
+    }
+
+    /// A SET of a run goes on under its own name, to be ended by [`Gateway::finish_request`].
+    pub(crate) fn resume_request(&self, partition: PartitionId, id: RequestId) {
+        let mut sequences = self.0.sequences.borrow_mut();
+        sequences
+            .entry(partition)
+            .or_default()
+            .unanswered
+            .insert(id.sequence);
     }
 
     pub fn finish_request(&self, partition: PartitionId, id: RequestId) {

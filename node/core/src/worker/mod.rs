@@ -18,6 +18,7 @@
 mod calls;
 pub mod event;
 pub mod gateway;
+mod keys;
 mod lanes;
 mod router;
 mod space;
@@ -50,6 +51,8 @@ pub const CALLS_MAX: usize = 1 << 17;
 const STEP_ROUNDS_MAX: u32 = 64;
 /// Coroutine polls in one round.
 const POLLS_PER_ROUND_MAX: u32 = 4096;
+/// Memory kept for the bytes of the next turn's single-key operations.
+const KEY_BYTES_KEPT: usize = 1 << 20;
 /// Raft messages gathered into one frame, by size.
 const RAFT_FRAME_BYTES_MAX: usize = 1 << 20;
 
@@ -365,6 +368,14 @@ impl Worker {
         moved |= !completions.is_empty();
         for completion in completions {
             self.complete(completion.call, completion.result);
+        }
+        // Before the SETs of the same runs that go on as calls: those resume their names.
+        for (partition, first) in self.output.ended_runs.drain(..) {
+            self.gateway.finish_request(partition, first);
+        }
+        for returned in std::mem::take(&mut self.output.returned) {
+            moved = true;
+            self.take_back(returned);
         }
         moved |= self.persist();
         moved

@@ -14,7 +14,7 @@ use bark_schema::operation::{Command, Failure, NodeRequest, Refusal, Reply, Requ
 use super::Worker;
 use super::calls::{Call, Place};
 use super::event::{Effect, SiblingMessage};
-use super::gateway::{NO_SESSION, NewCall, Reach, Waiter};
+use super::gateway::{NO_SESSION, NewCall, Reach, Submitted, Waiter};
 use crate::partition::event::CallId;
 use crate::request;
 
@@ -25,19 +25,34 @@ impl Worker {
     pub(super) fn route_submitted(&mut self) -> bool {
         let mut any = false;
         loop {
-            let Some(new) = self.gateway.shared().submitted.borrow_mut().pop_front() else {
-                break;
-            };
+            // Taken out, because routing may submit more; put back for its memory.
+            let mut queue = std::mem::take(&mut *self.gateway.shared().submitted.borrow_mut());
+            if queue.items.is_empty() {
+                *self.gateway.shared().submitted.borrow_mut() = queue;
+                return any;
+            }
             any = true;
-            let NewCall {
-                request,
-                reach,
-                deadline_us,
-                waiter,
-            } = new;
-            self.begin_call(request, reach, deadline_us, waiter);
+            for item in queue.items.drain(..) {
+                match item {
+                    Submitted::Call(new) => {
+                        let NewCall {
+                            request,
+                            reach,
+                            deadline_us,
+                            waiter,
+                        } = *new;
+                        self.begin_call(request, reach, deadline_us, waiter);
+                    }
+                    Submitted::Key(operation) => self.route_key(operation, &queue.bytes),
+                }
+            }
+            queue.bytes.clear();
+            queue.bytes.shrink_to(super::KEY_BYTES_KEPT);
+            let mut submitted = self.gateway.shared().submitted.borrow_mut();
+            if submitted.items.is_empty() {
+                *submitted = queue;
+            }
         }
-        any
     }
 
     pub(super) fn begin_call(&mut self, request: Request, reach: Reach, deadline_us: u64, waiter: Waiter) {
@@ -368,6 +383,10 @@ impl Worker {
         match waiter {
             Waiter::Future(slot) => slot.borrow_mut().fill(result),
             Waiter::Sink { sink, token } => sink.complete(token, result),
+            Waiter::KeySet { asker, partition, id } => {
+                self.gateway.finish_request(partition, id);
+                asker.sink.complete(asker.token, result);
+            }
             Waiter::Peer { node, id } => {
                 let bulk = result.as_ref().is_ok_and(is_bulk_reply);
                 let message = PeerMessage::Reply { id, result };

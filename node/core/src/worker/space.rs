@@ -18,15 +18,20 @@ const RESERVE_SHARE: u64 = 4;
 impl Worker {
     /// Why a request that arrived here must not be carried out for want of space.
     pub(super) fn refusal_for_space(&self, request: &Request) -> Option<Failure> {
-        let (total_bytes, free_bytes) = self.disk;
-        if free_bytes >= RESERVE_BYTES_MAX.min(total_bytes / RESERVE_SHARE) || !grows(request) {
+        if !self.lacks_space() || !grows(request) {
             return None;
         }
         let sentence = format!(
-            "the disk of {} is full: {free_bytes} bytes are left",
-            self.config.node
+            "the disk of {} is full: {} bytes are left",
+            self.config.node, self.disk.1
         );
         Some(Failure::refused(Refusal::NoSpace, sentence))
+    }
+
+    /// Whether the reserve is touched.
+    pub(super) fn lacks_space(&self) -> bool {
+        let (total_bytes, free_bytes) = self.disk;
+        free_bytes < RESERVE_BYTES_MAX.min(total_bytes / RESERVE_SHARE)
     }
 }
 

@@ -25,7 +25,12 @@ pub struct DirtyWires(Rc<Dirty>);
 struct Dirty {
     wires: RefCell<Vec<Wire>>,
     woke: Cell<bool>,
+    /// Empty buffers that chunks came in: answers leave in them.
+    spare: RefCell<Vec<Vec<u8>>>,
 }
+
+/// Buffers kept for answers: a turn rarely has answers for more connections, and 64 of 16 KiB are 1 MiB.
+const SPARE_BUFFERS_MAX: usize = 64;
 
 impl DirtyWires {
     pub fn take(&self) -> Vec<Wire> {
@@ -34,6 +39,18 @@ impl DirtyWires {
 
     pub fn is_empty(&self) -> bool {
         self.0.wires.borrow().is_empty()
+    }
+
+    /// Keeps the buffer of a chunk for the next answer, which then needs no memory of its own and brings the
+    /// buffer back to the network thread. Returns it if there are enough.
+    pub fn keep_buffer(&self, mut buffer: Vec<u8>) -> Option<Vec<u8>> {
+        let mut spare = self.0.spare.borrow_mut();
+        if spare.len() >= SPARE_BUFFERS_MAX {
+            return Some(buffer);
+        }
+        buffer.clear();
+        spare.push(buffer);
+        None
     }
 
     /// Whether a coroutine found room since the last question: it wants a turn before the worker sleeps.
@@ -90,6 +107,9 @@ impl Wire {
         let mut state = self.0.state.borrow_mut();
         if state.gone || state.closing {
             return;
+        }
+        if state.out.capacity() == 0 {
+            state.out = self.0.dirty.0.spare.borrow_mut().pop().unwrap_or_default();
         }
         fill(&mut state.out);
         self.list(&mut state);

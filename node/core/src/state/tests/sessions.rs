@@ -107,3 +107,50 @@ fn clients_unused_for_long_are_forgotten_bit_by_bit() {
         (0, 0, 0)
     );
 }
+
+#[test]
+fn a_run_does_and_remembers_what_its_proposals_would() {
+    // Goal: rows, versions and recorded answers of a run are those of single SETs. Method: both, side by side.
+    let name = |sequence, acknowledged_below| RequestId {
+        client: ClientId(9),
+        sequence,
+        acknowledged_below,
+    };
+    let sets = [("a", "1"), ("b", "2"), ("a", "3")];
+    let mut singly = State::new(PartitionId(1), 4);
+    let mut run = State::new(PartitionId(1), 4);
+    for (position, (key, value)) in (0..).zip(sets) {
+        let proposal = Proposal {
+            time: 50,
+            id: Some(name(5 + position, 5)),
+            command: crate::partition::plain_set(bytes(key), bytes(value)),
+        };
+        singly.apply(position + 1, &proposal).expect("a SET is applied");
+    }
+    assert!(run.begin_key_run(50, name(5, 5), 3));
+    for (position, (key, value)) in (0..).zip(sets) {
+        assert!(run.apply_key_set(position + 1, key.as_bytes(), value.as_bytes()));
+    }
+    run.end_key_run(name(5, 5), 3);
+    assert_eq!(run.keys.digest(), singly.keys.digest());
+    assert_eq!((run.applied(), run.time()), (singly.applied(), singly.time()));
+    for sequence in 0..10 {
+        let id = name(sequence, 0);
+        assert_eq!(run.recorded(&id), singly.recorded(&id), "sequence {sequence}");
+    }
+    // A run that was applied, or a part of it, is no run any more.
+    assert!(!run.begin_key_run(60, name(7, 5), 2));
+    assert!(!run.begin_key_run(60, name(4, 4), 2));
+    // Acknowledged up to its middle a row stays, up to its end it goes.
+    assert!(run.begin_key_run(60, name(8, 7), 1));
+    assert!(run.apply_key_set(4, b"c", b"4"));
+    run.end_key_run(name(8, 7), 1);
+    assert_eq!(run.replies.len(), 2);
+    assert!(run.begin_key_run(70, name(9, 8), 1));
+    assert!(run.apply_key_set(5, b"c", b"5"));
+    run.end_key_run(name(9, 8), 1);
+    assert_eq!(run.replies.len(), 2);
+    let refused = Err(Failure::Refused(Refusal::SessionExpired, String::new()));
+    let found = run.recorded(&name(5, 0)).expect("it is known that it was");
+    assert_eq!(std::mem::discriminant(&found), std::mem::discriminant(&refused));
+}

@@ -17,10 +17,13 @@
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
-use bark_core::worker::gateway::{CompletionSink, DEADLINE_DEFAULT_US, Gateway, Reach};
+use bark_core::worker::gateway::{
+    CompletionSink, DEADLINE_DEFAULT_US, FoundKey, Gateway, KeyAsker, KeySink, Reach,
+};
 use bark_schema::operation::{Failure, Reply, Request};
+use bark_schema::placement;
 
-use super::command::{self, Action, Cluster, Session};
+use super::command::{self, Action, Cluster, Render, Session};
 use super::parse::Parser;
 use super::reply::{Answer, Version};
 use super::ring::Ring;
@@ -138,6 +141,26 @@ impl CompletionSink for Shared {
     }
 }
 
+impl KeySink for Shared {
+    fn found(&self, token: u64, found: Option<FoundKey<'_>>) {
+        let state = &mut *self.state.borrow_mut();
+        state
+            .ring
+            .found(token, found.map(|found| found.value), state.version);
+        if state.ring.is_front(token) {
+            self.answered(state);
+        }
+    }
+
+    fn stored(&self, token: u64) {
+        let state = &mut *self.state.borrow_mut();
+        state.ring.stored(token);
+        if state.ring.is_front(token) {
+            self.answered(state);
+        }
+    }
+}
+
 impl Shared {
     fn answered(&self, state: &mut State) {
         self.write_ready(state);
@@ -164,6 +187,10 @@ impl Shared {
                 }
             }
             state.alone = false;
+            if state.deferred.is_none() && self.start_key_command(state) {
+                count += 1;
+                continue;
+            }
             let (action, size) = match state.deferred.take() {
                 Some(deferred) => deferred,
                 None => match state.parser.next() {
@@ -205,6 +232,33 @@ impl Shared {
         }
         let waits = state.stalled && state.parser.buffered_size() > WAITING_BYTES_MAX;
         self.wire.set_reading_paused(waits);
+    }
+
+    /// Takes the next command the short way, if it is a plain GET or SET: no arguments of their own, no request,
+    /// no reply. What `command` would refuse is left to it.
+    fn start_key_command(&self, state: &mut State) -> bool {
+        let Some(command) = state.parser.key_command() else {
+            return false;
+        };
+        let value_size = command.value.map_or(0, <[u8]>::len);
+        let Some(sink) = self.this.upgrade() else {
+            return false;
+        };
+        if value_size > state.session.cluster.settings.value_size_max {
+            return false;
+        }
+        let partition = placement::partition_of_key(command.key, self.gateway.config().partition_count);
+        let render = match command.value {
+            None => Render::Value,
+            Some(_) => Render::SetStatus,
+        };
+        let token = state.ring.push_one(render, None, command.key.len() + value_size);
+        let asker = KeyAsker { sink, token };
+        self.gateway
+            .submit_key(partition, command.key, command.value, asker);
+        let size = command.size;
+        state.parser.consume(size);
+        true
     }
 
     fn start(&self, state: &mut State, action: Action, size: usize) {
@@ -280,13 +334,8 @@ impl Shared {
         }
         if !self.wire.is_blocked() {
             let (ring, version) = (&mut state.ring, state.version);
-            self.wire.write_with(|out| {
-                while out.len() < ENCODED_BYTES_MAX
-                    && let Some(answer) = ring.pop_ready()
-                {
-                    answer.write(version, out);
-                }
-            });
+            self.wire
+                .write_with(|out| ring.write_ready(version, ENCODED_BYTES_MAX, out));
         }
         if state.ring.front_is_ready()
             && !state.draining

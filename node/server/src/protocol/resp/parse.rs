@@ -13,7 +13,7 @@
 //! Source: Redis 7.0 networking.c, whose limits and wording these are.
 
 use bark_schema::limits::FRAME_SIZE_PEER_MAX;
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 /// Longest line: an inline command, or a header.
 pub const LINE_SIZE_MAX: usize = 64 * 1024;
@@ -55,6 +55,15 @@ fn printable(byte: u8) -> char {
 /// A command's name and arguments; never empty.
 pub type Command = Vec<Bytes>;
 
+/// A GET, or a SET without options, where it lies in the buffer: the short way for what most clients send most.
+pub struct KeyCommand<'a> {
+    pub key: &'a [u8],
+    /// None: GET.
+    pub value: Option<&'a [u8]>,
+    /// Bytes of the whole command, to be passed to [`Parser::consume`].
+    pub size: usize,
+}
+
 pub struct Parser {
     buffer: BytesMut,
     argument_size_max: usize,
@@ -90,6 +99,66 @@ impl Parser {
     /// Bytes that wait to be understood or completed.
     pub fn buffered_size(&self) -> usize {
         self.buffer.len()
+    }
+
+    /// The next command if it is here, whole, in the form all clients send it, with short arguments, and a
+    /// [`KeyCommand`]; it stays until it is consumed. Everything else is for [`Parser::next`].
+    pub fn key_command(&self) -> Option<KeyCommand<'_>> {
+        if self.position > 0 || self.remaining > 0 {
+            return None;
+        }
+        let (head, rest) = self.buffer.split_at_checked(KEY_COMMAND_HEAD_SIZE)?;
+        let (is_set, name) = match head {
+            [
+                b'*',
+                b'2',
+                b'\r',
+                b'\n',
+                b'$',
+                b'3',
+                b'\r',
+                b'\n',
+                name @ ..,
+                b'\r',
+                b'\n',
+            ] => (false, name),
+            [
+                b'*',
+                b'3',
+                b'\r',
+                b'\n',
+                b'$',
+                b'3',
+                b'\r',
+                b'\n',
+                name @ ..,
+                b'\r',
+                b'\n',
+            ] => (true, name),
+            _ => return None,
+        };
+        if !name.eq_ignore_ascii_case(if is_set { b"set" } else { b"get" }) {
+            return None;
+        }
+        let (key, rest) = short_argument(rest)?;
+        let (value, rest) = match is_set {
+            true => short_argument(rest).map(|(value, rest)| (Some(value), rest))?,
+            false => (None, rest),
+        };
+        Some(KeyCommand {
+            key,
+            value,
+            size: self.buffer.len() - rest.len(),
+        })
+    }
+
+    /// Drops the command that [`Parser::key_command`] showed.
+    pub fn consume(&mut self, size: usize) {
+        self.buffer.advance(size);
+        self.searched = 0;
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+        }
     }
 
     /// Forgets everything, its memory too.
@@ -231,6 +300,32 @@ impl Parser {
         }
         bytes
     }
+}
+
+/// `*2`, `$3`, the name, with their line ends.
+const KEY_COMMAND_HEAD_SIZE: usize = 13;
+
+/// An argument of at most 9,999 bytes, whole, and what follows it. None: anything else.
+fn short_argument(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (b'$', digits) = bytes.split_first()? else {
+        return None;
+    };
+    let mut size = 0;
+    let mut count = 0;
+    while let digit @ b'0'..=b'9' = digits.get(count)? {
+        size = size * 10 + usize::from(digit - b'0');
+        count += 1;
+        if count > 4 {
+            return None;
+        }
+    }
+    // No digits, or a leading zero.
+    if count == 0 || (digits[0] == b'0' && count > 1) {
+        return None;
+    }
+    let rest = digits[count..].strip_prefix(b"\r\n")?;
+    let (argument, rest) = rest.split_at_checked(size)?;
+    Some((argument, rest.strip_prefix(b"\r\n")?))
 }
 
 /// Redis' strict form: an optional minus, digits without leading zeros, nothing else.
@@ -414,6 +509,44 @@ mod tests {
         }
         assert_eq!(commands, whole);
         assert_eq!(parser.buffered_size(), 0);
+    }
+
+    #[test]
+    fn the_short_way_reads_what_the_long_one_does_or_nothing() {
+        // Goal: both ways agree on every command the short one takes. Method: forms near the common one, and
+        // every prefix of them.
+        let forms: [(&[u8], bool); 9] = [
+            (b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n", true),
+            (b"*2\r\n$3\r\ngEt\r\n$0\r\n\r\n*1\r\n", true),
+            (
+                b"*3\r\n$3\r\nset\r\n$2\r\nab\r\n$10\r\n0123456789\r\nPING\r\n",
+                true,
+            ),
+            (b"*3\r\n$3\r\nGET\r\n$1\r\nk\r\n$1\r\nk\r\n", false),
+            (b"*2\r\n$3\r\nSET\r\n$1\r\nk\r\n", false),
+            (b"*4\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n$2\r\nNX\r\n", false),
+            (b"*2\r\n$3\r\nDEL\r\n$1\r\nk\r\n", false),
+            (b"*2\r\n$3\r\nGET\r\n$01\r\nk\r\n", false),
+            (b"*2\r\n$3\r\nGET\r\n$-1\r\nk\r\n", false),
+        ];
+        for (bytes, is_short) in forms {
+            for size in 0..=bytes.len() {
+                let mut long = Parser::new(1 << 20);
+                long.push(&bytes[..size]);
+                let mut short = Parser::new(1 << 20);
+                short.push(&bytes[..size]);
+                let Some(found) = short.key_command() else {
+                    assert!(size < bytes.len() || !is_short, "{bytes:?}");
+                    continue;
+                };
+                let command = long.next().expect("it parses").expect("it is whole");
+                assert_eq!(found.key, &command[1]);
+                assert_eq!(found.value, command.get(2).map(|value| &value[..]));
+                let size = found.size;
+                short.consume(size);
+                assert_eq!(short.buffer, long.buffer);
+            }
+        }
     }
 
     #[test]

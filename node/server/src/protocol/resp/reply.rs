@@ -122,6 +122,14 @@ impl Answer {
     }
 }
 
+/// What `Answer::bulk_or_null` writes, without the answer.
+pub fn write_bulk_or_null(value: Option<&[u8]>, version: Version, out: &mut Vec<u8>) {
+    match value {
+        Some(bytes) => bulk(out, b'$', b"", bytes),
+        None => Answer::Null.write(version, out),
+    }
+}
+
 fn list(out: &mut Vec<u8>, kind: u8, items: &[Answer], version: Version) {
     header(out, kind, items.len() as i64);
     for item in items {

@@ -17,7 +17,7 @@ use bark_schema::operation::{Failure, Reply, RequestId, UnixMillis};
 use bytes::Bytes;
 
 use super::command::{Merge, Render};
-use super::reply::Answer;
+use super::reply::{Answer, Version, write_bulk_or_null};
 
 /// Partitions are fewer than 2^12 (cluster_file::PARTITIONS_MAX), so a part's index fits.
 const PART_BITS: u32 = 12;
@@ -26,6 +26,10 @@ const PART_BITS: u32 = 12;
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// What an answer is taken for before any was seen: the first commands of a connection go out by the handful.
 const ANSWER_SIZE_FIRST: usize = 512 << 10;
+/// Values longer than this are shared, not copied, while they wait for their turn.
+const COPIED_SIZE_MAX: usize = 4096;
+/// Written answers that wait for their turn; beyond this they are kept one by one.
+const WRITTEN_SIZE_MAX: usize = 1 << 20;
 
 pub struct Ring {
     base: u64,
@@ -33,10 +37,19 @@ pub struct Ring {
     awaited_bytes: usize,
     /// What the next answers are expected to take: large ones are believed at once, small ones by and by.
     answer_size: usize,
+    /// Answers as they go out, in the order they came; emptied when nobody waits.
+    written: Vec<u8>,
 }
 
 enum Slot {
     Ready(Answer),
+    /// Its bytes lie in `written`.
+    Written {
+        start: u32,
+        size: u32,
+    },
+    /// A SET was applied.
+    Stored,
     One {
         render: Render,
         change: Option<(PartitionId, RequestId)>,
@@ -63,6 +76,7 @@ impl Default for Ring {
             slots: VecDeque::new(),
             awaited_bytes: 0,
             answer_size: ANSWER_SIZE_FIRST,
+            written: Vec::new(),
         }
     }
 }
@@ -72,6 +86,10 @@ impl Ring {
     /// how large an answer will be, so the last ones tell.
     pub fn len_max(&self, at_most: usize) -> usize {
         (ANSWER_BYTES_MAX / self.answer_size.max(1)).clamp(1, at_most)
+    }
+
+    fn expect(&mut self, answer_size: usize) {
+        self.answer_size = answer_size.max(self.answer_size - self.answer_size / 8);
     }
 
     pub fn len(&self) -> usize {
@@ -160,28 +178,77 @@ impl Ring {
                 }
                 None
             }
-            Slot::Ready(_) | Slot::Task => None,
+            Slot::Ready(_) | Slot::Written { .. } | Slot::Stored | Slot::Task => None,
         }
     }
 
-    fn expect(&mut self, answer_size: usize) {
-        self.answer_size = answer_size.max(self.answer_size - self.answer_size / 8);
+    /// The value of a key read, for a place made by `push_one`.
+    pub fn found(&mut self, token: u64, value: Option<&Bytes>, version: Version) {
+        let fits = self.written.len() < WRITTEN_SIZE_MAX;
+        let Some(offset) = (token >> PART_BITS).checked_sub(self.base) else {
+            return;
+        };
+        let Some(slot) = self.slots.get_mut(offset as usize) else {
+            return;
+        };
+        let Slot::One { size, .. } = *slot else { return };
+        *slot = match value {
+            Some(value) if value.len() > COPIED_SIZE_MAX || !fits => Slot::Ready(Answer::Bulk(value.clone())),
+            value => {
+                let start = self.written.len();
+                write_bulk_or_null(value.map(|value| &value[..]), version, &mut self.written);
+                Slot::Written {
+                    start: start as u32,
+                    size: (self.written.len() - start) as u32,
+                }
+            }
+        };
+        self.awaited_bytes -= size;
+        self.expect(value.map_or(0, Bytes::len));
     }
 
-    /// The next answer, if it is there.
-    pub fn pop_ready(&mut self) -> Option<Answer> {
-        let Some(Slot::Ready(_)) = self.slots.front() else {
-            return None;
+    /// A SET was applied, for a place made by `push_one`.
+    pub fn stored(&mut self, token: u64) {
+        let Some(slot @ Slot::One { .. }) = self.slot(token) else {
+            return;
         };
-        self.base += 1;
-        match self.slots.pop_front() {
-            Some(Slot::Ready(answer)) => Some(answer),
-            _ => None,
+        let Slot::One { size, .. } = *slot else { return };
+        *slot = Slot::Stored;
+        self.awaited_bytes -= size;
+        self.expect(0);
+    }
+
+    pub fn is_front(&self, token: u64) -> bool {
+        token >> PART_BITS == self.base
+    }
+
+    /// Writes the answers that are there, up to the first that is not, until `out` has `size_max` bytes.
+    pub fn write_ready(&mut self, version: Version, size_max: usize, out: &mut Vec<u8>) {
+        while out.len() < size_max
+            && let Some(slot) = self.slots.front()
+        {
+            match slot {
+                Slot::Stored => out.extend_from_slice(b"+OK\r\n"),
+                Slot::Written { start, size } => {
+                    let start = *start as usize;
+                    out.extend_from_slice(&self.written[start..start + *size as usize]);
+                }
+                Slot::Ready(answer) => answer.write(version, out),
+                Slot::One { .. } | Slot::Parts(_) | Slot::Task => break,
+            }
+            self.slots.pop_front();
+            self.base += 1;
+        }
+        if self.slots.is_empty() {
+            self.written.clear();
         }
     }
 
     pub fn front_is_ready(&self) -> bool {
-        matches!(self.slots.front(), Some(Slot::Ready(_)))
+        matches!(
+            self.slots.front(),
+            Some(Slot::Ready(_) | Slot::Written { .. } | Slot::Stored)
+        )
     }
 
     fn slot(&mut self, token: u64) -> Option<&mut Slot> {
