@@ -61,6 +61,8 @@ struct WorkerThread {
     by_wire: HashMap<WireId, ConnectionId>,
     dirty: DirtyWires,
     next_wire: u64,
+    /// Wires with something to send while the network thread has enough.
+    postponed: Vec<Wire>,
     inputs: Vec<Input>,
     effects: Vec<Effect>,
     /// A coroutine waits for a turn although nothing came in.
@@ -80,6 +82,7 @@ pub fn run(parts: WorkerParts, make: impl FnOnce(Now) -> (Worker, Context)) {
         by_wire: HashMap::new(),
         dirty: DirtyWires::default(),
         next_wire: 0,
+        postponed: Vec::new(),
         inputs: Vec::new(),
         effects: Vec::new(),
         again: false,
@@ -176,6 +179,11 @@ impl WorkerThread {
             self.parts.port.cancel_sleep();
             return;
         }
+        let longest = if self.postponed.is_empty() {
+            SLEEP_MAX
+        } else {
+            BACKLOG_REST
+        };
         let now_us = self.started.elapsed().as_micros() as u64;
         let machine = Duration::from_micros(self.worker.next_wake_us().saturating_sub(now_us));
         let links = self
@@ -185,7 +193,7 @@ impl WorkerThread {
             .map(|due| due.saturating_duration_since(Instant::now()));
         self.parts
             .port
-            .park(Some(machine.min(links.unwrap_or(SLEEP_MAX)).min(SLEEP_MAX)));
+            .park(Some(machine.min(links.unwrap_or(SLEEP_MAX)).min(longest)));
     }
 
     fn take_from_network(&mut self, instant: Instant, message: ToWorker) {
@@ -304,7 +312,9 @@ impl WorkerThread {
     }
 
     fn flush_wires(&mut self) {
-        for wire in self.dirty.take() {
+        let mut wires = std::mem::take(&mut self.postponed);
+        wires.append(&mut self.dirty.take());
+        for wire in wires {
             let Some(connection) = self.by_wire.get(&wire.id()).copied() else {
                 continue;
             };
@@ -312,6 +322,11 @@ impl WorkerThread {
                 Some(true) => self.parts.port.send(FromWorker::PauseReading { connection }),
                 Some(false) => self.parts.port.send(FromWorker::ResumeReading { connection }),
                 None => {}
+            }
+            if !self.parts.port.has_room_for_writes(connection.network_thread) {
+                // Its protocol sees the bytes still there, and makes no more.
+                self.postponed.push(wire);
+                continue;
             }
             let (bytes, close) = wire.take();
             if !bytes.is_empty() {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::Error;
+use crate::pipeline::ConnectionKind;
 
 /// Files a node opens beside its connections: segments, logs, listeners, event loops.
 const OTHER_FILES_MAX: u64 = 512;
@@ -30,13 +31,23 @@ impl ConnectionCount {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Relaxed throughout: a count, it guards no other memory.
-    pub(super) fn try_enter(&self) -> bool {
-        if self.count.fetch_add(1, Ordering::Relaxed) < self.max {
+    /// For a connection from outside. Relaxed throughout: a count, it guards no other memory.
+    pub(super) fn try_enter(&self, kind: ConnectionKind) -> bool {
+        // Other nodes come to the Cap'n Proto port: clients of the others do not take the last places.
+        let max = match kind {
+            ConnectionKind::Capnp => self.max,
+            ConnectionKind::Resp | ConnectionKind::Http => self.max - self.max / 16,
+        };
+        if self.count.fetch_add(1, Ordering::Relaxed) < max {
             return true;
         }
         self.leave();
         false
+    }
+
+    /// For a connection from here to another node: there are few, and the cluster needs them.
+    pub(super) fn enter(&self) {
+        self.count.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn leave(&self) {

@@ -177,6 +177,8 @@ pub fn build(network_wakers: &[LoopWaker], config: PipelineConfig) -> (Vec<Netwo
 struct Link {
     /// Capacity of all chunks the worker has taken from its ring so far.
     bytes_taken: AtomicU64,
+    /// Bytes to be written that the network thread has taken so far.
+    writes_taken: AtomicU64,
     /// "Sleeps" while the network thread waits for room in the ring to the worker.
     network_waits: SleepFlag,
     /// "Sleeps" while the worker waits for room in the ring to the network thread.

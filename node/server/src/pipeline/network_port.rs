@@ -26,6 +26,7 @@ struct ToWorkerLink {
     ring: spsc::Producer<ToWorker>,
     overflow: VecDeque<ToWorker>,
     bytes_given: u64,
+    writes_taken: u64,
     shared: Arc<Link>,
     waker: WorkerWaker,
     is_waiting: bool,
@@ -53,6 +54,7 @@ impl NetworkPort {
             ring,
             overflow,
             bytes_given: 0,
+            writes_taken: 0,
             shared,
             waker,
             is_waiting: false,
@@ -69,13 +71,21 @@ impl NetworkPort {
 
     /// Takes up to `count_max` commands, with the worker each came from.
     pub fn take(&mut self, count_max: usize, commands: &mut Vec<(usize, FromWorker)>) {
-        let taken = self
-            .inbox
-            .drain(count_max, |worker, command| commands.push((worker, command)));
+        let links = &mut self.links;
+        let taken = self.inbox.drain(count_max, |worker, command| {
+            if let FromWorker::Write { bytes, .. } = &command {
+                links[worker].writes_taken += bytes.len() as u64;
+            }
+            commands.push((worker, command));
+        });
         if taken == 0 {
             return;
         }
         for link in &self.links {
+            // Relaxed: a budget, it orders nothing.
+            link.shared
+                .writes_taken
+                .store(link.writes_taken, Ordering::Relaxed);
             if link.shared.worker_waits.must_wake() {
                 link.waker.wake();
             }

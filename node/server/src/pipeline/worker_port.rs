@@ -32,6 +32,9 @@ impl WorkerWaker {
     }
 }
 
+/// Bytes on their way to one network thread. It writes a gigabyte a second or so.
+const WRITES_BYTES_MAX: u64 = 16 << 20;
+
 #[derive(Debug)]
 pub struct WorkerPort {
     links: Vec<ToNetworkLink>,
@@ -44,6 +47,7 @@ struct ToNetworkLink {
     outbox: notify::Producer<FromWorker>,
     overflow: VecDeque<FromWorker>,
     bytes_taken: u64,
+    writes_given: u64,
     shared: Arc<Link>,
     network_waker: LoopWaker,
 }
@@ -73,6 +77,7 @@ impl WorkerPort {
             outbox,
             overflow,
             bytes_taken: 0,
+            writes_given: 0,
             shared,
             network_waker,
         });
@@ -114,11 +119,21 @@ impl WorkerPort {
     /// Panics: if there is no such network thread, which no connection id from here names.
     pub fn send(&mut self, command: FromWorker) {
         let link = &mut self.links[usize::from(command.network_thread())];
+        if let FromWorker::Write { bytes, .. } = &command {
+            link.writes_given += bytes.len() as u64;
+        }
         if !link.overflow.is_empty() {
             link.overflow.push_back(command);
         } else if let Err(full) = link.outbox.push(command) {
             link.overflow.push_back(full.0);
         }
+    }
+
+    /// Whether more may be given to a network thread to write; otherwise it has enough for some milliseconds.
+    pub fn has_room_for_writes(&self, network_thread: u16) -> bool {
+        let link = &self.links[usize::from(network_thread)];
+        // Relaxed: a budget, it orders nothing; a late value only delays.
+        link.writes_given - link.shared.writes_taken.load(Ordering::Relaxed) < WRITES_BYTES_MAX
     }
 
     /// Publishes what was sent, with at most one wake per network thread.

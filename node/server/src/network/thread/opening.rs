@@ -26,9 +26,7 @@ impl Sockets {
         kind: ConnectionKind,
         token: u64,
     ) -> io::Result<()> {
-        if !self.config.connections.try_enter() {
-            return Err(io::ErrorKind::QuotaExceeded.into());
-        }
+        self.config.connections.enter();
         let opened = mio::net::TcpStream::connect(address).and_then(|stream| {
             let stream = TcpStream::from(OwnedFd::from(stream));
             let watched = self
@@ -87,7 +85,7 @@ impl Sockets {
     }
 
     fn admit(&mut self, stream: TcpStream, peer_address: SocketAddr, kind: ConnectionKind, worker: u16) {
-        if !self.config.connections.try_enter() {
+        if !self.config.connections.try_enter(kind) {
             tracing::debug!(%peer_address, "refused: too many connections");
             return;
         }

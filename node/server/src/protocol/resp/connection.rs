@@ -34,7 +34,7 @@ pub const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
 /// Bytes that may wait behind a full ring or a command that runs alone before reading is paused.
 const WAITING_BYTES_MAX: usize = 256 * 1024;
 /// Encoded answers that wait for the end of the turn, or for the client.
-const ENCODED_BYTES_MAX: usize = 1 << 20;
+const ENCODED_BYTES_MAX: usize = 256 << 10;
 
 /// The protocol object of one connection.
 pub struct RespConnection {

@@ -10,6 +10,7 @@
 //! - `base` is the number of the first slot.
 //! - Every place is filled exactly once.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 use bark_schema::ids::PartitionId;
@@ -30,6 +31,13 @@ const ANSWER_SIZE_FIRST: usize = 512 << 10;
 const COPIED_SIZE_MAX: usize = 4096;
 /// Written answers that wait for their turn; beyond this they are kept one by one.
 const WRITTEN_SIZE_MAX: usize = 1 << 20;
+/// The same for all connections of a worker together; beyond, each has one command under way.
+const WORKER_ANSWER_BYTES_MAX: usize = 64 << 20;
+
+thread_local! {
+    /// What all rings of this thread, which is one worker, expect to hold.
+    static EXPECTED_BYTES: Cell<usize> = const { Cell::new(0) };
+}
 
 pub struct Ring {
     base: u64,
@@ -39,6 +47,8 @@ pub struct Ring {
     answer_size: usize,
     /// Answers as they go out, in the order they came; emptied when nobody waits.
     written: Vec<u8>,
+    /// This ring's part of EXPECTED_BYTES.
+    expected_bytes: usize,
 }
 
 enum Slot {
@@ -77,6 +87,7 @@ impl Default for Ring {
             awaited_bytes: 0,
             answer_size: ANSWER_SIZE_FIRST,
             written: Vec::new(),
+            expected_bytes: 0,
         }
     }
 }
@@ -84,8 +95,18 @@ impl Default for Ring {
 impl Ring {
     /// Commands that may be in the ring. A client may ask for gigabytes in a few bytes and read nothing: nobody knows
     /// how large an answer will be, so the last ones tell.
-    pub fn len_max(&self, at_most: usize) -> usize {
-        (ANSWER_BYTES_MAX / self.answer_size.max(1)).clamp(1, at_most)
+    pub fn len_max(&mut self, at_most: usize) -> usize {
+        let others_bytes = self.account();
+        let bytes_max = ANSWER_BYTES_MAX.min(WORKER_ANSWER_BYTES_MAX.saturating_sub(others_bytes));
+        (bytes_max / self.answer_size.max(1)).clamp(1, at_most)
+    }
+
+    /// Brings this ring's part of the worker's total up to date; returns the others'.
+    fn account(&mut self) -> usize {
+        let others_bytes = EXPECTED_BYTES.get() - self.expected_bytes;
+        self.expected_bytes = self.slots.len() * self.answer_size;
+        EXPECTED_BYTES.set(others_bytes + self.expected_bytes);
+        others_bytes
     }
 
     fn expect(&mut self, answer_size: usize) {
@@ -254,6 +275,13 @@ impl Ring {
     fn slot(&mut self, token: u64) -> Option<&mut Slot> {
         let offset = (token >> PART_BITS).checked_sub(self.base)?;
         self.slots.get_mut(usize::try_from(offset).ok()?)
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.slots.clear();
+        self.account();
     }
 }
 
