@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bark_core::partition::{Partition, Start};
+use bark_core::partition::{Partition, SnapshotConfig, Start};
 use bark_core::random::Random;
 use bark_core::state::State;
 use bark_core::time::Now;
@@ -72,6 +72,7 @@ impl Bench {
             durability: Durability::None,
             nodes: Arc::default(),
             placement: Arc::new(vec![vec![node]; usize::from(PARTITIONS)]),
+            snapshots: SnapshotConfig::default(),
         };
         let open = |id| {
             let start = Start {
@@ -82,7 +83,8 @@ impl Bench {
                 entries: Vec::new(),
                 rejoin: false,
             };
-            Partition::open(PartitionId(id), node, start, Random::new(u64::from(id)), now)
+            let random = Random::new(u64::from(id));
+            Partition::open(PartitionId(id), node, start, SnapshotConfig::default(), random, now)
         };
         let partitions: Result<Vec<_>, _> = (0..PARTITIONS).map(open).collect();
         let mut bench = Bench {

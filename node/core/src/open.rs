@@ -17,7 +17,7 @@ use bark_schema::message::LogEntry;
 use crate::block_store::{self, BlockStore, BlockStoreConfig};
 use crate::consensus;
 use crate::disk::Disk;
-use crate::log::{self, Log, LogConfig, RecoveredPartition};
+use crate::log::{self, Log, LogConfig, Record, RecoveredPartition};
 use crate::partition::{Partition, Start};
 use crate::random::Random;
 use crate::snapshot_file::{self, SnapshotReader};
@@ -81,7 +81,7 @@ pub fn open<D: Disk>(
     if rejoining {
         mark_rejoining(log_disk)?;
     }
-    let (log, mut recovered) = Log::open(log_disk, LOG_DIRECTORY, log_config)?;
+    let (mut log, mut recovered) = Log::open(log_disk, LOG_DIRECTORY, log_config)?;
     if recovered.cut_bytes > 0 {
         tracing::info!(
             bytes = recovered.cut_bytes,
@@ -96,17 +96,34 @@ pub fn open<D: Disk>(
         );
     }
     let mut starts = BTreeMap::new();
+    let mut resets = Vec::new();
     for number in 0..config.partition_count {
         let partition = PartitionId(number);
         let replicas = config.replicas_of(partition);
         if replicas.contains(&config.node) {
             let recovered = recovered.partitions.remove(&partition).unwrap_or_default();
+            let marked = recovered.snapshot;
+            let (start, follows) = start(storage_disk, config, partition, replicas.to_vec(), recovered)?;
             let start = Start {
                 rejoin: rejoining,
-                ..start(storage_disk, config, partition, replicas.to_vec(), recovered)?
+                ..start
             };
+            if !follows {
+                // The crash came between the snapshot's file and its mark in the log, which must go on behind it.
+                let (index, term) = start.snapshot;
+                assert!(index > marked.0, "an unmarked snapshot is newer than the mark");
+                resets.push(Record::Reset {
+                    partition,
+                    index,
+                    term,
+                });
+            }
             starts.insert(partition, start);
         }
+    }
+    if !resets.is_empty() {
+        log.append(log_disk, &resets)?;
+        log.sync(log_disk)?;
     }
     Ok(Opened {
         log,
@@ -116,13 +133,14 @@ pub fn open<D: Disk>(
     })
 }
 
+/// What the partition starts from, and whether the log's entries go on behind that snapshot.
 fn start<D: Disk>(
     disk: &mut D,
     config: &WorkerConfig,
     partition: PartitionId,
     replicas: Vec<NodeNumber>,
     recovered: RecoveredPartition,
-) -> Result<Start, Error> {
+) -> Result<(Start, bool), Error> {
     let (newest, damaged) = SnapshotReader::open_newest(disk, SNAPSHOT_DIRECTORY, partition)?;
     for name in damaged {
         tracing::warn!(
@@ -175,14 +193,15 @@ fn start<D: Disk>(
         })
         .collect();
     let hard_state = recovered.hard_state;
-    Ok(Start {
+    let start = Start {
         replicas,
         state,
         snapshot,
         hard_state: (hard_state.term, hard_state.vote, hard_state.commit),
         entries,
         rejoin: false,
-    })
+    };
+    Ok((start, follows))
 }
 
 /// There is no log, or the mark says that the one there is cannot be relied on.
@@ -229,7 +248,7 @@ pub fn partitions(
             continue;
         };
         let seed = Random::new(random.next_u64() ^ u64::from(config.node.0));
-        let opened = Partition::open(partition, config.node, start, seed, now)
+        let opened = Partition::open(partition, config.node, start, config.snapshots, seed, now)
             .map_err(|source| Error::Consensus { partition, source })?;
         partitions.push(opened);
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bark_core::block_store::{BlockStore, BlockStoreConfig};
 use bark_core::checksum::crc32c;
 use bark_core::disk::simulated::SimulatedDisk;
-use bark_core::partition::{Partition, Start};
+use bark_core::partition::{Partition, SnapshotConfig, Start};
 use bark_core::random::Random;
 use bark_core::state::State;
 use bark_core::storage::{BLOCK_DIRECTORY, Storage};
@@ -63,6 +63,7 @@ impl Cluster {
                 durability: Durability::Disk,
                 nodes: Arc::default(),
                 placement: Arc::new(placement.clone()),
+                snapshots: SnapshotConfig::default(),
             };
             let mut random = Random::new(u64::from(node.0));
             let partitions = (0..PARTITIONS)
@@ -76,7 +77,15 @@ impl Cluster {
                         rejoin: false,
                     };
                     let seed = Random::new(random.next_u64());
-                    Partition::open(PartitionId(id), *node, start, seed, now).expect("a partition opens")
+                    Partition::open(
+                        PartitionId(id),
+                        *node,
+                        start,
+                        SnapshotConfig::default(),
+                        seed,
+                        now,
+                    )
+                    .expect("a partition opens")
                 })
                 .collect();
             let mut disk = SimulatedDisk::new();
@@ -580,4 +589,91 @@ fn short_way_ends_at_its_deadline_without_a_quorum() {
         noted.answers
     );
     assert!(noted.answers.borrow()[&1].contains("Busy"), "{:?}", noted.answers);
+}
+
+#[test]
+fn a_repeated_namespace_request_joins_its_coordinator() {
+    // Goal: two copies of one mkdir under one id, both under way at once, are carried out by one coordinator,
+    // and both get its answer.
+    let mut cluster = Cluster::new(3);
+    cluster
+        .command(
+            1,
+            0,
+            Command::KeyDelete {
+                keys: Vec::new(),
+                condition: Condition::Always,
+            },
+        )
+        .expect("leads");
+    let id = cluster.id();
+    let request = Request::Namespace {
+        id,
+        operation: Namespace::MakeDirectory {
+            directory: InodeId::ROOT,
+            name: bytes("twice"),
+            attributes: new_inode(),
+        },
+    };
+    let answers: Rc<RefCell<Vec<Result<Reply, Failure>>>> = Rc::default();
+    for node in [1, 2] {
+        let asking = cluster.members[&NodeNumber(node)].worker.gateway();
+        let (filled, request) = (answers.clone(), request.clone());
+        let deadline_us = cluster.now.monotonic_us + 10_000_000;
+        let gateway = asking.clone();
+        gateway.spawn(async move {
+            let result = asking.call(request, Reach::Cluster, deadline_us).await;
+            filled.borrow_mut().push(result);
+        });
+    }
+    for _ in 0..11_000 {
+        cluster.step();
+        if answers.borrow().len() == 2 {
+            break;
+        }
+    }
+    let answers = answers.borrow();
+    assert!(
+        matches!(&answers[..], [Ok(Reply::Created { .. }), other] if other == &answers[0]),
+        "{answers:?}"
+    );
+    let joined: u64 = cluster
+        .members
+        .values()
+        .map(|member| member.worker.requests_joined())
+        .sum();
+    assert_eq!(joined, 1);
+}
+
+#[test]
+fn a_refused_request_stays_refused_when_its_reason_is_gone() {
+    // Goal: a copy of a refused mkdir that comes late, when the name is free again, makes nothing.
+    let mut cluster = Cluster::new(3);
+    cluster.make_directory(1, InodeId::ROOT, "taken").expect("made");
+    let id = cluster.id();
+    let operation = Namespace::MakeDirectory {
+        directory: InodeId::ROOT,
+        name: bytes("taken"),
+        attributes: new_inode(),
+    };
+    let request = Request::Namespace { id, operation };
+    let first = cluster.ask(1, request.clone());
+    assert!(
+        matches!(first, Err(Failure::Refused(Refusal::Exists, _))),
+        "{first:?}"
+    );
+    // Another client frees the name.
+    let remove = Request::Namespace {
+        id: RequestId {
+            client: ClientId(78),
+            sequence: 1,
+            acknowledged_below: 1,
+        },
+        operation: Namespace::RemoveDirectory {
+            directory: InodeId::ROOT,
+            name: bytes("taken"),
+        },
+    };
+    assert_eq!(cluster.ask(2, remove), Ok(Reply::Done));
+    assert_eq!(cluster.ask(3, request), first);
 }

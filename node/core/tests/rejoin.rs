@@ -92,6 +92,7 @@ impl Cluster {
             durability: self.durability,
             nodes: Arc::default(),
             placement: Arc::new(placement),
+            snapshots: bark_core::partition::SnapshotConfig::default(),
         };
         let member = self.members.get_mut(&node).expect("a member");
         let mut opened = open::open(
@@ -170,9 +171,7 @@ impl Cluster {
                         if self.syncs {
                             running.log.sync(&mut member.log_disk).expect("sync");
                         }
-                        if self.durability == Durability::Disk {
-                            running.inputs.push(Input::LogPersisted { batch });
-                        }
+                        running.inputs.push(Input::LogPersisted { batch });
                     }
                     Effect::Storage(request) => {
                         let mut events = Vec::new();
@@ -324,6 +323,8 @@ fn a_wiped_node_does_not_vote_away_what_it_acknowledged() {
         cluster.wipe(2);
         cluster.silent.clear();
         cluster.start(2);
+        // A leader that was silent meanwhile believes to be one until it finds that nobody follows.
+        cluster.steps(1_000);
         cluster.nobody_leads();
         cluster.stop(2);
         cluster.start(2);

@@ -103,17 +103,20 @@ fn run(
             log.sync(disk)?;
             last_sync = Instant::now();
         }
-        if durability == Durability::Disk {
-            for (worker, newest) in workers.iter_mut().zip(done) {
-                if let Some(batch) = newest {
-                    worker.send(Mail::Input(Input::LogPersisted { batch }));
-                }
+        // At level `memory` it is in the page cache now: a process that dies does not forget it.
+        for (worker, newest) in workers.iter_mut().zip(done) {
+            if let Some(batch) = newest {
+                worker.send(Mail::Input(Input::LogPersisted { batch }));
             }
         }
         if receiver.is_empty() {
             // Nobody waits: time for what keeps later syncs cheap.
             log.collect_garbage(disk)?;
-            log.prepare(disk)?;
+            match log.prepare(disk) {
+                // The append that needs the next segment waits for space.
+                Ok(_) | Err(bark_core::log::Error::NoSpace) => {}
+                Err(error) => return Err(error),
+            }
         }
         for worker in workers.iter_mut() {
             worker.flush_rest();

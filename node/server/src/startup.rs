@@ -18,6 +18,7 @@ use bark_core::block_store::BlockStoreConfig;
 use bark_core::identity::{self, Identity};
 use bark_core::log::{Log, LogConfig};
 use bark_core::open::{self, Opened};
+use bark_core::partition::SnapshotConfig;
 use bark_core::random::Random;
 use bark_core::worker::{Worker, WorkerConfig};
 use bark_schema::ids::PartitionId;
@@ -409,6 +410,7 @@ fn worker_configs(config: &Config) -> Vec<WorkerConfig> {
             durability: cluster.durability,
             nodes: nodes.clone(),
             placement: placement.clone(),
+            snapshots: SnapshotConfig::default(),
         })
         .collect()
 }

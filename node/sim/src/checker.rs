@@ -54,6 +54,11 @@ pub enum Action {
         by: i64,
         outcome: Option<i64>,
     },
+    /// The time of what `write` set is over. Open if nobody can say when that is.
+    Expire {
+        write: i64,
+        is_open: bool,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -160,6 +165,12 @@ fn step(action: &Action, value: Value, versions: &BTreeMap<i64, u64>) -> Option<
             .is_none_or(|deleted| deleted == value.is_some())
             .then_some(None),
         Action::Get { found } => (found.map(|(write, _)| write) == value).then_some(value),
+        // An open one that changes nothing need not be tried: it may as well happen later.
+        Action::Expire { write, is_open } => match value {
+            Some(present) if present == *write => Some(None),
+            _ if *is_open => None,
+            _ => Some(value),
+        },
         Action::Increment { by, outcome } => {
             let sum = value.unwrap_or(0) + by;
             outcome.is_none_or(|seen| seen == sum).then_some(Some(sum))
@@ -385,5 +396,20 @@ mod tests {
         };
         assert!(check(&[increment(0, 1), increment(5, 2), increment(10, 3)]).is_ok());
         assert!(check(&[increment(0, 1), increment(5, 2), increment(10, 4)]).is_err());
+    }
+
+    #[test]
+    fn a_key_ends_once_and_within_its_time() {
+        // Goal: an open end may come at any time but never be taken back; a closed one must come in its interval.
+        let end = |called_us, returned_us: Option<u64>| {
+            let is_open = returned_us.is_none();
+            operation(called_us, returned_us, Action::Expire { write: 1, is_open })
+        };
+        let history = |end, reads: &[Operation]| [&[set(0, Some(1), 1), end], reads].concat();
+        assert!(check(&history(end(0, None), &[get(2, 3, Some(1)), get(4, 5, None)])).is_ok());
+        assert!(check(&history(end(0, None), &[get(2, 3, None), get(4, 5, Some(1))])).is_err());
+        assert!(check(&history(end(10, Some(12)), &[get(2, 3, None)])).is_err());
+        assert!(check(&history(end(10, Some(12)), &[get(13, 14, Some(1))])).is_err());
+        assert!(check(&history(end(10, Some(12)), &[get(13, 14, None)])).is_ok());
     }
 }

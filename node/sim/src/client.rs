@@ -18,6 +18,7 @@ use bark_client::session::{Call, CallId, Session};
 use bark_schema::ids::NodeNumber;
 use bark_schema::operation::{Failure, Reply};
 
+use crate::counts::Counts;
 use crate::network::ConnectionId;
 
 /// How a run is going, as everybody sees it.
@@ -35,9 +36,16 @@ pub enum Phase {
 pub struct Stage {
     pub phase: Cell<Phase>,
     pub failure: RefCell<Option<String>>,
+    /// The node whose disk did harm to what it keeps: it may say so instead of answering.
+    pub damaged: Cell<Option<u16>>,
+    pub counts: Cell<Counts>,
 }
 
 impl Stage {
+    pub fn count(&self, counts: Counts) {
+        self.counts.set(self.counts.get() + counts);
+    }
+
     /// Ends the run with a reason. The first one counts.
     pub fn fail(&self, reason: String) {
         self.failure.borrow_mut().get_or_insert(reason);

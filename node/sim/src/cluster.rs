@@ -7,7 +7,8 @@
 //! sync, and only then are the workers told. The storage executor carries out batches in order.
 //!
 //! Invariants:
-//! - `LogPersisted` is given only after the sync that covers the batch, unless that bug is planted.
+//! - `LogPersisted` is given only after the sync that covers the batch, unless that bug is planted; at level
+//!   `memory` after the write.
 //! - A node whose disk failed or stopped says nothing any more: its power goes in the same moment.
 
 use std::cell::RefCell;
@@ -17,26 +18,33 @@ use std::sync::Arc;
 
 use bark_core::block_store::BlockStoreConfig;
 use bark_core::disk::simulated::SimulatedDisk;
-use bark_core::log::{Log, LogConfig, Record};
+use bark_core::log::{self, Log, LogConfig, Record};
 use bark_core::open;
+use bark_core::partition::SnapshotConfig;
+use bark_core::partition::event::SnapshotEvent;
 use bark_core::random::Random;
 use bark_core::storage::Storage;
 use bark_core::time::Now;
-use bark_core::worker::event::{Effect, Input, StorageRequest};
+use bark_core::worker::event::{Effect, Input, StorageEvent, StorageRequest};
 use bark_core::worker::gateway::{CompletionSink, FoundKey, KeyAsker, KeySink, Reach};
 use bark_core::worker::{Durability, Worker, WorkerConfig};
 use bark_schema::ids::NodeNumber;
-use bark_schema::operation::{Failure, KeyValue, NodeStatus, Query, Reply, Request};
+use bark_schema::operation::{Failure, KeyValue, NodeStatus, Query, Refusal, Reply, Request};
 
-use crate::Planted;
+use crate::fault::Damage;
 use crate::network::ConnectionId;
 use crate::world::{Event, World};
+use crate::{Counts, Planted};
 
 /// Small, so that a run fills several.
 const LOG_SEGMENT_SIZE_BYTES: u64 = 64 << 10;
 const BLOCK_SEGMENT_SIZE_BYTES: u64 = 256 << 10;
 /// Requests that share one sync, as in the server.
 const STORAGE_GROUP_MAX: usize = 64;
+/// Many, since few blocks are ever read again.
+const BLOCK_BITS_FLIPPED: u32 = 40;
+/// Between two attempts to append to a full disk.
+const NO_SPACE_PAUSE_US: u64 = 50_000;
 /// Where the monotonic clock of a process starts; only differences mean something.
 const MONOTONIC_ORIGIN_US: u64 = 5_000_000;
 /// 2026-01-01.
@@ -48,6 +56,8 @@ pub struct Shape {
     pub workers: u16,
     pub partitions: u16,
     pub placement: Arc<Vec<Vec<NodeNumber>>>,
+    pub snapshots: SnapshotConfig,
+    pub durability: Durability,
     pub statuses: Arc<Vec<NodeStatus>>,
 }
 
@@ -63,6 +73,15 @@ pub struct Node {
     pub sync_us: (u64, u64),
     pub skew_ns: i64,
     pub paused_until_us: u64,
+    /// Of earlier lives.
+    counts: Counts,
+    pub damage: Option<Damage>,
+    is_full: bool,
+    /// Some sync of the log fails in this life, be it one inside an append.
+    sync_fails: bool,
+    /// At level `memory`: the power went, and with it what was acknowledged and not synced yet.
+    may_have_forgotten: bool,
+    durability: Durability,
 }
 
 /// What lives in the process.
@@ -73,6 +92,8 @@ pub struct Running {
     rejoining: bool,
     log: Log,
     log_queue: VecDeque<(u16, u64, Vec<Record>)>,
+    /// What did not fit on the disk: the newest batch of each worker, and the records.
+    log_refused: Option<(BTreeMap<u16, u64>, Vec<Record>)>,
     /// The newest batch of each worker in the sync that runs.
     log_busy: Option<BTreeMap<u16, u64>>,
     storage: Storage,
@@ -124,6 +145,8 @@ pub type Answer = (ConnectionId, u64, Result<Reply, Failure>);
 pub enum Stop {
     /// The disk failed or was stopped by a fault: the power goes.
     Disk,
+    /// It said what its disk did instead of starting, and was given empty ones.
+    Replaced(String),
     /// What no fault explains.
     Defect(String),
 }
@@ -141,6 +164,12 @@ impl Node {
             sync_us,
             skew_ns: 0,
             paused_until_us: 0,
+            counts: Counts::default(),
+            damage: None,
+            is_full: false,
+            sync_fails: false,
+            may_have_forgotten: false,
+            durability: Durability::Disk,
         }
     }
 
@@ -149,6 +178,13 @@ impl Node {
         assert!(self.running.is_none(), "a node runs once");
         self.life += 1;
         self.paused_until_us = 0;
+        self.durability = shape.durability;
+        if self.may_have_forgotten {
+            if let Err(error) = open::mark_rejoining(&mut self.log_disk) {
+                return Err(self.refused_start(error.to_string()));
+            }
+            self.may_have_forgotten = false;
+        }
         let config = |worker| WorkerConfig {
             cluster: "sim".to_string(),
             node: NodeNumber(self.number),
@@ -156,9 +192,10 @@ impl Node {
             worker_count: shape.workers,
             partition_count: shape.partitions,
             replicas: 3,
-            durability: Durability::Disk,
+            durability: shape.durability,
             nodes: shape.statuses.clone(),
             placement: shape.placement.clone(),
+            snapshots: shape.snapshots,
         };
         let log_config = LogConfig {
             segment_size_bytes: LOG_SEGMENT_SIZE_BYTES,
@@ -168,20 +205,25 @@ impl Node {
             segment_size_bytes: BLOCK_SEGMENT_SIZE_BYTES,
             ..BlockStoreConfig::default()
         };
-        let defect = |error: open::Error| Stop::Defect(format!("node {} cannot start: {error}", self.number));
-        let mut opened = open::open(
+        let opened = open::open(
             &mut self.log_disk,
             &mut self.data_disk,
             &config(0),
             log_config,
             block_config,
-        )
-        .map_err(defect)?;
+        );
+        let mut opened = match opened {
+            Ok(opened) => opened,
+            Err(error) => return Err(self.refused_start(error.to_string())),
+        };
+        let defect = |error: open::Error| Stop::Defect(format!("node {} cannot start: {error}", self.number));
         if planted == Planted::VoteForgotten {
             for start in opened.starts.values_mut() {
                 start.hard_state.1 = 0;
             }
         }
+        let loaded = opened.starts.values().filter(|start| start.snapshot.0 > 0);
+        self.counts.snapshots_loaded += loaded.count() as u64;
         let started_us = world.now_us;
         let now = clock(world, started_us, self.skew_ns);
         let mut workers = Vec::new();
@@ -206,6 +248,7 @@ impl Node {
             rejoining: opened.rejoining,
             log: opened.log,
             log_queue: VecDeque::new(),
+            log_refused: None,
             log_busy: None,
             storage: opened.storage,
             storage_queue: VecDeque::new(),
@@ -217,13 +260,132 @@ impl Node {
         Ok(())
     }
 
+    /// What happened here so far.
+    pub fn counts(&self) -> Counts {
+        let mut counts = self.counts;
+        let workers = self.running.iter().flat_map(|running| &running.workers);
+        counts.requests_joined += workers
+            .clone()
+            .map(|cell| cell.worker.requests_joined())
+            .sum::<u64>();
+        for partition in workers.flat_map(|cell| cell.worker.partitions()) {
+            let snapshots = partition.snapshot_counts();
+            counts.snapshots_taken += snapshots.taken;
+            counts.snapshots_installed += snapshots.installed;
+        }
+        counts
+    }
+
+    /// Whether a fault explains that it does not start.
+    fn refused_start(&mut self, reason: String) -> Stop {
+        if self.is_full {
+            self.counts.full_disk_stops += 1;
+            return Stop::Disk;
+        }
+        match self.damage {
+            Some(Damage::Log | Damage::Snapshot) => {
+                self.counts.damaged_starts_refused += 1;
+                self.lose_disks();
+                Stop::Replaced(reason)
+            }
+            Some(Damage::LogLost | Damage::DisksLost | Damage::Blocks) | None => {
+                Stop::Defect(format!("node {} cannot start: {reason}", self.number))
+            }
+        }
+    }
+
+    /// Its disk does harm; true if there was something to harm. The node is down.
+    pub fn do_damage(&mut self, world: &mut World, what: Damage) -> bool {
+        let segment = |path: &String| path.ends_with(".log");
+        let disk = match what {
+            Damage::LogLost => {
+                self.log_disk = SimulatedDisk::new();
+                self.damage = Some(what);
+                return true;
+            }
+            Damage::DisksLost => {
+                self.lose_disks();
+                return true;
+            }
+            Damage::Log => &mut self.log_disk,
+            Damage::Snapshot | Damage::Blocks => &mut self.data_disk,
+        };
+        let mut paths: Vec<String> = match what {
+            Damage::Snapshot => disk
+                .paths()
+                .into_iter()
+                .filter(|path| path.ends_with(".snap"))
+                .collect(),
+            Damage::Blocks => disk
+                .paths()
+                .into_iter()
+                .filter(|path| path.starts_with("blocks/"))
+                .collect(),
+            _ => disk.paths().into_iter().filter(segment).collect(),
+        };
+        if what == Damage::Log {
+            // What was synced last looks like a torn tail: a single file cannot tell.
+            paths.pop();
+        }
+        if paths.is_empty() {
+            return false;
+        }
+        // Blocks have other copies, whatever happens to these; of the rest one bit must be enough to be noticed.
+        let bits = if what == Damage::Blocks {
+            BLOCK_BITS_FLIPPED
+        } else {
+            1
+        };
+        for _ in 0..bits {
+            let path = &paths[world.random.below(paths.len() as u64) as usize];
+            let size = disk.contents(path).map_or(0, |bytes| bytes.len() as u64);
+            if size > 0 {
+                let (offset, bit) = (world.random.below(size), world.random.below(8) as u8);
+                world.say(|| format!("bit {bit} of byte {offset} of {path} turns over"));
+                disk.flip_bit(path, offset, bit);
+            }
+        }
+        self.damage = Some(what);
+        true
+    }
+
+    pub fn fail_sync(&mut self) {
+        self.sync_fails = true;
+        self.log_disk.fail_sync(1);
+    }
+
+    fn lose_disks(&mut self) {
+        self.log_disk = SimulatedDisk::new();
+        self.data_disk = SimulatedDisk::new();
+        self.damage = Some(Damage::DisksLost);
+    }
+
+    pub fn fill_disk(&mut self, data_disk: bool, spare_bytes: u64) {
+        self.is_full = true;
+        let disk = if data_disk {
+            &mut self.data_disk
+        } else {
+            &mut self.log_disk
+        };
+        disk.set_capacity(Some(disk.used_bytes() + spare_bytes));
+    }
+
+    pub fn free_disks(&mut self) {
+        self.is_full = false;
+        self.log_disk.set_capacity(None);
+        self.data_disk.set_capacity(None);
+    }
+
     /// Ends the process; with `power_lost` what was not synced is up to the dice.
     pub fn stop(&mut self, world: &mut World, power_lost: bool) {
+        self.counts = self.counts();
         self.running = None;
         self.life += 1;
+        self.sync_fails = false;
         self.log_stop_at = None;
         self.data_stop_at = None;
         if power_lost {
+            self.may_have_forgotten = self.durability == Durability::Memory;
             self.log_disk.crash(&mut world.random);
             self.data_disk.crash(&mut world.random);
         } else {
@@ -394,6 +556,7 @@ impl Node {
             return Ok(());
         }
         running.rejoining = false;
+        self.counts.rejoined += u64::from(self.life > 1);
         let cleared = open::clear_rejoining(&mut self.log_disk);
         self.check_disks()?;
         cleared.map_err(|error| Stop::Defect(format!("node {}: {error}", self.number)))
@@ -404,18 +567,37 @@ impl Node {
         let Some(running) = &mut self.running else {
             return Ok(());
         };
-        if running.log_busy.is_some() || running.log_queue.is_empty() {
+        let is_idle = running.log_queue.is_empty() && running.log_refused.is_none();
+        if running.log_busy.is_some() || is_idle {
             return Ok(());
         }
-        let mut newest = BTreeMap::new();
-        let mut records = Vec::new();
+        let (mut newest, mut records) = running.log_refused.take().unwrap_or_default();
         for (worker, batch, batch_records) in running.log_queue.drain(..) {
             newest.insert(worker, batch);
             records.extend(batch_records);
         }
         let appended = running.log.append(&mut self.log_disk, &records);
         self.check_disks()?;
+        if let Err(log::Error::NoSpace) = appended
+            && self.is_full
+        {
+            // Nothing was written and nothing promised: everything waits until there is room.
+            self.counts.full_disk_waits += 1;
+            if let Some(running) = &mut self.running {
+                running.log_refused = Some((newest, records));
+            }
+            let (node, life) = (self.number, self.life);
+            world.after(NO_SPACE_PAUSE_US, Event::LogRetry { node, life });
+            return Ok(());
+        }
         if let Err(error) = appended {
+            if self.is_full {
+                self.counts.full_disk_stops += 1;
+                return Err(Stop::Disk);
+            }
+            if self.sync_fails {
+                return Err(Stop::Disk);
+            }
             return Err(Stop::Defect(format!(
                 "the log of node {} refused a batch: {error}",
                 self.number
@@ -429,7 +611,7 @@ impl Node {
                 life: self.life,
             },
         );
-        if planted == Planted::AckBeforeSync {
+        if planted == Planted::AckBeforeSync || self.durability == Durability::Memory {
             for (worker, batch) in &newest {
                 self.input(world, *worker, Input::LogPersisted { batch: *batch });
             }
@@ -438,6 +620,10 @@ impl Node {
             running.log_busy = Some(newest);
         }
         Ok(())
+    }
+
+    pub fn log_retry(&mut self, world: &mut World, planted: Planted) -> Result<(), Stop> {
+        self.begin_log(world, planted)
     }
 
     pub fn log_done(&mut self, world: &mut World, planted: Planted) -> Result<(), Stop> {
@@ -454,7 +640,7 @@ impl Node {
             return Err(Stop::Disk);
         }
         self.check_disks()?;
-        if planted != Planted::AckBeforeSync {
+        if planted != Planted::AckBeforeSync && self.durability == Durability::Disk {
             for (worker, batch) in newest {
                 self.input(world, worker, Input::LogPersisted { batch });
             }
@@ -464,8 +650,11 @@ impl Node {
                 .log
                 .collect_garbage(&mut self.log_disk)
                 .and_then(|_| running.log.prepare(&mut self.log_disk));
-            if tidied.is_err() {
-                return Err(Stop::Disk);
+            match tidied {
+                Ok(_) => {}
+                // The append that needs the next segment will say so.
+                Err(log::Error::NoSpace) if self.is_full => {}
+                Err(_) => return Err(Stop::Disk),
             }
             self.check_disks()?;
         }
@@ -495,10 +684,24 @@ impl Node {
             .execute(&mut self.data_disk, requests, &mut events);
         self.check_disks()?;
         for (worker, event) in events {
+            if self.is_full && is_refused_for_space(&event) {
+                self.counts.full_disk_refusals += 1;
+            }
             self.input(world, worker, Input::Storage(event));
         }
         self.begin_storage(world);
         Ok(())
+    }
+}
+
+/// A block that was not stored, or a snapshot that was not written: with the disk full, for want of space.
+fn is_refused_for_space(event: &StorageEvent) -> bool {
+    match event {
+        StorageEvent::Block { result, .. } => {
+            matches!(result, Err(Failure::Refused(Refusal::NoSpace, _)))
+        }
+        StorageEvent::Snapshot { event, .. } => matches!(event, SnapshotEvent::Failed { .. }),
+        StorageEvent::Space { .. } => false,
     }
 }
 

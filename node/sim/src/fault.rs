@@ -82,9 +82,39 @@ pub enum Fault {
         node: u16,
         by_ms: i64,
     },
+    /// A disk does harm to what it keeps while the node is down. One node a run: more is beyond any promise.
+    Damage {
+        node: u16,
+        what: Damage,
+        down_us: u64,
+    },
+    /// A disk has room for little more.
+    FillDisk {
+        node: u16,
+        data_disk: bool,
+        spare_bytes: u64,
+        for_us: u64,
+    },
+    FreeDisks {
+        node: u16,
+    },
     /// Everything is repaired; from here on the cluster must come to rest by itself.
     Heal,
     Next,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// The disk of the log is empty, ...
+    LogLost,
+    /// ... both are.
+    DisksLost,
+    /// A bit turned over, in a log segment that has a successor, ...
+    Log,
+    /// ... in a snapshot, ...
+    Snapshot,
+    /// ... in a block segment.
+    Blocks,
 }
 
 /// Which kinds a seed draws from: focused seeds find what evenly mixed ones hide.
@@ -96,6 +126,8 @@ pub struct Mix {
     pub pauses: bool,
     pub clocks: bool,
     pub votes: bool,
+    pub damage: bool,
+    pub space: bool,
 }
 
 impl Mix {
@@ -110,6 +142,8 @@ impl Mix {
                 pauses: false,
                 clocks: false,
                 votes: false,
+                damage: false,
+                space: false,
             };
         }
         Mix {
@@ -119,6 +153,8 @@ impl Mix {
             pauses: bits & 0x20 != 0,
             clocks: bits & 0x40 != 0,
             votes: bits & 0x80 != 0,
+            damage: bits & 0x1800 == 0,
+            space: bits & 0x6000 == 0,
         }
     }
 
@@ -132,7 +168,7 @@ impl Mix {
             0 => world.between(10_000, 400_000),
             _ => world.between(300_000, 4_000_000),
         };
-        Some(match world.random.below(20) {
+        Some(match world.random.below(25) {
             0..=2 if self.crashes => Fault::PowerOff { node, down_us },
             3 if self.crashes => Fault::Kill { node, down_us },
             4..=5 if self.crashes => {
@@ -193,6 +229,23 @@ impl Mix {
             }
             18..=19 if self.votes => Fault::VoteStorm {
                 partition: world.random.below(u64::from(partitions)) as u16,
+            },
+            20..=22 if self.damage => Fault::Damage {
+                node,
+                what: match world.random.below(8) {
+                    0 => Damage::LogLost,
+                    1 => Damage::DisksLost,
+                    2 => Damage::Log,
+                    3 => Damage::Snapshot,
+                    _ => Damage::Blocks,
+                },
+                down_us,
+            },
+            23..=24 if self.space => Fault::FillDisk {
+                node,
+                data_disk: world.random.chance(2),
+                spare_bytes: world.random.below(3) * world.random.below(20_000),
+                for_us: 2 * for_us,
             },
             _ => return None,
         })

@@ -25,6 +25,18 @@ pub type History = Rc<RefCell<Vec<Operation>>>;
 const WORK_DEADLINE_MS: u64 = 8_000;
 const VERIFY_DEADLINE_MS: u64 = 20_000;
 
+/// Keys that are set for a while only.
+const FLEETING: &str = "fleeting-";
+const TIME_TO_LIVE_MS: (u64, u64) = (100, 3_000);
+/// Log time is cut to milliseconds, and so is a reader's.
+const EXPIRY_SLACK_US: u64 = 2_000;
+/// Times one client sets them: every one may end at any time, which the checker has to try.
+const FLEETING_SETS_MAX: u32 = 12;
+
+pub fn is_fleeting(key: &str) -> bool {
+    key.starts_with(FLEETING)
+}
+
 #[derive(Clone)]
 pub struct KeySpace(Rc<Space>);
 
@@ -32,6 +44,7 @@ struct Space {
     registers: Vec<Key>,
     counters: Vec<Key>,
     pair: [Key; 2],
+    fleeting: Vec<Key>,
     next_write: std::cell::Cell<i64>,
 }
 
@@ -51,8 +64,14 @@ impl KeySpace {
             registers: (0..4).map(|number| key(format!("register-{number}"))).collect(),
             counters: (0..3).map(|number| key(format!("counter-{number}"))).collect(),
             pair: [key("pair-0".to_string()), key("pair-1".to_string())],
+            fleeting: (0..2).map(|number| key(format!("{FLEETING}{number}"))).collect(),
             next_write: std::cell::Cell::new(1),
         }))
+    }
+
+    /// What the next call of `write` will give.
+    fn next_write(&self) -> i64 {
+        self.0.next_write.get()
     }
 
     fn write(&self) -> i64 {
@@ -172,7 +191,75 @@ pub async fn pairs(port: Port, space: KeySpace, history: History, client: usize)
     }
 }
 
+/// Sets keys for a while and looks whether they go when they must, and not before. `exact`: all clocks agree.
+pub async fn fleeting(
+    port: Port,
+    mut random: Random,
+    space: KeySpace,
+    history: History,
+    (client, exact): (usize, bool),
+) {
+    let mut keys = Keys {
+        port: port.clone(),
+        space: space.clone(),
+        history,
+        client,
+        deadline_ms: WORK_DEADLINE_MS,
+    };
+    let mut sets_left = FLEETING_SETS_MAX;
+    while port.works() {
+        let key = &space.0.fleeting[random.below(space.0.fleeting.len() as u64) as usize];
+        if sets_left > 0 && random.chance(3) {
+            sets_left -= 1;
+            let life_ms = TIME_TO_LIVE_MS.0 + random.below(TIME_TO_LIVE_MS.1 - TIME_TO_LIVE_MS.0);
+            keys.set_for(key, life_ms, exact).await;
+        } else {
+            drop(keys.get(key).await);
+        }
+        port.sleep(random.below(500_000)).await;
+    }
+    port.phase(Phase::Verify).await;
+    keys.deadline_ms = VERIFY_DEADLINE_MS;
+    for key in &space.0.fleeting {
+        if let Err(failure) = keys.get(key).await {
+            let reason = format!("after the repair, {} cannot be read: {failure}", key.name);
+            port.stage().fail(reason);
+        }
+    }
+}
+
 impl Keys {
+    /// Sets a key that ends by itself; its end is an operation of its own.
+    async fn set_for(&mut self, key: &Key, life_ms: u64, exact: bool) {
+        let called_us = self.port.now_us();
+        let before = self.history.borrow().len();
+        let write = self.space.next_write();
+        let expiry = Expiry::After(life_ms);
+        self.set_with(key, Condition::Always, false, expiry).await;
+        let returned_us = {
+            let history = self.history.borrow();
+            let own = |operation: &&Operation| matches!(operation.action, Action::Set { write: ours, .. } if ours == write);
+            match history[before..].iter().find(own) {
+                Some(set) => set.returned_us,
+                // Certainly not done: there is nothing to end.
+                None => return,
+            }
+        };
+        let life_us = life_ms * 1000;
+        let ends_us = returned_us.map(|at| at + life_us + EXPIRY_SLACK_US);
+        let is_open = !exact || ends_us.is_none();
+        self.history.borrow_mut().push(Operation {
+            key: key.name.clone(),
+            client: self.client,
+            called_us: match exact {
+                true => (called_us + life_us).saturating_sub(EXPIRY_SLACK_US),
+                false => called_us,
+            },
+            returned_us: ends_us.filter(|_| !is_open),
+            action: Action::Expire { write, is_open },
+        });
+    }
+
     /// Runs one call and writes it down, unless it certainly did not happen.
     async fn record(
         &mut self,
@@ -249,11 +336,22 @@ impl Keys {
 
     /// The version the key has now, if that is known.
     async fn set(&mut self, key: &Key, condition: Condition, return_previous: bool) -> Option<u64> {
+        self.set_with(key, condition, return_previous, Expiry::Never)
+            .await
+    }
+
+    async fn set_with(
+        &mut self,
+        key: &Key,
+        condition: Condition,
+        return_previous: bool,
+        expiry: Expiry,
+    ) -> Option<u64> {
         let write = self.space.write();
         let command = Command::KeySet {
             key: bytes(&key.name),
             value: bytes(&write.to_string()),
-            expiry: Expiry::Never,
+            expiry,
             condition: match condition {
                 Condition::Always => operation::Condition::Always,
                 Condition::IfAbsent => operation::Condition::IfAbsent,

@@ -14,6 +14,7 @@
 mod checker;
 mod client;
 mod cluster;
+mod counts;
 mod fault;
 mod files;
 mod keys;
@@ -21,6 +22,8 @@ mod network;
 mod simulation;
 mod tree;
 mod world;
+
+pub use counts::Counts;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -54,6 +57,7 @@ pub struct Report {
     pub virtual_us: u64,
     /// Key operations judged by the checker.
     pub operations: u64,
+    pub counts: Counts,
     pub shape: String,
 }
 
@@ -76,6 +80,7 @@ pub fn run(seed: u64, options: &Options) -> Report {
             events: 0,
             virtual_us: 0,
             operations: 0,
+            counts: Counts::default(),
             shape: String::new(),
         }
     })

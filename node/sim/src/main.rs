@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use bark_sim::{Options, Report, run, run_twice};
+use bark_sim::{Counts, Options, Report, run, run_twice};
 use clap::Parser;
 
 /// Plays whole clusters from seeds, each twice, and prints the seeds that fail.
@@ -65,6 +65,7 @@ fn main() -> ExitCode {
     let failed: Mutex<Vec<(u64, Report)>> = Mutex::default();
     let started = Instant::now();
     let (events, operations) = (AtomicU64::new(0), AtomicU64::new(0));
+    let counts: Mutex<Counts> = Mutex::default();
     std::thread::scope(|scope| {
         for _ in 0..arguments.jobs.max(1) {
             scope.spawn(|| {
@@ -76,6 +77,9 @@ fn main() -> ExitCode {
                     let report = play(seed);
                     events.fetch_add(report.events, Ordering::Relaxed);
                     operations.fetch_add(report.operations, Ordering::Relaxed);
+                    if let Ok(mut counts) = counts.lock() {
+                        *counts = *counts + report.counts;
+                    }
                     if let Some(reason) = &report.failure {
                         println!("seed {seed} failed: {reason}\n  {}", report.shape);
                         if let Ok(mut failed) = failed.lock() {
@@ -95,6 +99,7 @@ fn main() -> ExitCode {
         operations.load(Ordering::Relaxed),
         started.elapsed().as_secs_f64()
     );
+    println!("{:?}", counts.into_inner().unwrap_or_default());
     exit_code(failed.is_empty())
 }
 

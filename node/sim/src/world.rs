@@ -32,6 +32,10 @@ pub enum Event {
         node: u16,
         life: u64,
     },
+    LogRetry {
+        node: u16,
+        life: u64,
+    },
     StorageDone {
         node: u16,
         life: u64,

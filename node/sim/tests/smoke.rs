@@ -1,15 +1,23 @@
 //! A few seeds of everything, each twice: quick enough for every change.
 
-use bark_sim::{Options, run_twice};
+use bark_sim::{Counts, Options, run_twice};
 
 #[test]
 fn twenty_seeds_hold_and_replay_bit_for_bit() {
     // Goal: no check fails under faults, and the digest of every event is the same the second time.
+    let mut counts = Counts::default();
     for seed in 0..20 {
         let report = run_twice(seed, &Options::default());
         assert_eq!(report.failure, None, "seed {seed}: {}", report.shape);
         assert!(report.operations > 0, "seed {seed} did nothing");
+        counts = counts + report.counts;
     }
+    assert!(counts.snapshots_taken > 0, "no snapshot was taken: {counts:?}");
+    assert!(
+        counts.snapshots_loaded > 0,
+        "none was loaded at start: {counts:?}"
+    );
+    assert!(counts.snapshots_installed > 0, "none was sent: {counts:?}");
 }
 
 #[test]

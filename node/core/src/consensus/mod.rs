@@ -96,8 +96,7 @@ pub struct Group {
     partition: PartitionId,
     node: NodeNumber,
     raw: RawNode<GroupStorage>,
-    random: Random,
-    timeout_drawn_for: (u64, StateRole),
+    election_seed: u64,
     /// Readies handed to the log but not durable yet, with the messages that wait for them.
     unpersisted: VecDeque<Unpersisted>,
     /// The newest ready number, and whether anything was ever asked to be durable since.
@@ -118,7 +117,7 @@ impl Group {
         node: NodeNumber,
         storage: GroupStorage,
         applied: u64,
-        random: Random,
+        mut random: Random,
     ) -> Result<Group, Error> {
         let config = raft::Config {
             id: u64::from(node.0),
@@ -143,12 +142,11 @@ impl Group {
             partition,
             node,
             raw,
-            random,
-            timeout_drawn_for: (u64::MAX, StateRole::Follower),
+            election_seed: random.next_u64(),
             unpersisted: VecDeque::new(),
             last_ready_number: 0,
         };
-        group.draw_election_timeout();
+        group.set_election_timeout();
         Ok(group)
     }
 
@@ -207,7 +205,7 @@ impl Group {
     /// One election clock tick.
     pub fn tick(&mut self) {
         self.raw.tick();
-        self.draw_election_timeout();
+        self.set_election_timeout();
     }
 
     /// A tick of one that must not stand for election. The clock runs until it would, past the time for which a
@@ -218,20 +216,20 @@ impl Group {
         if self.raw.raft.election_elapsed + 1 < patience_ticks {
             self.raw.tick();
         }
-        self.draw_election_timeout();
+        self.set_election_timeout();
     }
 
     /// Goes to `term` without a vote in it. The caller knows that no vote given before can count there.
     pub fn enter_term(&mut self, term: u64) {
         assert!(term > self.term(), "terms only go forward");
         self.raw.raft.become_follower(term, 0);
-        self.draw_election_timeout();
+        self.set_election_timeout();
     }
 
     /// A group of one need not wait for its own silence.
     pub fn campaign(&mut self) -> Result<(), Error> {
         self.raw.campaign().map_err(library)?;
-        self.draw_election_timeout();
+        self.set_election_timeout();
         Ok(())
     }
 
@@ -269,7 +267,7 @@ impl Group {
 
     pub fn step(&mut self, message: eraftpb::Message) -> Result<(), Error> {
         let result = self.raw.step(message).map_err(library);
-        self.draw_election_timeout();
+        self.set_election_timeout();
         result
     }
 
@@ -392,7 +390,7 @@ impl Group {
                 self.raw.on_persist_ready(number);
             }
         }
-        self.draw_election_timeout();
+        self.set_election_timeout();
     }
 
     /// The records given out since the last call travel in log batch `batch`.
@@ -418,6 +416,7 @@ impl Group {
         }
         if let Some(number) = number {
             self.raw.on_persist_ready(number);
+            self.set_election_timeout();
         }
     }
 
@@ -425,18 +424,18 @@ impl Group {
         self.node
     }
 
-    /// The library redraws its timeout from the operating system whenever term or role change;
-    /// this puts a seeded one in its place.
-    fn draw_election_timeout(&mut self) {
-        let now = (self.raw.raft.term, self.raw.raft.state);
-        if now != self.timeout_drawn_for {
-            self.timeout_drawn_for = now;
-            let spread = self.random.below(ELECTION_TICKS as u64) as usize;
-            self.raw
-                .raft
-                .set_randomized_election_timeout(ELECTION_TICKS + spread);
-        }
+    /// The library redraws its timeout from the operating system when it feels like it; this puts one in its
+    /// place that depends on seed, term and role alone, however often and in whatever order it is called.
+    fn set_election_timeout(&mut self) {
+        let ticks = election_timeout_ticks(self.election_seed, self.raw.raft.term, self.raw.raft.state);
+        self.raw.raft.set_randomized_election_timeout(ticks);
     }
+}
+
+fn election_timeout_ticks(seed: u64, term: u64, role: StateRole) -> usize {
+    let drawn_for = Random::new(term).next_u64() ^ (role as u64);
+    let spread = Random::new(seed ^ drawn_for).below(ELECTION_TICKS as u64);
+    ELECTION_TICKS + spread as usize
 }
 
 fn library(error: raft::Error) -> Error {
@@ -446,4 +445,26 @@ fn library(error: raft::Error) -> Error {
 /// Rough size of an entry in memory, for budgets.
 fn entry_size_bytes(entry: &eraftpb::Entry) -> u64 {
     u64::from(entry.compute_size()) + 64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn election_timeouts_depend_on_seed_term_and_role_alone() {
+        // Goal: same inputs, same ticks, within bounds; each of the three inputs matters.
+        let ticks = |seed, term, role| election_timeout_ticks(seed, term, role);
+        for term in 0..100 {
+            let drawn = ticks(7, term, StateRole::Follower);
+            assert_eq!(drawn, ticks(7, term, StateRole::Follower));
+            assert!((ELECTION_TICKS..2 * ELECTION_TICKS).contains(&drawn));
+        }
+        let differs = |other: &dyn Fn(u64) -> usize| {
+            (0..100).any(|term| ticks(7, term, StateRole::Follower) != other(term))
+        };
+        assert!(differs(&|term| ticks(8, term, StateRole::Follower)));
+        assert!(differs(&|term| ticks(7, term + 1, StateRole::Follower)));
+        assert!(differs(&|term| ticks(7, term, StateRole::PreCandidate)));
+    }
 }

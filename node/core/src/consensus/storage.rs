@@ -14,10 +14,6 @@ use bark_schema::ids::NodeNumber;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
-/// Entries kept behind a snapshot for followers that are a little behind.
-const TAIL_ENTRIES_MAX: usize = 2048;
-const TAIL_BYTES_MAX: u64 = 8 << 20;
-
 pub struct GroupStorage {
     hard_state: HardState,
     conf_state: ConfState,
@@ -91,14 +87,15 @@ impl GroupStorage {
         self.hard_state.term = self.hard_state.term.max(metadata.term);
     }
 
-    /// The state at `index` is durable in a snapshot: the log may shrink.
-    pub fn snapshot_is_durable(&mut self, index: u64) {
+    /// The state at `index` is durable in a snapshot: the log may shrink to a tail of that many entries
+    /// behind it, as long as all entries together have at most `tail_bytes_max`.
+    pub fn snapshot_is_durable(&mut self, index: u64, tail_entries_max: u64, tail_bytes_max: u64) {
         assert!(index >= self.snapshot.0, "snapshots only move forward");
         let Ok(term) = self.term(index) else { return };
         self.snapshot = (index, term);
-        let tail_from = index.saturating_sub(TAIL_ENTRIES_MAX as u64);
+        let tail_from = index.saturating_sub(tail_entries_max);
         while let Some(first) = self.entries.front() {
-            let kept_for_followers = first.index > tail_from && self.bytes <= TAIL_BYTES_MAX;
+            let kept_for_followers = first.index > tail_from && self.bytes <= tail_bytes_max;
             if first.index > index || kept_for_followers {
                 break;
             }

@@ -21,6 +21,7 @@ mod keys;
 mod pending;
 mod rejoin;
 mod snapshot;
+mod snapshot_config;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,6 +42,7 @@ use crate::time::Now;
 use event::{CallId, Completion, Output, Returned};
 pub(crate) use key_run::plain_set;
 use pending::{Batch, Pending, Position, Read, WaitingEntry, WaitingRead};
+pub use snapshot_config::{SnapshotConfig, SnapshotCounts};
 
 /// A batch that reached this size is proposed before the turn ends.
 const BATCH_SIZE_BYTES_MAX: usize = 1 << 20;
@@ -98,6 +100,7 @@ impl Partition {
         id: PartitionId,
         node: NodeNumber,
         start: Start,
+        snapshots: SnapshotConfig,
         mut random: Random,
         now: Now,
     ) -> Result<Partition, consensus::Error> {
@@ -118,7 +121,7 @@ impl Partition {
             pending: Pending::default(),
             was_leader: false,
             hash_points: VecDeque::new(),
-            snapshots: snapshot::Snapshots::new(now),
+            snapshots: snapshot::Snapshots::new(snapshots, now),
             rejoin,
             failed: None,
             completions: Vec::new(),

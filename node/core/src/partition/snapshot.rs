@@ -22,23 +22,18 @@ use bytes::Bytes;
 
 use super::Partition;
 use super::event::{Output, SnapshotEvent, SnapshotRequest};
+use super::snapshot_config::{SnapshotConfig, SnapshotCounts};
 use crate::consensus::{self, Outgoing};
 use crate::log::Record;
 use crate::state::{State, StateLoader};
 use crate::time::Now;
 
-/// A snapshot is due after so many entries, ...
-const INTERVAL_ENTRIES: u64 = 100_000;
-/// ... or so many bytes of log, ...
-const INTERVAL_BYTES: u64 = 32 << 20;
-/// ... or this long after the last one, if anything changed.
-const INTERVAL_US: u64 = 60_000_000;
-/// State encoded in one turn: well under a millisecond of work.
-const CHUNK_SIZE_BYTES: usize = 256 << 10;
 /// A replica that acknowledges no part for this long is given up until it asks again.
 const SEND_TIMEOUT_US: u64 = 10_000_000;
 
 pub struct Snapshots {
+    config: SnapshotConfig,
+    counts: SnapshotCounts,
     taking: Option<Taking>,
     receiving: Option<Receiving>,
     sending: BTreeMap<NodeNumber, Sending>,
@@ -78,8 +73,10 @@ struct Sending {
 }
 
 impl Snapshots {
-    pub fn new(now: Now) -> Snapshots {
+    pub fn new(config: SnapshotConfig, now: Now) -> Snapshots {
         Snapshots {
+            config,
+            counts: SnapshotCounts::default(),
             taking: None,
             receiving: None,
             sending: BTreeMap::new(),
@@ -119,6 +116,10 @@ impl Snapshots {
 }
 
 impl Partition {
+    pub fn snapshot_counts(&self) -> SnapshotCounts {
+        self.snapshots.counts
+    }
+
     /// A part of a snapshot came from the leader.
     pub fn snapshot_chunk(&mut self, chunk: SnapshotChunk) {
         self.guard(|partition| {
@@ -206,7 +207,12 @@ impl Partition {
         self.give_up_silent(now);
         if let Some((index, term)) = self.snapshots.durable.take() {
             self.snapshots.last_taken_us = now.monotonic_us;
-            self.group.storage_mut().snapshot_is_durable(index);
+            let config = self.snapshots.config;
+            self.group.storage_mut().snapshot_is_durable(
+                index,
+                config.tail_entries_max,
+                config.tail_bytes_max,
+            );
             output.records.push(Record::Snapshot {
                 partition: self.id,
                 index,
@@ -236,6 +242,7 @@ impl Partition {
                 self.applied = (metadata.index, metadata.term);
                 self.time = self.time.max(self.state.time());
                 self.hash_points.clear();
+                self.snapshots.counts.installed += 1;
                 tracing::info!(partition = self.id.0, index, "took the leader's snapshot");
             }
             _ => self.fail(format!(
@@ -253,9 +260,11 @@ impl Partition {
         let storage = self.group.storage();
         let entries = self.applied.0.saturating_sub(storage.snapshot_index());
         let waited = now.monotonic_us.saturating_sub(snapshots.last_taken_us);
-        let due = entries >= INTERVAL_ENTRIES || storage.bytes() >= INTERVAL_BYTES || waited >= INTERVAL_US;
-        // A second between two at least: the tail kept for followers may itself be large.
-        if entries == 0 || !due || waited < 1_000_000 {
+        let config = snapshots.config;
+        let due = entries >= config.interval_entries
+            || storage.bytes() >= config.interval_bytes
+            || waited >= config.interval_us;
+        if entries == 0 || !due || waited < config.pause_us_min {
             return;
         }
         let writer = snapshots.next_writer();
@@ -285,8 +294,9 @@ impl Partition {
             return;
         }
         taking.disk_busy = true;
+        let chunk_size_bytes = self.snapshots.config.chunk_size_bytes;
         let (partition, writer) = (self.id, taking.writer);
-        match self.state.snapshot_chunk(CHUNK_SIZE_BYTES) {
+        match self.state.snapshot_chunk(chunk_size_bytes) {
             Some(chunk) => {
                 let chunk = Bytes::from(chunk);
                 self.snapshots.requests.push(SnapshotRequest::Write {
@@ -346,6 +356,7 @@ impl Partition {
             && let Some(taking) = self.snapshots.taking.take()
         {
             self.snapshots.durable = Some((taking.index, taking.term));
+            self.snapshots.counts.taken += 1;
             return;
         }
         if self

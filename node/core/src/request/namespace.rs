@@ -17,6 +17,7 @@ use bytes::Bytes;
 
 use super::transaction::{self, Plan, Reparent};
 use super::unexpected;
+use crate::state::refusal::refuse;
 use crate::worker::gateway::Gateway;
 
 /// Attempts before the asker is told that the objects are busy.
@@ -51,8 +52,11 @@ pub async fn carry_out(
         match result {
             Err(Failure::Locked { .. } | Failure::Busy(_)) => {}
             Err(Failure::Refused(Refusal::Conflict, _)) => {}
-            // A refusal found while planning or by another partition is the answer too, and must be the
-            // answer to every repetition: it changed nothing, so finding it again is as good as a record.
+            // Found while planning or by another partition: it must be the answer to every repetition.
+            // If one of those was answered before, perhaps with success, that is the answer to this one.
+            Err(Failure::Refused(refusal, sentence)) if refusal != Refusal::Internal => {
+                return gateway.command(primary, refuse(id, refusal, sentence)).await;
+            }
             answered => return answered,
         }
         let pause = (PAUSE_US_MIN << attempt.min(6)).min(PAUSE_US_MAX);

@@ -23,6 +23,7 @@ mod key_run;
 mod key_table;
 mod lock;
 mod query;
+pub(crate) mod refusal;
 mod rename;
 mod reply;
 mod session;
@@ -206,6 +207,18 @@ impl State {
                 },
                 _,
             ) => self.prepare(*transaction, *primary, steps),
+            (
+                Command::Decide {
+                    transaction,
+                    commit: false,
+                    reply,
+                    acknowledged_below,
+                    ..
+                },
+                _,
+            ) if refusal::is_refusal(*transaction) => {
+                self.record_refusal(*transaction, reply, *acknowledged_below)
+            }
             (
                 Command::Decide {
                     transaction,

@@ -155,12 +155,12 @@ const REFUSALS: [Refusal; 19] = [
     Refusal::Internal,
 ];
 
-fn refusal_code(refusal: Refusal) -> u8 {
+pub(super) fn refusal_code(refusal: Refusal) -> u8 {
     let position = REFUSALS.iter().position(|known| *known == refusal);
     position.expect("every refusal is in the list") as u8
 }
 
-fn refusal_from_code(code: u8) -> Result<Refusal, Error> {
+pub(super) fn refusal_from_code(code: u8) -> Result<Refusal, Error> {
     REFUSALS
         .get(usize::from(code))
         .copied()

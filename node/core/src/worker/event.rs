@@ -26,7 +26,8 @@ pub enum Input {
         from: u16,
         message: SiblingMessage,
     },
-    /// The log has synced everything up to this batch of this worker.
+    /// The log has synced everything up to this batch of this worker; with durability `memory`, has written it,
+    /// so that it survives the end of the process.
     LogPersisted {
         batch: u64,
     },
@@ -46,7 +47,7 @@ pub enum Effect {
         to: u16,
         message: SiblingMessage,
     },
-    /// Append these to the log in order. With durability `disk`, say when they are synced.
+    /// Append these to the log in order, and answer `LogPersisted`.
     Persist {
         batch: u64,
         records: Vec<Record>,

@@ -16,6 +16,7 @@
 //! - The same inputs at the same times give the same effects.
 
 mod calls;
+mod coordinators;
 pub mod event;
 pub mod gateway;
 mod keys;
@@ -32,14 +33,14 @@ use std::sync::Arc;
 pub use bark_schema::cluster_file::Durability;
 use bark_schema::ids::{NodeNumber, PartitionId};
 use bark_schema::message::{Heartbeat, PeerMessage, RaftMessage};
-use bark_schema::operation::{Failure, Reply};
 
 use crate::consensus::Outgoing;
-use crate::partition::Partition;
-use crate::partition::event::{CallId, Output};
+use crate::partition::event::{CallId, Completion, Output};
+use crate::partition::{Partition, SnapshotConfig};
 use crate::random::Random;
 use crate::time::Now;
 use calls::Calls;
+use coordinators::Coordinators;
 use event::{Effect, Input, SiblingMessage, StorageEvent, StorageRequest};
 use gateway::{Gateway, Reach, Waiter};
 
@@ -69,6 +70,7 @@ pub struct WorkerConfig {
     pub nodes: Arc<Vec<bark_schema::operation::NodeStatus>>,
     /// Replicas of each partition, the preferred leader first.
     pub placement: Arc<Vec<Vec<NodeNumber>>>,
+    pub snapshots: SnapshotConfig,
 }
 
 impl WorkerConfig {
@@ -88,9 +90,6 @@ impl WorkerConfig {
     }
 }
 
-/// A coroutine's answer to a call, and the term it coordinated in if that matters.
-type Coordinated = (CallId, Option<u64>, Result<Reply, Failure>);
-
 pub struct Worker {
     config: WorkerConfig,
     gateway: Gateway,
@@ -98,7 +97,8 @@ pub struct Worker {
     calls: Calls,
     leader_hints: BTreeMap<PartitionId, NodeNumber>,
     /// Answers of coroutines, completed in the next round.
-    completed_calls: Rc<RefCell<Vec<Coordinated>>>,
+    completed_calls: Rc<RefCell<Vec<Completion>>>,
+    coordinators: Coordinators,
     output: Output,
     heartbeats: Vec<Heartbeat>,
     lanes: lanes::Lanes,
@@ -123,6 +123,7 @@ impl Worker {
                 .collect(),
             leader_hints: BTreeMap::new(),
             completed_calls: Rc::default(),
+            coordinators: Coordinators::default(),
             output: Output::default(),
             heartbeats: Vec::new(),
             lanes: lanes::Lanes::default(),
@@ -352,10 +353,10 @@ impl Worker {
         }
         let completed = std::mem::take(&mut *self.completed_calls.borrow_mut());
         moved |= !completed.is_empty();
-        for (call, term, result) in completed {
-            let result = self.settle(call, term, result);
+        for Completion { call, result } in completed {
             self.complete(call, result);
         }
+        moved |= self.complete_coordinated();
         moved |= self.route_submitted();
         for partition in self.partitions.values_mut() {
             if partition.has_batch() {
@@ -394,8 +395,6 @@ impl Worker {
         let batch = self.batch;
         if self.config.durability != Durability::None {
             self.effects.push(Effect::Persist { batch, records });
-        }
-        if self.config.durability == Durability::Disk {
             return false;
         }
         for partition in self.partitions.values_mut() {

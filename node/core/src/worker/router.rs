@@ -15,7 +15,7 @@ use super::Worker;
 use super::calls::{Call, Place};
 use super::event::{Effect, SiblingMessage};
 use super::gateway::{NO_SESSION, NewCall, Reach, Submitted, Waiter};
-use crate::partition::event::CallId;
+use crate::partition::event::{CallId, Completion};
 use crate::request;
 
 /// Answers from here on travel with the blocks.
@@ -185,21 +185,7 @@ impl Worker {
             } => {
                 call.maybe_applied = true;
                 let (request_id, operation) = (*request_id, operation.clone());
-                let partition = operation.primary();
-                let Some(local) = self.partitions.get(&partition) else {
-                    return;
-                };
-                if let Some(recorded) = local.state().recorded(&request_id) {
-                    self.complete(id, recorded);
-                    return;
-                }
-                let term = local.term();
-                let gateway = self.gateway.clone();
-                let done = self.completed_calls.clone();
-                self.gateway.spawn(async move {
-                    let result = request::namespace::carry_out(&gateway, request_id, operation, term).await;
-                    done.borrow_mut().push((id, Some(term), result));
-                });
+                self.coordinate(id, request_id, operation);
             }
             Request::Node(request) => {
                 let request = request.clone();
@@ -249,7 +235,7 @@ impl Worker {
                 let local_status = matches!(request, NodeRequest::ClusterStatus).then(|| self.local_status());
                 self.gateway.spawn(async move {
                     let result = request::node::carry_out(&gateway, request, local_status).await;
-                    done.borrow_mut().push((id, None, result));
+                    done.borrow_mut().push(Completion { call: id, result });
                 });
             }
         }
@@ -304,33 +290,6 @@ impl Worker {
         let jitter = self.gateway.random();
         self.calls
             .hold(partition, id, self.gateway.now().monotonic_us, jitter);
-    }
-
-    /// The answer of a coroutine that coordinated in `term`. A refusal it found while planning may be the
-    /// trace of the same request, carried out before by another coordinator (`mkdir` finds its own
-    /// directory): then the recorded answer counts.
-    pub(super) fn settle(
-        &self,
-        id: CallId,
-        term: Option<u64>,
-        result: Result<Reply, Failure>,
-    ) -> Result<Reply, Failure> {
-        let (Some(term), Err(Failure::Refused(..)), Some(call)) = (term, &result, self.calls.get(id)) else {
-            return result;
-        };
-        let Request::Namespace {
-            id: request_id,
-            operation,
-        } = &call.request
-        else {
-            return result;
-        };
-        match self.partitions.get(&operation.primary()) {
-            Some(local) if local.is_leader() && local.term() == term => {
-                local.state().recorded(request_id).unwrap_or(result)
-            }
-            _ => Err(Failure::Unknown("the partition's leader changed".to_string())),
-        }
     }
 
     /// A call was answered by a partition, a node, a sibling, the disk or a coroutine.

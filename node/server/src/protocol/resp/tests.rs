@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bark_core::partition::{Partition, Start};
+use bark_core::partition::{Partition, SnapshotConfig, Start};
 use bark_core::random::Random;
 use bark_core::state::State;
 use bark_core::time::Now;
@@ -59,6 +59,7 @@ impl Node {
             durability: Durability::None,
             nodes: Arc::default(),
             placement: Arc::new(vec![vec![node]; usize::from(PARTITIONS)]),
+            snapshots: SnapshotConfig::default(),
         };
         let partitions = (0..PARTITIONS).map(|id| {
             let start = Start {
@@ -69,8 +70,16 @@ impl Node {
                 entries: Vec::new(),
                 rejoin: false,
             };
-            Partition::open(PartitionId(id), node, start, Random::new(u64::from(id)), now)
-                .expect("a partition opens")
+            let random = Random::new(u64::from(id));
+            Partition::open(
+                PartitionId(id),
+                node,
+                start,
+                SnapshotConfig::default(),
+                random,
+                now,
+            )
+            .expect("a partition opens")
         });
         let worker = Worker::new(config, partitions.collect(), now, Random::new(1));
         let settings = Arc::new(Settings {

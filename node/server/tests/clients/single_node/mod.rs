@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
 
-use bark_core::partition::{Partition, Start};
+use bark_core::partition::{Partition, SnapshotConfig, Start};
 use bark_core::random::Random;
 use bark_core::state::State;
 use bark_core::time::Now;
@@ -95,6 +95,7 @@ impl SingleNode {
             durability: Durability::None,
             nodes: Arc::new(Vec::new()),
             placement: Arc::new(vec![vec![NODE]; usize::from(PARTITIONS)]),
+            snapshots: SnapshotConfig::default(),
         };
         let now = Now {
             monotonic_us: 1_000_000,
@@ -110,7 +111,8 @@ impl SingleNode {
                 entries: Vec::new(),
                 rejoin: false,
             };
-            Partition::open(id, NODE, start, Random::new(u64::from(number) + 1), now).expect("opens")
+            let random = Random::new(u64::from(number) + 1);
+            Partition::open(id, NODE, start, SnapshotConfig::default(), random, now).expect("opens")
         });
         let worker = Worker::new(config, partitions.collect(), now, Random::new(7));
         let settings = Settings {

@@ -1,0 +1,43 @@
+//! When snapshots are taken, and a count of what came of it.
+
+/// When snapshots are taken, in which pieces, and how much log stays behind them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotConfig {
+    /// A snapshot is due after so many entries, ...
+    pub interval_entries: u64,
+    /// ... or so many bytes of log, ...
+    pub interval_bytes: u64,
+    /// ... or this long after the last one, if anything changed.
+    pub interval_us: u64,
+    /// Never sooner after the last one: the tail kept for followers may itself be large.
+    pub pause_us_min: u64,
+    /// State encoded in one turn.
+    pub chunk_size_bytes: usize,
+    /// Entries kept behind a snapshot for followers that are a little behind, by count and by size.
+    pub tail_entries_max: u64,
+    pub tail_bytes_max: u64,
+}
+
+impl Default for SnapshotConfig {
+    fn default() -> SnapshotConfig {
+        SnapshotConfig {
+            interval_entries: 100_000,
+            interval_bytes: 32 << 20,
+            interval_us: 60_000_000,
+            pause_us_min: 1_000_000,
+            // Encoding it takes well under a millisecond.
+            chunk_size_bytes: 256 << 10,
+            tail_entries_max: 2048,
+            tail_bytes_max: 8 << 20,
+        }
+    }
+}
+
+/// How often it happened since the partition was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotCounts {
+    /// Own snapshots that became durable.
+    pub taken: u64,
+    /// States received from a leader that took the old one's place.
+    pub installed: u64,
+}

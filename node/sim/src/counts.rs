@@ -1,0 +1,57 @@
+//! How often what must be exercised was: a check that is never reached proves nothing.
+
+use std::iter::Sum;
+use std::ops::Add;
+
+/// Of one run, or of many together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Snapshots a replica wrote of its own state.
+    pub snapshots_taken: u64,
+    /// Partitions that started from a snapshot.
+    pub snapshots_loaded: u64,
+    /// States a follower was sent because the log it needed was gone.
+    pub snapshots_installed: u64,
+    /// Nodes that did not start from a disk that had done harm to their log or snapshots.
+    pub damaged_starts_refused: u64,
+    /// Restarted nodes whose partitions all rejoined: their log was lost, or may have forgotten.
+    pub rejoined: u64,
+    /// Reads of damaged blocks that were refused by the node that has them.
+    pub damaged_blocks_refused: u64,
+    /// Batches that waited for space in the log.
+    pub full_disk_waits: u64,
+    /// Blocks and snapshots that were not written for want of space.
+    pub full_disk_refusals: u64,
+    /// Nodes that stopped, or could not start, because a disk was full.
+    pub full_disk_stops: u64,
+    /// Reads that found a key expired.
+    pub expired_reads: u64,
+    /// Repetitions that joined the coordinator of their request.
+    pub requests_joined: u64,
+}
+
+impl Add for Counts {
+    type Output = Counts;
+
+    fn add(self, other: Counts) -> Counts {
+        Counts {
+            snapshots_taken: self.snapshots_taken + other.snapshots_taken,
+            snapshots_loaded: self.snapshots_loaded + other.snapshots_loaded,
+            snapshots_installed: self.snapshots_installed + other.snapshots_installed,
+            damaged_starts_refused: self.damaged_starts_refused + other.damaged_starts_refused,
+            rejoined: self.rejoined + other.rejoined,
+            damaged_blocks_refused: self.damaged_blocks_refused + other.damaged_blocks_refused,
+            full_disk_waits: self.full_disk_waits + other.full_disk_waits,
+            full_disk_refusals: self.full_disk_refusals + other.full_disk_refusals,
+            full_disk_stops: self.full_disk_stops + other.full_disk_stops,
+            expired_reads: self.expired_reads + other.expired_reads,
+            requests_joined: self.requests_joined + other.requests_joined,
+        }
+    }
+}
+
+impl Sum for Counts {
+    fn sum<I: Iterator<Item = Counts>>(counts: I) -> Counts {
+        counts.fold(Counts::default(), Counts::add)
+    }
+}
