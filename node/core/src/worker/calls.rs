@@ -50,11 +50,13 @@ struct Hold {
 }
 
 impl Calls {
-    /// The worker's index lies in the upper 16 bits, so that answers find their worker.
-    pub fn new(worker: u16) -> Calls {
+    /// The worker's index lies in the upper 16 bits, so that answers find their worker. The rest begins where
+    /// `drawn` says: an answer meant for an earlier life of this node must not fit a call of this one.
+    pub fn new(worker: u16, drawn: u64) -> Calls {
         Calls {
             table: BTreeMap::new(),
-            next: u64::from(worker) << 48,
+            // One bit is left free, so that counting never reaches the worker.
+            next: u64::from(worker) << 48 | drawn >> 17,
             held: BTreeMap::new(),
         }
     }

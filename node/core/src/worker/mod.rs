@@ -115,7 +115,7 @@ impl Worker {
     pub fn new(config: WorkerConfig, partitions: Vec<Partition>, now: Now, random: Random) -> Worker {
         let gateway = Gateway::new(config.clone(), now, random);
         Worker {
-            calls: Calls::new(config.worker),
+            calls: Calls::new(config.worker, gateway.random()),
             gateway,
             partitions: partitions
                 .into_iter()
