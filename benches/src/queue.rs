@@ -1,6 +1,7 @@
 //! What a hand-off between threads costs: our queues beside crossbeam-channel, std's mpsc and rtrb.
 //!
-//! Design. Two measurements per queue and number of producers, both with a consumer that polls all the time:
+//! Design. Two measurements per queue and number of producers, both with a consumer that polls all the time on
+//! a core of its own:
 //! - drain: all producers push as fast as there is room; elapsed time divided by items taken.
 //! - push to take: one item in flight; producers take turns of [`TURN_ITEMS`] (the others are parked), so that the
 //!   number is the queue's and not the backlog's. What one reading of the clock costs is subtracted. Items that took
@@ -27,6 +28,8 @@ const BATCH_ITEMS: usize = 16;
 const PREEMPTED_NANOSECONDS: u64 = 50_000;
 /// Polls without success before the core is offered to another thread: producers may outnumber cores.
 const SPINS_MAX: u32 = 64;
+/// The same with one item in flight, when nobody else wants the core: 64 would measure the scheduler.
+const SPINS_MAX_LATENCY: u32 = 100_000;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -223,17 +226,32 @@ const SUBJECTS: &[Subject] = &[
 ];
 
 /// Counts fruitless polls and yields when there were many in a row.
-#[derive(Default)]
-struct Patience(u32);
+struct Patience {
+    count: u32,
+    spins_max: u32,
+}
 
 impl Patience {
+    fn new(spins_max: u32) -> Patience {
+        Patience { count: 0, spins_max }
+    }
+
     fn wait(&mut self) {
-        self.0 += 1;
-        if self.0.is_multiple_of(SPINS_MAX) {
+        self.count += 1;
+        if self.count.is_multiple_of(self.spins_max) {
             thread::yield_now()
         } else {
             std::hint::spin_loop()
         }
+    }
+}
+
+/// Reader on one core, writers on the others: on the same core an item waits for the scheduler, not for the queue.
+fn pin(is_reader: bool) {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    if let [first, .., last] = cores[..] {
+        // A refusal leaves the thread where the system puts it, as on a machine of one core.
+        core_affinity::set_for_current(if is_reader { first } else { last });
     }
 }
 
@@ -244,7 +262,8 @@ fn drain_nanoseconds((producers, mut consumer): Ends, items: u64) -> f64 {
     thread::scope(|scope| {
         for mut producer in producers {
             scope.spawn(move || {
-                let mut patience = Patience::default();
+                pin(false);
+                let mut patience = Patience::new(SPINS_MAX);
                 for value in 0..each_items {
                     while !producer.push(value) {
                         patience.wait();
@@ -254,7 +273,7 @@ fn drain_nanoseconds((producers, mut consumer): Ends, items: u64) -> f64 {
             });
         }
         let (mut taken, mut sum) = (0, 0u64);
-        let mut patience = Patience::default();
+        let mut patience = Patience::new(SPINS_MAX);
         while taken < total {
             match consumer.take(&mut |value| sum = sum.wrapping_add(value)) {
                 0 => patience.wait(),
@@ -293,12 +312,13 @@ fn push_to_take_nanoseconds((producers, mut consumer): Ends, turns_count: u64) -
         for (index, mut producer) in (0u64..).zip(producers) {
             let taken = &taken;
             let writer = scope.spawn(move || {
+                pin(false);
                 for turn in (index..turns_count).step_by(producers_count as usize) {
                     while taken.load(Ordering::Acquire) < turn * TURN_ITEMS {
                         thread::park();
                     }
                     for item in turn * TURN_ITEMS..(turn + 1) * TURN_ITEMS {
-                        let mut patience = Patience::default();
+                        let mut patience = Patience::new(SPINS_MAX_LATENCY);
                         while taken.load(Ordering::Acquire) < item {
                             patience.wait();
                         }
@@ -309,7 +329,7 @@ fn push_to_take_nanoseconds((producers, mut consumer): Ends, turns_count: u64) -
             });
             threads.push(writer.thread().clone());
         }
-        let mut patience = Patience::default();
+        let mut patience = Patience::new(SPINS_MAX_LATENCY);
         while samples.len() < samples.capacity() {
             if consumer.take(&mut |pushed| samples.push(start.elapsed().as_nanos() as u64 - pushed)) == 0 {
                 patience.wait();
@@ -328,6 +348,7 @@ fn push_to_take_nanoseconds((producers, mut consumer): Ends, turns_count: u64) -
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let origin = origin::origin();
+    pin(true);
     let cells: Vec<(&Subject, usize)> = [1, 2, 4, 8]
         .into_iter()
         .flat_map(|count| {

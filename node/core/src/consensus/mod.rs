@@ -204,8 +204,17 @@ impl Group {
 
     /// One election clock tick.
     pub fn tick(&mut self) {
+        if self.installs_snapshot() {
+            return self.tick_without_campaign();
+        }
         self.raw.tick();
         self.set_election_timeout();
+    }
+
+    /// A snapshot took the place of the log, and is not durable yet. The library may not be told that it is applied
+    /// until then, and looks for what is not applied when it stands for election: in a log that is gone.
+    fn installs_snapshot(&self) -> bool {
+        self.raw.raft.raft_log.applied < self.raw.store().compacted_index()
     }
 
     /// A tick of one that must not stand for election. The clock runs until it would, past the time for which a
@@ -266,6 +275,9 @@ impl Group {
     }
 
     pub fn step(&mut self, message: eraftpb::Message) -> Result<(), Error> {
+        if message.msg_type == eraftpb::MessageType::MsgTimeoutNow && self.installs_snapshot() {
+            return Ok(()); // the leader that hands over gives up after its election timeout
+        }
         let result = self.raw.step(message).map_err(library);
         self.set_election_timeout();
         result
@@ -450,6 +462,43 @@ fn entry_size_bytes(entry: &eraftpb::Entry) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_whose_disk_is_slow_with_a_snapshot_stands_for_election_after_it() {
+        // Goal: neither silence nor a hand-over makes a group look for entries that the snapshot replaced.
+        // Method: a snapshot at 50 arrives, its record is not durable for many election timeouts, then it is.
+        let voters: Vec<NodeNumber> = (1..=3).map(NodeNumber).collect();
+        let storage = GroupStorage::new(&voters, (1, 0, 0), (0, 0), Vec::new());
+        let mut group =
+            Group::new(PartitionId(0), NodeNumber(2), storage, 0, Random::new(1)).expect("a group");
+        let mut message = eraftpb::Message::default();
+        message.set_msg_type(eraftpb::MessageType::MsgSnapshot);
+        (message.from, message.to, message.term) = (1, 2, 1);
+        let metadata = message.mut_snapshot().mut_metadata();
+        (metadata.index, metadata.term) = (50, 1);
+        metadata.mut_conf_state().voters = vec![1, 2, 3];
+        group.step(message).expect("a snapshot");
+        let mut output = GroupOutput::default();
+        group.take_output(&mut output);
+        assert_eq!(output.snapshot.as_ref().map(|metadata| metadata.index), Some(50));
+        group.assign_batch(1);
+        group.applied(50);
+        for _ in 0..10 * ELECTION_TICKS {
+            group.tick();
+            assert_eq!(group.role(), Role::Follower);
+        }
+        let mut hand_over = eraftpb::Message::default();
+        hand_over.set_msg_type(eraftpb::MessageType::MsgTimeoutNow);
+        (hand_over.from, hand_over.to, hand_over.term) = (1, 2, 1);
+        group.step(hand_over).expect("ignored");
+        assert_eq!(group.role(), Role::Follower);
+        group.persisted(1, &mut Vec::new());
+        group.applied(50);
+        for _ in 0..2 * ELECTION_TICKS {
+            group.tick();
+        }
+        assert_eq!(group.role(), Role::Candidate);
+    }
 
     #[test]
     fn election_timeouts_depend_on_seed_term_and_role_alone() {

@@ -105,6 +105,11 @@ impl GroupStorage {
         }
     }
 
+    /// Of the entry before the first one kept.
+    pub fn compacted_index(&self) -> u64 {
+        self.compacted.0
+    }
+
     pub fn snapshot_index(&self) -> u64 {
         self.snapshot.0
     }
