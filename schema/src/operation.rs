@@ -70,10 +70,11 @@ pub enum Query {
     Attributes {
         inode: InodeId,
     },
-    /// Entries in byte order after `after`; attributes are included for inodes whose home is here.
+    /// Entries after a place in the directory's own order, which no other change moves; attributes are
+    /// included for inodes whose home is here.
     ReadDirectory {
         directory: InodeId,
-        after: Bytes,
+        after: ListPosition,
         limit: u32,
     },
     ReadLink {
@@ -91,6 +92,25 @@ pub enum Query {
     TransactionOutcome {
         transaction: TransactionId,
     },
+    /// The value of an extended attribute; `NoData` if there is none of this name.
+    XattrGet {
+        inode: InodeId,
+        name: Bytes,
+    },
+    /// The names of all extended attributes, in byte order.
+    XattrList {
+        inode: InodeId,
+    },
+}
+
+/// Where a page of a directory begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListPosition {
+    Start,
+    /// Behind the entry of this name, whether or not it is still there.
+    AfterName(Bytes),
+    /// Behind the entry with this cookie, whether or not it is still there; never 0.
+    AfterCookie(u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,7 +155,7 @@ pub enum Command {
     KeyExpireDue {
         limit: u32,
     },
-    /// A new regular file or symbolic link, born in the directory's partition.
+    /// A new inode other than a directory, born in the directory's partition.
     /// `exclusive`: an existing entry is an error; otherwise an existing regular file is opened as it is.
     Create {
         directory: InodeId,
@@ -144,7 +164,8 @@ pub enum Command {
         content: NewContent,
         exclusive: bool,
     },
-    /// Removes a non-directory. `CrossPartition` when the inode's home is elsewhere.
+    /// Removes a non-directory. `CrossPartition` when the inode's home is elsewhere. Whoever has the file
+    /// open keeps it: see [`Command::UpdateOpens`].
     Unlink {
         directory: InodeId,
         name: Bytes,
@@ -153,11 +174,43 @@ pub enum Command {
     Rename {
         from: Entry,
         to: Entry,
-        replace: bool,
+        mode: RenameMode,
+    },
+    /// One more name for a non-directory; answers `Attributes`. `CrossPartition` when its home is elsewhere.
+    Link {
+        inode: InodeId,
+        to: Entry,
     },
     SetAttributes {
         inode: InodeId,
         change: AttributeChange,
+    },
+    /// Sets an extended attribute; `IfAbsent` refuses with `Exists`, `IfPresent` with `NoData`.
+    /// `mode`: permission bits to set in the same moment, for access control lists. Answers `Attributes`.
+    XattrSet {
+        inode: InodeId,
+        xattr: Xattr,
+        condition: Condition,
+        mode: Option<u32>,
+    },
+    /// Answers `Attributes`, or `NoData` if there is none of this name.
+    XattrRemove {
+        inode: InodeId,
+        name: Bytes,
+    },
+    /// The client has these inodes open from now on, no longer those, and its lease here runs on for
+    /// `lease_ms`. Answers `Opens`. An open needs to be told only if it lasts: an inode without a name stays
+    /// for ORPHAN_GRACE_MS after its last unlink or close, and longer while anybody told to have it open.
+    UpdateOpens {
+        client: ClientId,
+        opened: Vec<InodeId>,
+        closed: Vec<InodeId>,
+        lease_ms: u32,
+    },
+    /// Ends leases that ran out and drops up to `limit` inodes without name that nobody has open;
+    /// proposed by leaders only.
+    ReapOrphans {
+        limit: u32,
     },
     /// Writes into a file that stays at most INLINE_SIZE_MAX; `TooLargeForInline` otherwise.
     WriteInline {
@@ -236,8 +289,9 @@ pub enum Namespace {
     Rename {
         from: Entry,
         to: Entry,
-        replace: bool,
+        mode: RenameMode,
     },
+    /// Answers `Attributes` if all of it is in one partition, else `Done`.
     Link {
         inode: InodeId,
         to: Entry,
@@ -296,14 +350,40 @@ pub enum FileKind {
     Regular,
     Directory,
     Symlink,
+    Fifo,
+    Socket,
+    CharacterDevice,
+    BlockDevice,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a rename does with the name it moves to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenameMode {
+    /// Takes the place of what has it.
+    Replace,
+    /// Refuses with `Exists` if anything has it.
+    NoReplace,
+    /// Both must exist, and change places.
+    Exchange,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewInode {
     /// Permission bits, 0o7777.
     pub mode: u32,
     pub owner: u32,
     pub group: u32,
+    /// Of the blocks the file is cut into: a power of two from BLOCK_SIZE_MIN to BLOCK_SIZE_MAX; 0: the usual one.
+    pub block_size: u32,
+    /// It is born with these, as a file in a directory with a default access control list.
+    pub xattrs: Vec<Xattr>,
+}
+
+/// An extended attribute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Xattr {
+    pub name: Bytes,
+    pub value: Bytes,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -312,6 +392,16 @@ pub enum NewContent {
     Inline(Bytes),
     /// A symbolic link to this target.
     Symlink(Bytes),
+    /// A fifo, a socket or a device; nothing but its kind and number is stored.
+    Special { kind: FileKind, device: u64 },
+}
+
+/// A time to set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetTime {
+    /// That of the log entry.
+    Now,
+    At(UnixNanos),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -321,8 +411,8 @@ pub struct AttributeChange {
     pub group: Option<u32>,
     /// Truncates or extends with zeros.
     pub size: Option<u64>,
-    pub accessed: Option<UnixNanos>,
-    pub modified: Option<UnixNanos>,
+    pub accessed: Option<SetTime>,
+    pub modified: Option<SetTime>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -339,6 +429,14 @@ pub struct Attributes {
     pub changed: UnixNanos,
     /// Counts every change of the content: the base for `Publish` and ETags.
     pub version: u64,
+    /// Number of a device node, as the client gave it; 0 for all else.
+    pub device: u64,
+    /// Units of 512 bytes that are stored: holes take none.
+    pub blocks: u64,
+    /// Of the blocks the file is cut into.
+    pub block_size: u32,
+    /// How many extended attributes it has: with none, nobody needs to ask for one.
+    pub xattr_count: u32,
 }
 
 /// A run of a file's bytes inside one block.
@@ -367,6 +465,13 @@ pub enum Step {
         kind: FileKind,
         expected: Option<InodeId>,
     },
+    /// Points a directory entry, which must be `expected`, at another inode of any kind: half of an exchange.
+    ExchangeEntry {
+        entry: Entry,
+        inode: InodeId,
+        kind: FileKind,
+        expected: InodeId,
+    },
     /// Removes a directory entry that must point at `inode`.
     RemoveEntry {
         entry: Entry,
@@ -387,7 +492,7 @@ pub enum Step {
         inode: InodeId,
         parent: InodeId,
     },
-    /// Adds to a non-directory's link count; at zero the inode goes.
+    /// Adds to a non-directory's link count; at zero the inode is an orphan. Adding 0 moves `changed` alone.
     AddLinks {
         inode: InodeId,
         count: i32,
@@ -459,6 +564,16 @@ pub enum Reply {
     Partition(PartitionStatus),
     Outcome(TransactionOutcome),
     Cluster(ClusterStatus),
+    /// XattrGet: the value.
+    Xattr(Bytes),
+    /// XattrList: the names.
+    Xattrs(Vec<Bytes>),
+    /// UpdateOpens: which of `opened` are no longer there, and whether the lease had not run out. If it had
+    /// (or is new), nothing told before counts any more: the client tells all it has open here again.
+    Opens {
+        missing: Vec<InodeId>,
+        renewed: bool,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -476,6 +591,8 @@ pub struct DirectoryEntry {
     pub kind: FileKind,
     /// Present when the inode's home is the directory's partition.
     pub attributes: Option<Attributes>,
+    /// The entry's place in the order of listings, never 0 and below 2^63: the same as long as it has this name.
+    pub cookie: u64,
 }
 
 /// Content of part of a file.
@@ -503,8 +620,13 @@ pub struct PartitionStatus {
     /// Of the whole state at `applied`; equal on every replica.
     pub state_hash: u64,
     pub keys: u64,
+    /// Inodes with a name, and the sizes of the regular files among them.
     pub inodes: u64,
     pub file_bytes: u64,
+    /// What these inodes store: content, link targets and extended attributes.
+    pub allocated_bytes: u64,
+    /// Inodes without a name that are still open somewhere, or were a moment ago.
+    pub orphans: u64,
     /// Lengths of the log kept for followers and of the last snapshot, for operators.
     pub log_entries: u64,
     pub snapshot_index: u64,
@@ -590,6 +712,14 @@ pub enum Refusal {
     PermissionDenied,
     Unsupported,
     Internal,
+    /// No such extended attribute.
+    NoData,
+    /// The caller's buffer or a name is of a wrong size.
+    Range,
+    NotPermitted,
+    CrossDevice,
+    TooBig,
+    QuotaExceeded,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -635,6 +765,12 @@ impl Refusal {
             Refusal::PermissionDenied => "EACCES",
             Refusal::Unsupported => "EOPNOTSUPP",
             Refusal::Internal => "EIO",
+            Refusal::NoData => "ENODATA",
+            Refusal::Range => "ERANGE",
+            Refusal::NotPermitted => "EPERM",
+            Refusal::CrossDevice => "EXDEV",
+            Refusal::TooBig => "E2BIG",
+            Refusal::QuotaExceeded => "EDQUOT",
         }
     }
 }

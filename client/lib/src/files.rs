@@ -18,7 +18,7 @@ mod write;
 use bark_schema::ids::{InodeId, PartitionId};
 use bark_schema::operation::{
     AttributeChange, Attributes, Command, Content, Entry, FileKind, Namespace, NewContent, NewInode,
-    NodeRequest, Query, Refusal, Reply,
+    NodeRequest, Query, Refusal, RenameMode, Reply,
 };
 use bytes::Bytes;
 
@@ -81,7 +81,7 @@ impl Files {
         }
     }
 
-    /// The entries of a directory, in byte order, page by page.
+    /// The entries of a directory, in an order of its own, page by page.
     pub async fn list(&self, path: &ClusterPath) -> Result<Listing, Error> {
         let attributes = self.stat(path).await?;
         if attributes.kind != FileKind::Directory {
@@ -158,7 +158,7 @@ impl Files {
         let operation = Namespace::Rename {
             from: entry(source),
             to: entry(target),
-            replace: true,
+            mode: RenameMode::Replace,
         };
         self.namespace(from, operation).await
     }
@@ -330,6 +330,7 @@ impl Files {
             mode: mode & 0o7777,
             owner: config.owner,
             group: config.group,
+            ..NewInode::default()
         }
     }
 }

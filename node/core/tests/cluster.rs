@@ -218,8 +218,7 @@ fn bytes(text: &str) -> Bytes {
 fn new_inode() -> NewInode {
     NewInode {
         mode: 0o755,
-        owner: 0,
-        group: 0,
+        ..NewInode::default()
     }
 }
 
@@ -328,7 +327,7 @@ fn directories_are_made_moved_and_removed_across_partitions() {
     let rename = |from, to| Namespace::Rename {
         from,
         to,
-        replace: true,
+        mode: RenameMode::Replace,
     };
     cluster
         .namespace(2, rename(entry(a, "inner"), entry(b, "moved")))

@@ -14,8 +14,8 @@ use bark_core::random::Random;
 use bark_schema::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId};
 use bark_schema::limits::INLINE_SIZE_MAX;
 use bark_schema::operation::{
-    Attributes, Command, Content, Entry, Extent, Failure, Namespace, NewContent, NewInode, NodeRequest,
-    Outcome, Query, Refusal, Reply,
+    Attributes, Command, Content, Entry, Extent, Failure, ListPosition, Namespace, NewContent, NewInode,
+    NodeRequest, Outcome, Query, Refusal, RenameMode, Reply,
 };
 use bytes::Bytes;
 
@@ -28,6 +28,8 @@ const ATTRIBUTES: NewInode = NewInode {
     mode: 0o755,
     owner: 1,
     group: 1,
+    block_size: 0,
+    xattrs: Vec::new(),
 };
 
 struct Directory {
@@ -559,7 +561,7 @@ impl Private {
                 directory: to_directory,
                 name: bytes(&to_name),
             },
-            replace: true,
+            mode: RenameMode::Replace,
         };
         let what = format!("rename {from_directory}/{from_name} to {to_directory}/{to_name}");
         let fate = self.change(Call::Namespace(operation)).await;
@@ -710,7 +712,7 @@ impl Private {
     async fn list(&mut self, directory: InodeId) -> bool {
         let query = Query::ReadDirectory {
             directory,
-            after: Bytes::new(),
+            after: ListPosition::Start,
             limit: 4096,
         };
         let call = Call::Query {
@@ -847,7 +849,10 @@ pub async fn crowd(port: Port, mut random: Random, tree: Rc<RefCell<SharedTree>>
             6..=8 => Call::Namespace(Namespace::Rename {
                 from,
                 to,
-                replace: random.chance(2),
+                mode: match random.chance(2) {
+                    true => RenameMode::Replace,
+                    false => RenameMode::NoReplace,
+                },
             }),
             9 => Call::Namespace(Namespace::Unlink { directory: one, name }),
             10 => Call::Namespace(Namespace::RemoveDirectory { directory: one, name }),

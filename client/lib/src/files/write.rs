@@ -16,7 +16,7 @@ use bark_schema::ids::InodeId;
 use bark_schema::limits::{BLOCK_SIZE_DEFAULT, EXTENTS_PER_COMMAND_MAX, FILE_SIZE_MAX, INLINE_SIZE_MAX, KIB};
 use bark_schema::operation::{
     AttributeChange, Attributes, Command, Content, Extent, Failure, FileKind, NewContent, NewInode, Refusal,
-    Reply,
+    RenameMode, Reply,
 };
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -489,7 +489,10 @@ impl FileWriter {
         let operation = Namespace::Rename {
             from: temporary.entry.clone(),
             to: self.entry.clone(),
-            replace: self.only_if != Some(OnlyIf::Absent),
+            mode: match self.only_if {
+                Some(OnlyIf::Absent) => RenameMode::NoReplace,
+                _ => RenameMode::Replace,
+            },
         };
         match self.client.namespace(operation).await {
             Ok(_) => {

@@ -46,8 +46,7 @@ impl State {
         };
         let attributes = NewInode {
             mode: 0o755,
-            owner: 0,
-            group: 0,
+            ..NewInode::default()
         };
         state.add(InodeId::ROOT, InodeId::ROOT, FileKind::Directory, &attributes);
         state
@@ -131,7 +130,12 @@ impl State {
                 limit,
             } => {
                 let found = self.inode(*directory)?;
-                let rest = found.entries.iter().filter(|(name, _)| **name > *after);
+                let after = match after {
+                    ListPosition::Start => Bytes::new(),
+                    ListPosition::AfterName(name) => name.clone(),
+                    ListPosition::AfterCookie(_) => panic!("the fake pages by name"),
+                };
+                let rest = found.entries.iter().filter(|(name, _)| **name > after);
                 let mut entries = rest
                     .map(|(name, inode)| {
                         let attributes = self.inode(*inode)?.attributes.clone();
@@ -140,6 +144,7 @@ impl State {
                             inode: *inode,
                             kind: attributes.kind,
                             attributes: (inode.home() == directory.home()).then_some(attributes),
+                            cookie: 1,
                         })
                     })
                     .collect::<Result<Vec<_>, Failure>>()?;
@@ -237,6 +242,7 @@ impl State {
                 let (kind, bytes, target) = match content {
                     NewContent::Inline(bytes) => (FileKind::Regular, bytes.clone(), Bytes::new()),
                     NewContent::Symlink(target) => (FileKind::Symlink, Bytes::new(), target.clone()),
+                    NewContent::Special { kind, .. } => (*kind, Bytes::new(), Bytes::new()),
                 };
                 self.add(inode, *directory, kind, attributes);
                 let made = self.inode_mut(inode)?;
@@ -254,7 +260,9 @@ impl State {
                 let found = self.inode_mut(*inode)?;
                 let attributes = &mut found.attributes;
                 attributes.mode = change.mode.unwrap_or(attributes.mode);
-                attributes.modified = change.modified.unwrap_or(attributes.modified);
+                if let Some(SetTime::At(time)) = change.modified {
+                    attributes.modified = time;
+                }
                 attributes.size = change.size.unwrap_or(attributes.size);
                 Ok(Reply::Attributes(attributes.clone()))
             }
@@ -335,10 +343,10 @@ impl State {
                 self.inode_mut(*directory)?.entries.remove(name);
                 self.inodes.remove(&inode);
             }
-            Namespace::Rename { from, to, replace } => {
+            Namespace::Rename { from, to, mode } => {
                 let inode = self.entry(from.directory, &from.name)?;
                 let taken = self.directory(to.directory)?.entries.contains_key(&to.name);
-                if taken && !replace {
+                if taken && *mode == RenameMode::NoReplace {
                     return refuse(Refusal::Exists);
                 }
                 self.inode_mut(from.directory)?.entries.remove(&from.name);
@@ -473,6 +481,8 @@ impl State {
             keys: self.keys.len() as u64,
             inodes: self.inodes.len() as u64,
             file_bytes: self.inodes.values().map(|inode| inode.attributes.size).sum(),
+            allocated_bytes: 0,
+            orphans: 0,
             log_entries: 0,
             snapshot_index: 0,
         }
@@ -496,6 +506,10 @@ impl State {
             modified: 0,
             changed: 0,
             version: 1,
+            device: 0,
+            blocks: 0,
+            block_size: 1 << 20,
+            xattr_count: 0,
         };
         let inode_state = Inode {
             attributes,

@@ -8,9 +8,10 @@
 //! ancestors under it, so that no two renames can tie a loop (`mv a b/d` beside `mv b a/c`).
 
 use bark_schema::ids::{InodeId, TransactionId};
+use bark_schema::limits::BLOCK_SIZE_DEFAULT;
 use bark_schema::operation::{
-    Attributes, Command, Entry, Failure, FileKind, Namespace, NewInode, Query, Refusal, Reply, RequestId,
-    Step,
+    Attributes, Command, Entry, Failure, FileKind, Namespace, NewInode, Query, Refusal, RenameMode, Reply,
+    RequestId, Step,
 };
 use bark_schema::placement;
 use bytes::Bytes;
@@ -67,8 +68,8 @@ pub async fn carry_out(
 fn single_entry_form(operation: &Namespace) -> Option<Command> {
     match operation.clone() {
         Namespace::Unlink { directory, name } => Some(Command::Unlink { directory, name }),
-        Namespace::Rename { from, to, replace } if from.directory.home() == to.directory.home() => {
-            Some(Command::Rename { from, to, replace })
+        Namespace::Rename { from, to, mode } if from.directory.home() == to.directory.home() => {
+            Some(Command::Rename { from, to, mode })
         }
         _ => None,
     }
@@ -86,7 +87,7 @@ async fn plan(gateway: &Gateway, operation: &Namespace) -> Result<(Plan, Reply),
         }
         Namespace::Unlink { directory, name } => plan_unlink(gateway, directory, name).await,
         Namespace::Link { inode, to } => plan_link(gateway, inode, to).await,
-        Namespace::Rename { from, to, replace } => plan_rename(gateway, from, to, replace).await,
+        Namespace::Rename { from, to, mode } => plan_rename(gateway, from, to, mode).await,
         Namespace::KeySetMany { pairs, .. } => {
             let mut plan = Plan::default();
             for (partition, key, value) in pairs {
@@ -171,6 +172,10 @@ fn new_directory_attributes(gateway: &Gateway, inode: InodeId, new: &NewInode) -
         modified: now,
         changed: now,
         version: 0,
+        device: 0,
+        blocks: 0,
+        block_size: BLOCK_SIZE_DEFAULT as u32,
+        xattr_count: new.xattrs.len() as u32,
     }
 }
 
@@ -216,7 +221,7 @@ async fn plan_link(gateway: &Gateway, inode: InodeId, to: Entry) -> Result<(Plan
     let attributes = attributes(gateway, inode).await?;
     if attributes.kind == FileKind::Directory {
         return Err(Failure::refused(
-            Refusal::PermissionDenied,
+            Refusal::NotPermitted,
             "directories have one name",
         ));
     }
@@ -242,13 +247,13 @@ async fn plan_rename(
     gateway: &Gateway,
     from: Entry,
     to: Entry,
-    replace: bool,
+    mode: RenameMode,
 ) -> Result<(Plan, Reply), Failure> {
     let (inode, kind) = found(lookup(gateway, from.directory, &from.name).await?)?;
     let target = lookup(gateway, to.directory, &to.name).await?;
     let mut plan = Plan::default();
     if let Some((replaced, replaced_kind)) = target {
-        if !replace {
+        if mode != RenameMode::Replace {
             return Err(Failure::refused(Refusal::Exists, "File exists"));
         }
         if replaced == inode {

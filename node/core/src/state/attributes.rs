@@ -6,7 +6,7 @@
 
 use bark_schema::ids::InodeId;
 use bark_schema::limits::{FILE_SIZE_MAX, INLINE_SIZE_MAX};
-use bark_schema::operation::{AttributeChange, Failure, Refusal, Reply};
+use bark_schema::operation::{AttributeChange, Failure, Refusal, Reply, SetTime, UnixNanos};
 
 use super::State;
 use super::inode::{Body, mode_bits};
@@ -31,8 +31,8 @@ impl State {
             row.mode = change.mode.map_or(row.mode, mode_bits);
             row.owner = change.owner.unwrap_or(row.owner);
             row.group = change.group.unwrap_or(row.group);
-            row.accessed = change.accessed.unwrap_or(row.accessed);
-            row.modified = change.modified.unwrap_or(row.modified);
+            row.accessed = time_after(change.accessed, row.accessed, time);
+            row.modified = time_after(change.modified, row.modified, time);
             row.changed = time;
         });
         Ok(Reply::Attributes(self.inode(inode)?.attributes(inode)))
@@ -87,5 +87,13 @@ impl State {
             row.touch_content(time);
         });
         Ok(Reply::Attributes(self.inode(inode)?.attributes(inode)))
+    }
+}
+
+fn time_after(change: Option<SetTime>, old: UnixNanos, now: UnixNanos) -> UnixNanos {
+    match change {
+        None => old,
+        Some(SetTime::Now) => now,
+        Some(SetTime::At(time)) => time,
     }
 }

@@ -10,6 +10,7 @@
 //! - An inode's counter is below `inode_counter_next`, and no id is given twice.
 
 use bark_schema::ids::{InodeId, PartitionId};
+use bark_schema::limits::BLOCK_SIZE_DEFAULT;
 use bark_schema::operation::{Attributes, Failure, FileKind, NewInode, Refusal, Reply, UnixNanos};
 
 use super::codec::{Reader, Row, Sink, row_struct};
@@ -44,9 +45,30 @@ row_struct!(Inode {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Body {
     Inline(Box<[u8]>),
-    Extents { count: u64 },
+    Extents {
+        count: u64,
+    },
     Symlink(Box<[u8]>),
-    Directory { parent: InodeId, children: u64 },
+    Directory {
+        parent: InodeId,
+        children: u64,
+    },
+    /// A fifo, a socket or a device: its kind and number are all there is.
+    Special {
+        kind: FileKind,
+        device: u64,
+    },
+}
+
+impl Body {
+    pub(crate) fn kind(&self) -> FileKind {
+        match self {
+            Body::Inline(_) | Body::Extents { .. } => FileKind::Regular,
+            Body::Symlink(_) => FileKind::Symlink,
+            Body::Directory { .. } => FileKind::Directory,
+            Body::Special { kind, .. } => *kind,
+        }
+    }
 }
 
 /// Millions of these are in memory: a field more is a decision.
@@ -61,7 +83,7 @@ impl Inode {
         let (link_count, size) = match &body {
             Body::Directory { .. } => (2, 0),
             Body::Inline(bytes) | Body::Symlink(bytes) => (1, bytes.len() as u64),
-            Body::Extents { .. } => (1, 0),
+            Body::Extents { .. } | Body::Special { .. } => (1, 0),
         };
         Inode {
             mode: mode_bits(attributes.mode),
@@ -85,8 +107,7 @@ impl Inode {
         Inode::new(
             &NewInode {
                 mode: 0o755,
-                owner: 0,
-                group: 0,
+                ..NewInode::default()
             },
             body,
             0,
@@ -94,11 +115,7 @@ impl Inode {
     }
 
     pub(crate) fn kind(&self) -> FileKind {
-        match self.body {
-            Body::Inline(_) | Body::Extents { .. } => FileKind::Regular,
-            Body::Symlink(_) => FileKind::Symlink,
-            Body::Directory { .. } => FileKind::Directory,
-        }
+        self.body.kind()
     }
 
     pub(crate) fn attributes(&self, inode: InodeId) -> Attributes {
@@ -114,6 +131,13 @@ impl Inode {
             modified: self.modified,
             changed: self.changed,
             version: self.version,
+            device: match self.body {
+                Body::Special { device, .. } => device,
+                _ => 0,
+            },
+            blocks: self.size.div_ceil(512),
+            block_size: BLOCK_SIZE_DEFAULT as u32,
+            xattr_count: 0,
         }
     }
 
@@ -151,6 +175,10 @@ impl State {
             FileKind::Regular => Ok(row),
             FileKind::Directory => Err(Failure::refused(Refusal::IsDirectory, "is a directory")),
             FileKind::Symlink => Err(Failure::refused(Refusal::InvalidArgument, "is a symbolic link")),
+            _ => Err(Failure::refused(
+                Refusal::InvalidArgument,
+                "is not a regular file",
+            )),
         }
     }
 
@@ -266,6 +294,11 @@ impl Row for Body {
                 parent.encode(sink);
                 children.encode(sink);
             }
+            Body::Special { kind, device } => {
+                4u8.encode(sink);
+                kind.encode(sink);
+                device.encode(sink);
+            }
         }
     }
 
@@ -279,6 +312,10 @@ impl Row for Body {
             3 => Ok(Body::Directory {
                 parent: Row::decode(reader)?,
                 children: Row::decode(reader)?,
+            }),
+            4 => Ok(Body::Special {
+                kind: Row::decode(reader)?,
+                device: Row::decode(reader)?,
             }),
             _ => Err(Error::Corrupt("an inode of unknown kind")),
         }

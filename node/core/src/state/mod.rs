@@ -261,7 +261,7 @@ impl State {
                 exclusive,
             } => self.create(*directory, name, attributes, content, *exclusive),
             Command::Unlink { directory, name } => self.unlink(*directory, name),
-            Command::Rename { from, to, replace } => self.rename(from, to, *replace),
+            Command::Rename { from, to, mode } => self.rename(from, to, *mode),
             Command::SetAttributes { inode, change } => self.set_attributes(*inode, change),
             Command::WriteInline {
                 inode,
@@ -276,6 +276,14 @@ impl State {
                 replace_all,
                 base_version,
             } => self.publish(*inode, extents, *size, *replace_all, *base_version),
+            Command::Link { .. }
+            | Command::XattrSet { .. }
+            | Command::XattrRemove { .. }
+            | Command::UpdateOpens { .. }
+            | Command::ReapOrphans { .. } => Err(Failure::refused(
+                bark_schema::operation::Refusal::Unsupported,
+                "not supported yet",
+            )),
             Command::Prepare { .. }
             | Command::Decide { .. }
             | Command::Finish { .. }

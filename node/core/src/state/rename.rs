@@ -7,14 +7,14 @@
 //! - Source and target change together; a replaced file loses one link, a replaced directory was empty.
 //! - Renaming a file onto another name of the same file does nothing and succeeds (POSIX).
 
-use bark_schema::operation::{Entry, Failure, FileKind, Refusal, Reply};
+use bark_schema::operation::{Entry, Failure, FileKind, Refusal, RenameMode, Reply};
 
 use super::State;
 use super::dentry::{Dentry, check_name, no_such_entry};
 use super::inode::is_at_home;
 
 impl State {
-    pub(super) fn rename(&mut self, from: &Entry, to: &Entry, replace: bool) -> Result<Reply, Failure> {
+    pub(super) fn rename(&mut self, from: &Entry, to: &Entry, mode: RenameMode) -> Result<Reply, Failure> {
         check_name(&from.name)?;
         check_name(&to.name)?;
         if !is_at_home(from.directory, self.partition) || !is_at_home(to.directory, self.partition) {
@@ -32,7 +32,7 @@ impl State {
         }
         let target = self.dentry(to.directory, &to.name);
         if let Some(target) = target {
-            if !replace {
+            if mode != RenameMode::Replace {
                 return Err(Failure::refused(Refusal::Exists, "file exists"));
             }
             if target.inode == source.inode {

@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 
 use bark_schema::ids::{InodeId, TransactionId};
-use bark_schema::operation::{Entry, Failure, FileKind, NewInode, Refusal, Step};
+use bark_schema::operation::{Entry, Failure, FileKind, NewInode, Refusal, Step, Xattr};
 
 use super::codec::{Reader, Row, Sink, row_struct};
 use super::dentry::{Dentry, check_name, no_such_entry};
@@ -78,6 +78,13 @@ impl State {
             } => {
                 self.check_entry_step(transaction, entry)?;
                 self.check_expected(entry, *kind, *expected, steps)
+            }
+            Step::ExchangeEntry { entry, expected, .. } => {
+                self.check_entry_step(transaction, entry)?;
+                match self.dentry(entry.directory, &entry.name) {
+                    Some(found) if found.inode == *expected => Ok(()),
+                    _ => Err(entry_changed()),
+                }
             }
             Step::RemoveEntry { entry, inode } => {
                 self.check_entry_step(transaction, entry)?;
@@ -189,6 +196,9 @@ impl State {
         match step {
             Step::InsertEntry {
                 entry, inode, kind, ..
+            }
+            | Step::ExchangeEntry {
+                entry, inode, kind, ..
             } => {
                 self.put_dentry(
                     entry.directory,
@@ -234,7 +244,14 @@ fn entry_changed() -> Failure {
 }
 
 row_struct!(Entry { directory, name });
-row_struct!(NewInode { mode, owner, group });
+row_struct!(NewInode {
+    mode,
+    owner,
+    group,
+    block_size,
+    xattrs
+});
+row_struct!(Xattr { name, value });
 
 impl Row for Step {
     fn encode<S: Sink>(&self, sink: &mut S) {
@@ -290,6 +307,18 @@ impl Row for Step {
                 8u8.encode(sink);
                 key.encode(sink);
             }
+            Step::ExchangeEntry {
+                entry,
+                inode,
+                kind,
+                expected,
+            } => {
+                9u8.encode(sink);
+                entry.encode(sink);
+                inode.encode(sink);
+                kind.encode(sink);
+                expected.encode(sink);
+            }
         }
     }
 
@@ -329,6 +358,12 @@ impl Row for Step {
             },
             8 => Step::KeyDelete {
                 key: Row::decode(reader)?,
+            },
+            9 => Step::ExchangeEntry {
+                entry: Row::decode(reader)?,
+                inode: Row::decode(reader)?,
+                kind: Row::decode(reader)?,
+                expected: Row::decode(reader)?,
             },
             _ => return Err(Error::Corrupt("a step of unknown kind")),
         })

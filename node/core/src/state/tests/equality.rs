@@ -7,7 +7,7 @@ use crate::random::Random;
 use crate::state::inode::Body;
 use crate::state::{Error, StateLoader, each_table};
 use bark_schema::ids::TransactionId;
-use bark_schema::operation::{AttributeChange, Entry, Step};
+use bark_schema::operation::{AttributeChange, Entry, RenameMode, Step};
 
 const OPERATIONS: u64 = 2_000;
 
@@ -44,7 +44,10 @@ impl Workload {
             9 => Command::Rename {
                 from: self.entry(state),
                 to: self.entry(state),
-                replace: self.random.chance(2),
+                mode: match self.random.chance(2) {
+                    true => RenameMode::Replace,
+                    false => RenameMode::NoReplace,
+                },
             },
             10 => Command::SetAttributes {
                 inode: self.inode(state),
@@ -233,8 +236,8 @@ fn check_everything(state: &State) {
     assert_eq!(digest, state.tables_digest());
 
     let mut children = BTreeMap::<InodeId, (u64, u32)>::new();
-    for ((directory, _), entry) in state.dentries.iter() {
-        let counts = children.entry(*directory).or_default();
+    for (key, entry) in state.dentries.iter() {
+        let counts = children.entry(key.directory).or_default();
         counts.0 += 1;
         counts.1 += u32::from(entry.kind == FileKind::Directory);
     }
@@ -259,7 +262,7 @@ fn check_everything(state: &State) {
             }
             Body::Inline(bytes) => assert!(bytes.len() as u64 <= row.size && count == 0),
             Body::Extents { count: counted } => assert_eq!(*counted, count),
-            Body::Symlink(_) => assert_eq!(count, 0),
+            Body::Symlink(_) | Body::Special { .. } => assert_eq!(count, 0),
         }
         assert!(end <= row.size, "an extent beyond the end");
         file_bytes += if row.kind() == FileKind::Regular {

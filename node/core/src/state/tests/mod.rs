@@ -115,6 +115,7 @@ fn new_inode() -> NewInode {
         mode: 0o100644,
         owner: 1,
         group: 2,
+        ..NewInode::default()
     }
 }
 
