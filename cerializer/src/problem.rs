@@ -134,7 +134,7 @@ fn status(refusal: Refusal) -> StatusCode {
         // The request is well formed; it is the key's present value that does not allow it.
         | Refusal::NotInteger
         | Refusal::Overflow => StatusCode::CONFLICT,
-        Refusal::NameTooLong | Refusal::InvalidArgument | Refusal::Range => StatusCode::BAD_REQUEST,
+        Refusal::NameTooLong | Refusal::InvalidArgument | Refusal::Range | Refusal::BeyondEnd => StatusCode::BAD_REQUEST,
         Refusal::FileTooLarge | Refusal::TooBig => StatusCode::PAYLOAD_TOO_LARGE,
         Refusal::NoSpace | Refusal::QuotaExceeded => StatusCode::INSUFFICIENT_STORAGE,
         Refusal::SessionExpired => StatusCode::GATEWAY_TIMEOUT,

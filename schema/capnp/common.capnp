@@ -112,6 +112,7 @@ struct Query @0x920c6259fcbe7f32 {
       name @20 :Data;
     }
     xattrList @21 :UInt64;
+    data @22 :DataQuery;
   }
 }
 
@@ -346,6 +347,7 @@ struct Command @0xf6137f4308a7bad3 {
     }
     reapOrphans @58 :UInt32;
     # Ends leases that ran out and drops at most so many inodes without name that nobody has open.
+    data @59 :DataCommand;
   }
 }
 
@@ -414,6 +416,14 @@ struct NodeRequest @0xf578ba7322f2241e {
     }
     blockDelete @12 :List(BlockId);
     clusterStatus @13 :Void;
+    blockList :group {
+      # Blocks this node has, in order.
+      hasAfter @14 :Bool;
+      after @15 :BlockId;
+      limit @16 :UInt32;
+    }
+    blockCompact @17 :Void;
+    # Wins back the space of dropped blocks, a segment at most.
   }
 }
 
@@ -464,7 +474,101 @@ struct Content @0xf6e1374569de8642 {
   union {
     inline @0 :Data;
     extents @1 :List(Extent);
-    # By offset; what no extent covers is zeros.
+    # By offset; what neither an extent nor a patch covers is zeros.
+  }
+  patches @2 :List(Patch);
+  # Beside extents: bytes that are not in a block yet, by offset; they overlap no extent.
+  knownUntil @3 :UInt64;
+  # Beside extents: nothing is said about bytes from here on.
+}
+
+struct Patch @0xcb371c2ce637d9a7 {
+  # Bytes of a file that came in a log entry and are not in a block yet.
+  offset @0 :UInt64;
+  data @1 :Data;
+}
+
+struct PackedBlock @0xe35a4fdde20865cc {
+  # A block that was stored and what its copies are like.
+  block @0 :BlockId;
+  size @1 :UInt32;
+  checksum @2 :UInt32;
+  nodes @3 :List(UInt16);
+}
+
+struct PackedPiece @0xbabce47df4be4d0e {
+  # A run of a file that a packed block holds too, and where it was when it was packed.
+  inode @0 :UInt64;
+  offset @1 :UInt64;
+  length @2 :UInt32;
+  blockOffset @3 :UInt32;
+  # In the packed block.
+  from :union {
+    patch @4 :UInt64;
+    # The patches written by the log entry with this index.
+    block :group {
+      block @5 :BlockId;
+      blockOffset @6 :UInt32;
+    }
+  }
+}
+
+enum Allocation @0xa60f06915fb23165 {
+  reserve @0;
+  punchHole @1;
+  zeroRange @2;
+}
+
+enum SeekTarget @0x9d58c17f8926ffc8 {
+  data @0;
+  hole @1;
+}
+
+struct DataCommand @0xcc8a64e03cf3f000 {
+  # A change of the bytes of files, or of the ledger of blocks, by one log entry.
+  union {
+    write :group {
+      inode @0 :UInt64;
+      offset @1 :UInt64;
+      append @2 :Bool;
+      # At the end of the file, wherever that is; the offset does not count then.
+      data @3 :Data;
+    }
+    allocate :group {
+      inode @4 :UInt64;
+      offset @5 :UInt64;
+      length @6 :UInt64;
+      how @7 :Allocation;
+      keepSize @8 :Bool;
+    }
+    copyRange :group {
+      from @9 :UInt64;
+      fromOffset @10 :UInt64;
+      to @11 :UInt64;
+      toOffset @12 :UInt64;
+      length @13 :UInt64;
+    }
+    repack :group {
+      block @14 :PackedBlock;
+      pieces @15 :List(PackedPiece);
+    }
+    condemnBlocks :group {
+      node @16 :UInt16;
+      blocks @17 :List(BlockId);
+    }
+    forgetBlocks @18 :List(BlockId);
+  }
+}
+
+struct DataQuery @0xbe07f3c1ee4cdb59 {
+  # A question about the bytes of files, or about blocks.
+  union {
+    seek :group {
+      inode @0 :UInt64;
+      offset @1 :UInt64;
+      target @2 :SeekTarget;
+    }
+    unknownBlocks @3 :List(BlockId);
   }
 }
 
@@ -491,6 +595,12 @@ struct PartitionStatus @0xfd726ae58fcfe674 {
   # Of `fileBytes`, and of links and attributes, what is stored.
   orphans @11 :UInt64;
   # Inodes without a name that are still open somewhere, or were a moment ago. Not among `inodes`.
+  blockBytes @12 :UInt64;
+  # Of the blocks in use, one copy of each.
+  garbageBytes @13 :UInt64;
+  # Of blocks nobody needs any more that are not dropped yet, one copy of each.
+  patchBytes @14 :UInt64;
+  # Of writes that came through the log and are not in blocks yet.
 }
 
 struct NodeStatus @0xad5963c12f26905f {
@@ -575,6 +685,11 @@ struct Reply @0xc5518b2f91c2927e {
       missing @33 :List(UInt64);
       renewed @34 :Bool;
     }
+    copied :group {
+      length @35 :UInt64;
+      attributes @36 :Attributes;
+    }
+    blocks @37 :List(BlockId);
   }
 }
 
@@ -625,4 +740,5 @@ enum Refusal @0xcd6f3618d097fcc9 {
   crossDevice @22;
   tooBig @23;
   quotaExceeded @24;
+  beyondEnd @25;
 }

@@ -4,6 +4,7 @@
 
 pub mod cluster_file;
 pub mod codec;
+pub mod data;
 pub mod frame;
 pub mod generated;
 pub mod ids;

@@ -46,6 +46,12 @@ pub const SYMLINKS_MAX: u32 = 40;
 pub const PAGE_ENTRIES_MAX: u32 = 4096;
 /// Largest extent list in one publish command; a longer file is published in several.
 pub const EXTENTS_PER_COMMAND_MAX: usize = 4096;
+/// Most bytes of one write that travels in the log entry; more goes into blocks.
+pub const WRITE_SIZE_MAX: usize = 64 * KIB;
+/// Bytes of patches after which one answer about a file's layout ends.
+pub const LAYOUT_PATCH_BYTES_MAX: usize = MIB;
+/// Most blocks in one question or command about blocks.
+pub const BLOCKS_PER_COMMAND_MAX: usize = 4096;
 /// Largest frame from a client that has not logged in.
 pub const FRAME_SIZE_GREETING_MAX: usize = 64 * KIB;
 /// Largest frame otherwise: one block and its envelope.

@@ -11,6 +11,7 @@
 
 use bytes::Bytes;
 
+use crate::data::{Copied, DataCommand, DataQuery, FileMap};
 use crate::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId, TransactionId};
 
 /// Names one change for the exactly-once tables.
@@ -101,6 +102,8 @@ pub enum Query {
     XattrList {
         inode: InodeId,
     },
+    /// About the bytes of files and about blocks.
+    Data(DataQuery),
 }
 
 /// Where a page of a directory begins.
@@ -212,6 +215,8 @@ pub enum Command {
     ReapOrphans {
         limit: u32,
     },
+    /// Changes bytes of files; small writes among them.
+    Data(DataCommand),
     /// Writes into a file that stays at most INLINE_SIZE_MAX; `TooLargeForInline` otherwise.
     WriteInline {
         inode: InodeId,
@@ -219,7 +224,8 @@ pub enum Command {
         data: Bytes,
         truncate: bool,
     },
-    /// Makes blocks part of a file. `replace_all` first drops what the file had.
+    /// Makes blocks part of a file, over what was there: extents in order, that do not overlap. The size
+    /// grows to `size` if it was less. `replace_all` first drops what the file had, and sets the size.
     /// `base_version`: refuses with `Conflict` if the file's content changed since.
     Publish {
         inode: InodeId,
@@ -332,9 +338,17 @@ pub enum NodeRequest {
         offset: u32,
         length: u32,
     },
+    /// Drops blocks from this node's disk. Between nodes only.
     BlockDelete {
         blocks: Vec<BlockId>,
     },
+    /// The blocks this node has behind `after`, in order; none at the end. Between nodes only.
+    BlockList {
+        after: Option<BlockId>,
+        limit: u32,
+    },
+    /// Wins back the space of dropped blocks, of one segment at most. Between nodes only.
+    BlockCompact,
     ClusterStatus,
 }
 
@@ -574,6 +588,8 @@ pub enum Reply {
         missing: Vec<InodeId>,
         renewed: bool,
     },
+    Copied(Copied),
+    Blocks(Vec<BlockId>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -599,8 +615,8 @@ pub struct DirectoryEntry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     Inline(Bytes),
-    /// Extents that overlap the range asked for, by offset; what no extent covers is zeros.
-    Extents(Vec<Extent>),
+    /// Extents and patches that overlap the range asked for.
+    Mapped(FileMap),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -630,6 +646,11 @@ pub struct PartitionStatus {
     /// Lengths of the log kept for followers and of the last snapshot, for operators.
     pub log_entries: u64,
     pub snapshot_index: u64,
+    /// Of blocks in use, and of those nobody needs that are not dropped yet; one copy of each.
+    pub block_bytes: u64,
+    pub garbage_bytes: u64,
+    /// Written through the log and not in blocks yet.
+    pub patch_bytes: u64,
 }
 
 /// What one node knows of the cluster. `partitions` are those with a replica on the answering node.
@@ -720,6 +741,8 @@ pub enum Refusal {
     CrossDevice,
     TooBig,
     QuotaExceeded,
+    /// There is no data at or after the offset.
+    BeyondEnd,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -771,6 +794,7 @@ impl Refusal {
             Refusal::CrossDevice => "EXDEV",
             Refusal::TooBig => "E2BIG",
             Refusal::QuotaExceeded => "EDQUOT",
+            Refusal::BeyondEnd => "ENXIO",
         }
     }
 }

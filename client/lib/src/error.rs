@@ -132,6 +132,7 @@ fn sentence(refusal: Refusal, detail: String) -> String {
         Refusal::CrossDevice => "Invalid cross-device link",
         Refusal::TooBig => "Argument list too long",
         Refusal::QuotaExceeded => "Disk quota exceeded",
+        Refusal::BeyondEnd => "No such device or address",
     };
     let adds_nothing = matches!(
         refusal,

@@ -15,7 +15,7 @@ use bark_core::storage::{BLOCK_DIRECTORY, Storage};
 use bark_core::time::Now;
 use bark_core::worker::event::{Effect, Input};
 use bark_core::worker::gateway::Reach;
-use bark_core::worker::{Durability, Worker, WorkerConfig};
+use bark_core::worker::{CleaningConfig, Durability, Worker, WorkerConfig};
 use bark_schema::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId};
 use bark_schema::operation::*;
 use bytes::Bytes;
@@ -61,6 +61,7 @@ impl Cluster {
                 durability: Durability::Disk,
                 nodes: Arc::default(),
                 placement: Arc::new(placement.clone()),
+                cleaning: CleaningConfig::STANDARD,
             };
             let mut random = Random::new(u64::from(node.0));
             let partitions = (0..PARTITIONS)

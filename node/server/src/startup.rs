@@ -19,7 +19,7 @@ use bark_core::identity::{self, Identity};
 use bark_core::log::LogConfig;
 use bark_core::open::{self, Opened};
 use bark_core::random::Random;
-use bark_core::worker::{Durability, Worker, WorkerConfig};
+use bark_core::worker::{CleaningConfig, Durability, Worker, WorkerConfig};
 use bark_schema::cluster_file;
 use bark_schema::ids::PartitionId;
 use bark_schema::operation::NodeStatus;
@@ -373,6 +373,7 @@ fn worker_configs(config: &Config) -> Vec<WorkerConfig> {
             durability,
             nodes: nodes.clone(),
             placement: placement.clone(),
+            cleaning: CleaningConfig::STANDARD,
         })
         .collect()
 }

@@ -24,7 +24,7 @@ use bark_core::storage::Storage;
 use bark_core::time::Now;
 use bark_core::worker::event::{Effect, Input, StorageRequest};
 use bark_core::worker::gateway::{CompletionSink, Reach};
-use bark_core::worker::{Durability, Worker, WorkerConfig};
+use bark_core::worker::{CleaningConfig, Durability, Worker, WorkerConfig};
 use bark_schema::ids::NodeNumber;
 use bark_schema::operation::{Failure, NodeStatus, Reply, Request};
 
@@ -35,6 +35,14 @@ use crate::world::{Event, World};
 /// Small, so that a run fills several.
 const LOG_SEGMENT_SIZE_BYTES: u64 = 64 << 10;
 const BLOCK_SEGMENT_SIZE_BYTES: u64 = 256 << 10;
+/// Everything a hundred times sooner than on real nodes, so that short runs see all of it.
+const CLEANING: CleaningConfig = CleaningConfig {
+    garbage_horizon_us: 2_000_000,
+    orphan_age_us: 8_000_000,
+    patch_age_us: 1_000_000,
+    patch_space_max: 32 << 10,
+    compaction_period_us: 2_000_000,
+};
 /// Requests that share one sync, as in the server.
 const STORAGE_GROUP_MAX: usize = 64;
 /// Where the monotonic clock of a process starts; only differences mean something.
@@ -142,6 +150,7 @@ impl Node {
             durability: Durability::Disk,
             nodes: shape.statuses.clone(),
             placement: shape.placement.clone(),
+            cleaning: CLEANING,
         };
         let log_config = LogConfig {
             segment_size_bytes: LOG_SEGMENT_SIZE_BYTES,

@@ -1,13 +1,15 @@
 //! Replies, failures and everything they carry.
 
 use super::Result;
+use super::data::{read_block_ids, read_content, write_block_ids, write_content};
 use super::read::{self, Source};
 use super::request::{read_kind, write_inodes, write_keys, write_kind, write_nodes, write_transaction_id};
+use crate::data::Copied;
 use crate::generated::common_capnp as wire;
 use crate::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId};
 use crate::operation::{
-    Attributes, ClusterStatus, Content, DirectoryEntry, Extent, Failure, KeyValue, NodeStatus,
-    PartitionStatus, Refusal, Reply, TransactionOutcome,
+    Attributes, ClusterStatus, DirectoryEntry, Extent, Failure, KeyValue, NodeStatus, PartitionStatus,
+    Refusal, Reply, TransactionOutcome,
 };
 
 pub fn write_reply(reply: &Reply, mut builder: wire::reply::Builder<'_>) {
@@ -101,6 +103,12 @@ pub fn write_reply(reply: &Reply, mut builder: wire::reply::Builder<'_>) {
             write_inodes(missing, group.reborrow().init_missing(missing.len() as u32));
             group.set_renewed(*renewed);
         }
+        Reply::Copied(copied) => {
+            let mut group = builder.init_copied();
+            group.set_length(copied.length);
+            write_attributes(&copied.attributes, group.init_attributes());
+        }
+        Reply::Blocks(blocks) => write_block_ids(blocks, builder.init_blocks(blocks.len() as u32)),
     }
 }
 
@@ -166,6 +174,11 @@ pub fn read_reply(reader: wire::reply::Reader<'_>, source: Source<'_>) -> Result
             missing: read::inodes(group.get_missing())?,
             renewed: group.get_renewed(),
         },
+        wire::reply::Copied(group) => Reply::Copied(Copied {
+            length: group.get_length(),
+            attributes: read_attributes(group.get_attributes()?)?,
+        }),
+        wire::reply::Blocks(blocks) => Reply::Blocks(read_block_ids(blocks)?),
     })
 }
 
@@ -246,6 +259,7 @@ refusals!(
     CrossDevice,
     TooBig,
     QuotaExceeded,
+    BeyondEnd,
 );
 
 pub fn write_attributes(attributes: &Attributes, mut builder: wire::attributes::Builder<'_>) {
@@ -340,22 +354,6 @@ fn read_directory_entry(
     })
 }
 
-fn write_content(content: &Content, mut builder: wire::content::Builder<'_>) {
-    match content {
-        Content::Inline(data) => builder.set_inline(data),
-        Content::Extents(extents) => {
-            write_extents(extents, builder.init_extents(extents.len() as u32));
-        }
-    }
-}
-
-fn read_content(reader: wire::content::Reader<'_>, source: Source<'_>) -> Result<Content> {
-    Ok(match reader.which()? {
-        wire::content::Inline(data) => Content::Inline(source.bytes(data)?),
-        wire::content::Extents(extents) => Content::Extents(read::list(extents, read_extent)?),
-    })
-}
-
 pub(super) fn write_extents(
     extents: &[Extent],
     mut list: capnp::struct_list::Builder<'_, wire::extent::Owned>,
@@ -401,6 +399,9 @@ pub fn write_partition_status(status: &PartitionStatus, mut builder: wire::parti
     builder.set_snapshot_index(status.snapshot_index);
     builder.set_allocated_bytes(status.allocated_bytes);
     builder.set_orphans(status.orphans);
+    builder.set_block_bytes(status.block_bytes);
+    builder.set_garbage_bytes(status.garbage_bytes);
+    builder.set_patch_bytes(status.patch_bytes);
 }
 
 fn read_partition_status(reader: wire::partition_status::Reader<'_>) -> PartitionStatus {
@@ -417,6 +418,9 @@ fn read_partition_status(reader: wire::partition_status::Reader<'_>) -> Partitio
         snapshot_index: reader.get_snapshot_index(),
         allocated_bytes: reader.get_allocated_bytes(),
         orphans: reader.get_orphans(),
+        block_bytes: reader.get_block_bytes(),
+        garbage_bytes: reader.get_garbage_bytes(),
+        patch_bytes: reader.get_patch_bytes(),
     }
 }
 

@@ -4,6 +4,9 @@
 
 use capnp::data_list;
 
+use super::data::{
+    read_block_ids, read_data_command, read_data_query, write_block_ids, write_data_command, write_data_query,
+};
 use super::read::{self, Source, required};
 use super::reply::{read_reply, write_extents, write_reply};
 use super::{Error, Result};
@@ -119,6 +122,7 @@ pub fn write_query(query: &Query, mut builder: wire::query::Builder<'_>) {
             group.set_name(name);
         }
         Query::XattrList { inode } => builder.set_xattr_list(inode.0),
+        Query::Data(query) => write_data_query(query, builder.init_data()),
     }
 }
 
@@ -176,6 +180,7 @@ pub fn read_query(reader: wire::query::Reader<'_>, source: Source<'_>) -> Result
         wire::query::XattrList(inode) => Query::XattrList {
             inode: InodeId(inode),
         },
+        wire::query::Data(query) => Query::Data(read_data_query(query?)?),
     })
 }
 
@@ -343,6 +348,7 @@ pub fn write_command(command: &Command, mut builder: wire::command::Builder<'_>)
             group.set_commit(*commit);
         }
         Command::Forget { transaction } => write_transaction_id(transaction, builder.init_forget()),
+        Command::Data(command) => write_data_command(command, builder.init_data()),
     }
 }
 
@@ -446,6 +452,7 @@ pub fn read_command(reader: wire::command::Reader<'_>, source: Source<'_>) -> Re
         wire::command::Forget(id) => Command::Forget {
             transaction: read::transaction_id(id)?,
         },
+        wire::command::Data(command) => Command::Data(read_data_command(command?, source)?),
     })
 }
 
@@ -589,11 +596,17 @@ pub fn write_node_request(request: &NodeRequest, mut builder: wire::node_request
             group.set_length(*length);
         }
         NodeRequest::BlockDelete { blocks } => {
-            let mut list = builder.init_block_delete(blocks.len() as u32);
-            for (index, block) in blocks.iter().enumerate() {
-                write_block_id(block, list.reborrow().get(index as u32));
+            write_block_ids(blocks, builder.init_block_delete(blocks.len() as u32));
+        }
+        NodeRequest::BlockList { after, limit } => {
+            let mut group = builder.init_block_list();
+            group.set_limit(*limit);
+            group.set_has_after(after.is_some());
+            if let Some(after) = after {
+                write_block_id(after, group.init_after());
             }
         }
+        NodeRequest::BlockCompact => builder.set_block_compact(()),
         NodeRequest::ClusterStatus => builder.set_cluster_status(()),
     }
 }
@@ -619,8 +632,16 @@ pub fn read_node_request(reader: wire::node_request::Reader<'_>, source: Source<
             length: group.get_length(),
         },
         wire::node_request::BlockDelete(blocks) => NodeRequest::BlockDelete {
-            blocks: read::list(blocks, |block| Ok(read::block_id(block)))?,
+            blocks: read_block_ids(blocks)?,
         },
+        wire::node_request::BlockList(group) => NodeRequest::BlockList {
+            after: match group.get_has_after() {
+                true => Some(read::block_id(group.get_after()?)),
+                false => None,
+            },
+            limit: group.get_limit(),
+        },
+        wire::node_request::BlockCompact(()) => NodeRequest::BlockCompact,
         wire::node_request::ClusterStatus(()) => NodeRequest::ClusterStatus,
     })
 }
@@ -921,7 +942,7 @@ pub(super) fn write_request_id(id: &RequestId, mut builder: wire::request_id::Bu
     builder.set_acknowledged_below(id.acknowledged_below);
 }
 
-fn write_block_id(block: &BlockId, mut builder: wire::block_id::Builder<'_>) {
+pub(super) fn write_block_id(block: &BlockId, mut builder: wire::block_id::Builder<'_>) {
     builder.set_client(block.client.0);
     builder.set_counter(block.counter);
 }

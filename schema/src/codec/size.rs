@@ -3,6 +3,7 @@
 //! The numbers are generous and not exact: too much costs the clearing of a few words, too little
 //! makes a frame of two segments, which is as valid.
 
+use crate::data::{DataCommand, DataQuery};
 use crate::message::{ClientMessage, PeerMessage, RaftMessage, ServerMessage};
 use crate::operation::{
     Command, Content, Extent, Failure, ListPosition, Namespace, NewContent, NewInode, NodeRequest, Proposal,
@@ -16,7 +17,9 @@ const EXTENT_WORDS: usize = 10;
 /// A directory entry with attributes, less its name.
 const DIRECTORY_ENTRY_WORDS: usize = 20;
 const STEP_WORDS: usize = 16;
-const STATUS_WORDS: usize = 16;
+const STATUS_WORDS: usize = 20;
+const BLOCK_ID_WORDS: usize = 2;
+const PACKED_PIECE_WORDS: usize = 10;
 
 pub fn peer_words(message: &PeerMessage) -> usize {
     FIXED_WORDS
@@ -97,6 +100,7 @@ fn request(request: &Request) -> usize {
                 ..
             }
             | Query::XattrGet { name, .. } => data(name),
+            Query::Data(DataQuery::UnknownBlocks { blocks }) => blocks.len() * BLOCK_ID_WORDS,
             _ => 0,
         },
         Request::Command { command: asked, .. } => command(asked),
@@ -118,8 +122,11 @@ fn request(request: &Request) -> usize {
                 replicas,
                 ..
             } => data(bytes) + replicas.len(),
-            NodeRequest::BlockDelete { blocks } => 2 * blocks.len(),
-            NodeRequest::BlockGet { .. } | NodeRequest::ClusterStatus => 0,
+            NodeRequest::BlockDelete { blocks } => blocks.len() * BLOCK_ID_WORDS,
+            NodeRequest::BlockGet { .. }
+            | NodeRequest::BlockList { .. }
+            | NodeRequest::BlockCompact
+            | NodeRequest::ClusterStatus => 0,
         },
     }
 }
@@ -149,6 +156,14 @@ fn command(command: &Command) -> usize {
         Command::UpdateOpens { opened, closed, .. } => opened.len() + closed.len(),
         Command::WriteInline { data: bytes, .. } => data(bytes),
         Command::Publish { extents, .. } => extent_words(extents),
+        Command::Data(command) => match command {
+            DataCommand::Write { data: bytes, .. } => data(bytes),
+            DataCommand::Repack { block, pieces } => block.nodes.len() + pieces.len() * PACKED_PIECE_WORDS,
+            DataCommand::CondemnBlocks { blocks, .. } | DataCommand::ForgetBlocks { blocks } => {
+                blocks.len() * BLOCK_ID_WORDS
+            }
+            DataCommand::Allocate { .. } | DataCommand::CopyRange { .. } => 0,
+        },
         Command::Prepare { steps: held, .. } => steps(held),
         Command::Decide {
             steps: held,
@@ -228,8 +243,12 @@ fn reply(reply: &Reply) -> usize {
             .sum(),
         Reply::Layout { content, .. } | Reply::Walked { content, .. } => match content {
             Content::Inline(bytes) => data(bytes),
-            Content::Extents(extents) => extent_words(extents),
+            Content::Mapped(map) => {
+                let patches = map.patches.iter().map(|patch| 2 + data(&patch.data));
+                extent_words(&map.extents) + patches.sum::<usize>()
+            }
         },
+        Reply::Blocks(blocks) => blocks.len() * BLOCK_ID_WORDS,
         Reply::Stored { nodes } => nodes.len(),
         Reply::Cluster(status) => {
             // Five texts a node, rarely longer than 32 bytes each.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use bark_schema::data::*;
 use bark_schema::ids::*;
 use bark_schema::message::*;
 use bark_schema::operation::*;
@@ -218,7 +219,14 @@ impl Generator {
     fn content(&mut self) -> Content {
         match self.choose("Content", 2) {
             0 => Content::Inline(self.data()),
-            _ => Content::Extents(self.list(Self::extent)),
+            _ => Content::Mapped(FileMap {
+                extents: self.list(Self::extent),
+                patches: self.list(|generator| Patch {
+                    offset: generator.number(),
+                    data: generator.data(),
+                }),
+                known_until: self.number(),
+            }),
         }
     }
 
@@ -260,7 +268,7 @@ impl Generator {
     }
 
     fn query(&mut self) -> Query {
-        match self.choose("Query", 14) {
+        match self.choose("Query", 15) {
             0 => Query::KeyGet { key: self.data() },
             1 => Query::KeyGetMany {
                 keys: self.list(Self::data),
@@ -296,6 +304,7 @@ impl Generator {
                 name: self.data(),
             },
             12 => Query::XattrList { inode: self.inode() },
+            13 => Query::Data(self.data_query()),
             _ => Query::TransactionOutcome {
                 transaction: self.transaction(),
             },
@@ -303,7 +312,7 @@ impl Generator {
     }
 
     fn command(&mut self) -> Command {
-        match self.choose("Command", 20) {
+        match self.choose("Command", 21) {
             0 => Command::KeySet {
                 key: self.data(),
                 value: self.data(),
@@ -406,8 +415,83 @@ impl Generator {
                 lease_ms: self.u32(),
             },
             18 => Command::ReapOrphans { limit: self.u32() },
+            19 => Command::Data(self.data_command()),
             _ => Command::Forget {
                 transaction: self.transaction(),
+            },
+        }
+    }
+
+    fn data_command(&mut self) -> DataCommand {
+        match self.choose("DataCommand", 6) {
+            0 => DataCommand::Write {
+                inode: self.inode(),
+                offset: self.option(Self::number),
+                data: self.data(),
+            },
+            1 => DataCommand::Allocate {
+                inode: self.inode(),
+                offset: self.number(),
+                length: self.number(),
+                how: match self.choose("Allocation", 3) {
+                    0 => Allocation::Reserve,
+                    1 => Allocation::PunchHole,
+                    _ => Allocation::ZeroRange,
+                },
+                keep_size: self.flag(),
+            },
+            2 => DataCommand::CopyRange {
+                from: self.inode(),
+                from_offset: self.number(),
+                to: self.inode(),
+                to_offset: self.number(),
+                length: self.number(),
+            },
+            3 => DataCommand::Repack {
+                block: PackedBlock {
+                    block: self.block(),
+                    size: self.u32(),
+                    checksum: self.u32(),
+                    nodes: self.list(Self::node),
+                },
+                pieces: self.list(|generator| PackedPiece {
+                    inode: generator.inode(),
+                    offset: generator.number(),
+                    length: generator.u32(),
+                    block_offset: generator.u32(),
+                    from: match generator.choose("PackedFrom", 2) {
+                        0 => PackedFrom::Patch {
+                            written: generator.number(),
+                        },
+                        _ => PackedFrom::Block {
+                            block: generator.block(),
+                            block_offset: generator.u32(),
+                        },
+                    },
+                }),
+            },
+            4 => DataCommand::CondemnBlocks {
+                node: self.node(),
+                blocks: self.list(Self::block),
+            },
+            _ => DataCommand::ForgetBlocks {
+                blocks: self.list(Self::block),
+            },
+        }
+    }
+
+    fn data_query(&mut self) -> DataQuery {
+        match self.choose("DataQuery", 2) {
+            0 => DataQuery::Seek {
+                inode: self.inode(),
+                offset: self.number(),
+                target: match self.choose("SeekTarget", 2) {
+                    0 => SeekTarget::Data,
+                    _ => SeekTarget::Hole,
+                },
+            },
+            _ => DataQuery::UnknownBlocks {
+                blocks: self.list(Self::block),
             },
         }
     }
@@ -489,7 +573,7 @@ impl Generator {
     }
 
     fn node_request(&mut self) -> NodeRequest {
-        match self.choose("NodeRequest", 5) {
+        match self.choose("NodeRequest", 7) {
             0 => NodeRequest::Walk {
                 start: self.inode(),
                 path: self.data(),
@@ -511,12 +595,17 @@ impl Generator {
             3 => NodeRequest::BlockDelete {
                 blocks: self.list(Self::block),
             },
+            4 => NodeRequest::BlockList {
+                after: self.option(Self::block),
+                limit: self.u32(),
+            },
+            5 => NodeRequest::BlockCompact,
             _ => NodeRequest::ClusterStatus,
         }
     }
 
     fn reply(&mut self) -> Reply {
-        match self.choose("Reply", 23) {
+        match self.choose("Reply", 25) {
             0 => Reply::Done,
             1 => Reply::Value(self.option(|generator| KeyValue {
                 value: generator.data(),
@@ -593,6 +682,11 @@ impl Generator {
                 missing: self.list(Self::inode),
                 renewed: self.flag(),
             },
+            22 => Reply::Copied(Copied {
+                length: self.number(),
+                attributes: self.attributes(),
+            }),
+            23 => Reply::Blocks(self.list(Self::block)),
             _ => Reply::Value(None),
         }
     }
@@ -623,6 +717,9 @@ impl Generator {
             snapshot_index: self.number(),
             allocated_bytes: self.number(),
             orphans: self.number(),
+            block_bytes: self.number(),
+            garbage_bytes: self.number(),
+            patch_bytes: self.number(),
         }
     }
 
@@ -644,7 +741,7 @@ impl Generator {
     }
 
     fn refusal(&mut self) -> Refusal {
-        const ALL: [Refusal; 25] = [
+        const ALL: [Refusal; 26] = [
             Refusal::NotFound,
             Refusal::Exists,
             Refusal::NotDirectory,
@@ -670,6 +767,7 @@ impl Generator {
             Refusal::CrossDevice,
             Refusal::TooBig,
             Refusal::QuotaExceeded,
+            Refusal::BeyondEnd,
         ];
         ALL[self.choose("Refusal", ALL.len() as u64) as usize]
     }

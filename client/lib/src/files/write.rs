@@ -137,7 +137,7 @@ impl Files {
                 whole.extend_from_slice(added);
                 (0, whole.freeze(), true)
             }
-            Content::Extents(_) => (size, added.clone(), false),
+            Content::Mapped(_) => (size, added.clone(), false),
         };
         let mut extents = Vec::new();
         let mut on_the_way = FuturesOrdered::new();

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use bark_schema::data::FileMap;
 use bark_schema::ids::{BlockId, InodeId, NodeNumber, PartitionId};
 use bark_schema::message::WelcomeNode;
 use bark_schema::operation::*;
@@ -31,6 +32,15 @@ type Answer = Result<Reply, Failure>;
 
 fn refuse<T>(refusal: Refusal) -> Result<T, Failure> {
     Err(Failure::refused(refusal, "refused by the fake"))
+}
+
+fn mapped(extents: Vec<Extent>) -> Content {
+    let known_until = extents.last().map_or(0, Extent::end);
+    Content::Mapped(FileMap {
+        extents,
+        patches: Vec::new(),
+        known_until,
+    })
 }
 
 impl State {
@@ -297,11 +307,11 @@ impl State {
                     return refuse(Refusal::Conflict);
                 }
                 let mut all = match (&found.content, replace_all) {
-                    (Content::Extents(old), false) => old.clone(),
+                    (Content::Mapped(old), false) => old.extents.clone(),
                     _ => Vec::new(),
                 };
                 all.extend(extents.iter().cloned());
-                found.content = Content::Extents(all);
+                found.content = mapped(all);
                 found.attributes.size = *size;
                 found.attributes.version += 1;
                 Ok(Reply::Attributes(found.attributes.clone()))
@@ -380,8 +390,9 @@ impl State {
                     parent,
                     // Nodes may look at less than was asked for on a walk.
                     content: match &found.content {
-                        Content::Extents(extents) => {
-                            Content::Extents(extents.iter().take(2).cloned().collect())
+                        Content::Mapped(map) => {
+                            let seen: Vec<Extent> = map.extents.iter().take(2).cloned().collect();
+                            mapped(seen)
                         }
                         inline => inline.clone(),
                     },
@@ -411,7 +422,9 @@ impl State {
                 None => refuse(Refusal::Corrupt),
             },
             NodeRequest::ClusterStatus => Ok(Reply::Cluster(self.cluster(node))),
-            NodeRequest::BlockDelete { .. } => panic!("clients do not delete blocks"),
+            NodeRequest::BlockDelete { .. } | NodeRequest::BlockList { .. } | NodeRequest::BlockCompact => {
+                panic!("clients leave the block store alone")
+            }
         }
     }
 
@@ -485,6 +498,9 @@ impl State {
             orphans: 0,
             log_entries: 0,
             snapshot_index: 0,
+            block_bytes: 0,
+            garbage_bytes: 0,
+            patch_bytes: 0,
         }
     }
 

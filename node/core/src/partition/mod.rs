@@ -157,6 +157,9 @@ impl Partition {
                 orphans: 0,
                 log_entries: 0,
                 snapshot_index: 0,
+                block_bytes: 0,
+                garbage_bytes: 0,
+                patch_bytes: 0,
             },
         };
         status.leader = self.leader();

@@ -43,14 +43,13 @@ impl State {
         self.cut_extents(inode, size, u64::MAX);
         self.settle_body(inode);
         self.set_size(inode, size);
-        self.inodes.update(&inode, |row| {
-            if let Body::Inline(bytes) = &mut row.body
-                && bytes.len() as u64 > size
-            {
-                *bytes = bytes[..size as usize].into();
-            }
-            row.touch_content(time);
-        });
+        if let Some(Body::Inline(bytes)) = self.inodes.get(&inode).map(|row| &row.body)
+            && bytes.len() as u64 > size
+        {
+            let kept = bytes[..size as usize].to_vec();
+            self.set_inline(inode, kept);
+        }
+        self.inodes.update(&inode, |row| row.touch_content(time));
     }
 
     pub(super) fn write_inline(
@@ -79,14 +78,10 @@ impl State {
             bytes.resize(end, 0);
         }
         bytes[start..end].copy_from_slice(data);
-        self.cut_extents(inode, 0, u64::MAX);
+        self.clear_content(inode);
+        self.set_inline(inode, bytes);
         self.set_size(inode, size);
-        let time = self.time;
-        self.inodes.update(&inode, |row| {
-            row.body = Body::Inline(bytes.into_boxed_slice());
-            row.touch_content(time);
-        });
-        Ok(Reply::Attributes(self.inode(inode)?.attributes(inode)))
+        self.touch_content(inode)
     }
 }
 

@@ -45,8 +45,10 @@ row_struct!(Inode {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Body {
     Inline(Box<[u8]>),
+    /// How many rows of the extent map the file has, and how many bytes they are.
     Extents {
         count: u64,
+        allocated: u64,
     },
     Symlink(Box<[u8]>),
     Directory {
@@ -77,6 +79,8 @@ const _: () = assert!(size_of::<Inode>() <= 80);
 /// Most numbers one command sets aside.
 const RESERVE_NUMBERS_MAX: u32 = 1 << 16;
 const MODE_MASK: u32 = 0o7777;
+/// The unit stat counts blocks in, whatever their real size.
+const STAT_BLOCK_SIZE: u64 = 512;
 
 impl Inode {
     pub(crate) fn new(attributes: &NewInode, body: Body, time: UnixNanos) -> Inode {
@@ -135,9 +139,18 @@ impl Inode {
                 Body::Special { device, .. } => device,
                 _ => 0,
             },
-            blocks: self.size.div_ceil(512),
+            blocks: self.allocated().div_ceil(STAT_BLOCK_SIZE),
             block_size: BLOCK_SIZE_DEFAULT as u32,
             xattr_count: 0,
+        }
+    }
+
+    /// Bytes stored for a regular file: holes do not count.
+    pub(crate) fn allocated(&self) -> u64 {
+        match &self.body {
+            Body::Inline(bytes) => bytes.len() as u64,
+            Body::Extents { allocated, .. } => *allocated,
+            Body::Symlink(_) | Body::Directory { .. } | Body::Special { .. } => 0,
         }
     }
 
@@ -213,6 +226,7 @@ impl State {
         self.reserve(id);
         if inode.kind() == FileKind::Regular {
             self.file_bytes = self.file_bytes.wrapping_add(inode.size);
+            self.allocated_bytes = self.allocated_bytes.wrapping_add(inode.allocated());
         }
         self.inodes.insert(id, inode);
     }
@@ -255,6 +269,7 @@ impl State {
             && inode.kind() == FileKind::Regular
         {
             self.file_bytes = self.file_bytes.wrapping_sub(inode.size);
+            self.allocated_bytes = self.allocated_bytes.wrapping_sub(inode.allocated());
         }
     }
 
@@ -281,9 +296,10 @@ impl Row for Body {
                 0u8.encode(sink);
                 bytes.encode(sink);
             }
-            Body::Extents { count } => {
+            Body::Extents { count, allocated } => {
                 1u8.encode(sink);
                 count.encode(sink);
+                allocated.encode(sink);
             }
             Body::Symlink(target) => {
                 2u8.encode(sink);
@@ -307,6 +323,7 @@ impl Row for Body {
             0 => Ok(Body::Inline(Row::decode(reader)?)),
             1 => Ok(Body::Extents {
                 count: Row::decode(reader)?,
+                allocated: Row::decode(reader)?,
             }),
             2 => Ok(Body::Symlink(Row::decode(reader)?)),
             3 => Ok(Body::Directory {

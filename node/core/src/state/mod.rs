@@ -14,15 +14,20 @@
 //!   sparse files of the largest size exceed 64 bits and must not stop the partition.
 
 mod attributes;
+mod block;
 mod codec;
+mod counters;
+mod data;
 mod dentry;
 mod extent;
 mod inode;
 mod key;
 mod lock;
+mod publish;
 mod query;
 mod rename;
 mod reply;
+mod seek;
 mod session;
 mod snapshot;
 mod step;
@@ -31,11 +36,17 @@ mod table;
 mod tests;
 mod transaction;
 
+use std::collections::BTreeSet;
+
 use bark_schema::ids::{BlockId, ClientId, InodeId, PartitionId, TransactionId};
 use bark_schema::operation::{Command, Failure, Proposal, Reply, UnixMillis, UnixNanos};
 
+pub use counters::SpaceCounters;
+pub use data::PatchToPack;
+
+use block::{BlockRow, GarbageRow};
 use dentry::{Dentry, DentryKey};
-use extent::{BlockRow, ExtentRow, GarbageRow};
+use extent::ExtentRow;
 use inode::Inode;
 use key::KeyRow;
 use lock::LockKey;
@@ -67,6 +78,13 @@ pub struct State {
     /// Every inode born here has a counter below this one.
     inode_counter_next: u64,
     file_bytes: u64,
+    /// Sums over the rows below, kept up to date by every change; not part of snapshots.
+    allocated_bytes: u64,
+    block_bytes: u64,
+    garbage_bytes: u64,
+    patch_bytes: u64,
+    /// The rows of `extents` that are patches.
+    patches: BTreeSet<(InodeId, u64)>,
     snapshot: Option<Snapshot>,
 
     keys: Table<Box<[u8]>, KeyRow>,
@@ -83,17 +101,19 @@ pub struct State {
     locks: Table<LockKey, TransactionId>,
     tombstones: Table<(TombstoneKind, TransactionId), ()>,
     outcomes: Table<TransactionId, OutcomeRow>,
+    /// The youngest condemned block of each client that is forgotten by now.
+    fences: Table<ClientId, u64>,
 }
 
 /// Does the same with every table of a state, in the order of their tags.
 macro_rules! each_table {
     ($state:expr, $table:ident, $action:expr) => {
         each_table!(@ (&mut $state), $table, $action, keys expiries inodes dentries extents blocks garbage
-            sessions replies retirements prepared locks tombstones outcomes)
+            sessions replies retirements prepared locks tombstones outcomes fences)
     };
     (shared $state:expr, $table:ident, $action:expr) => {
         each_table!(@ (&$state), $table, $action, keys expiries inodes dentries extents blocks garbage
-            sessions replies retirements prepared locks tombstones outcomes)
+            sessions replies retirements prepared locks tombstones outcomes fences)
     };
     (@ (&mut $state:expr), $table:ident, $action:expr, $($field:ident)*) => {
         $( { let $table = &mut $state.$field; $action; } )*
@@ -123,6 +143,11 @@ impl State {
             time: 0,
             inode_counter_next: 1,
             file_bytes: 0,
+            allocated_bytes: 0,
+            block_bytes: 0,
+            garbage_bytes: 0,
+            patch_bytes: 0,
+            patches: BTreeSet::new(),
             snapshot: None,
             keys: Table::new(1),
             expiries: Table::new(2),
@@ -138,6 +163,7 @@ impl State {
             locks: Table::new(12),
             tombstones: Table::new(13),
             outcomes: Table::new(14),
+            fences: Table::new(20),
         }
     }
 
@@ -263,6 +289,7 @@ impl State {
             Command::Unlink { directory, name } => self.unlink(*directory, name),
             Command::Rename { from, to, mode } => self.rename(from, to, *mode),
             Command::SetAttributes { inode, change } => self.set_attributes(*inode, change),
+            Command::Data(command) => self.change_data(command),
             Command::WriteInline {
                 inode,
                 offset,

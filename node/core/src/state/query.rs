@@ -9,8 +9,9 @@
 
 use std::ops::Bound;
 
+use bark_schema::data::FileMap;
 use bark_schema::ids::{InodeId, PartitionId, TransactionId};
-use bark_schema::limits::{EXTENTS_PER_COMMAND_MAX, MIB, PAGE_ENTRIES_MAX};
+use bark_schema::limits::{MIB, PAGE_ENTRIES_MAX};
 use bark_schema::operation::{
     Attributes, Content, DirectoryEntry, Failure, FileKind, KeyValue, ListPosition, PartitionStatus, Query,
     Refusal, Reply, TransactionOutcome, UnixMillis, UnixNanos,
@@ -76,6 +77,7 @@ impl State {
             }
             Query::PartitionStatus => Ok(Reply::Partition(self.status())),
             Query::TransactionOutcome { transaction } => Ok(Reply::Outcome(self.outcome(*transaction))),
+            Query::Data(query) => self.query_data(query),
         }
     }
 
@@ -237,7 +239,8 @@ impl State {
     fn layout(&self, inode: InodeId, offset: u64, length: u64) -> Result<Reply, Failure> {
         let row = self.regular(inode)?;
         self.check_inode_unlocked(inode)?;
-        let end = offset.saturating_add(length).min(row.size);
+        let known_until = offset.saturating_add(length);
+        let end = known_until.min(row.size);
         let content = match &row.body {
             Body::Inline(bytes) if offset < bytes.len() as u64 || row.size <= INLINE_REPLY_SIZE_MAX => {
                 let end = end.min(offset.saturating_add(INLINE_REPLY_SIZE_MAX)).max(offset);
@@ -249,9 +252,12 @@ impl State {
                 Content::Inline(Bytes::from(range))
             }
             Body::Extents { .. } if offset < end => {
-                Content::Extents(self.extents_between(inode, offset, end, EXTENTS_PER_COMMAND_MAX))
+                Content::Mapped(self.file_map(inode, offset, known_until))
             }
-            _ => Content::Extents(Vec::new()),
+            _ => Content::Mapped(FileMap {
+                known_until,
+                ..FileMap::default()
+            }),
         };
         Ok(Reply::Layout {
             attributes: row.attributes(inode),
@@ -270,10 +276,13 @@ impl State {
             keys: self.keys.len(),
             inodes: self.inodes.len(),
             file_bytes: self.file_bytes,
-            allocated_bytes: 0,
             orphans: 0,
             log_entries: 0,
             snapshot_index: 0,
+            allocated_bytes: self.allocated_bytes,
+            block_bytes: self.block_bytes,
+            garbage_bytes: self.garbage_bytes,
+            patch_bytes: self.patch_bytes,
         }
     }
 

@@ -1,5 +1,6 @@
 //! How recorded answers are stored: the replies a change can have, and decided refusals.
 
+use bark_schema::data::Copied;
 use bark_schema::operation::{Attributes, Failure, KeyValue, Refusal, Reply};
 
 use super::Error;
@@ -105,6 +106,11 @@ fn encode_reply(reply: &Reply, bytes: &mut Vec<u8>) -> bool {
             missing.encode(bytes);
             renewed.encode(bytes);
         }
+        Reply::Copied(copied) => {
+            11u8.encode(bytes);
+            copied.length.encode(bytes);
+            copied.attributes.encode(bytes);
+        }
         _ => return false,
     }
     true
@@ -140,13 +146,17 @@ pub(crate) fn decode_result(reader: &mut Reader<'_>) -> Result<Result<Reply, Fai
             missing: Row::decode(reader)?,
             renewed: Row::decode(reader)?,
         },
+        11 => Reply::Copied(Copied {
+            length: Row::decode(reader)?,
+            attributes: Row::decode(reader)?,
+        }),
         _ => return Err(Error::Corrupt("a reply of unknown kind")),
     };
     Ok(Ok(reply))
 }
 
 /// Codes are positions here: append only.
-const REFUSALS: [Refusal; 25] = [
+const REFUSALS: [Refusal; 26] = [
     Refusal::NotFound,
     Refusal::Exists,
     Refusal::NotDirectory,
@@ -172,6 +182,7 @@ const REFUSALS: [Refusal; 25] = [
     Refusal::CrossDevice,
     Refusal::TooBig,
     Refusal::QuotaExceeded,
+    Refusal::BeyondEnd,
 ];
 
 fn refusal_code(refusal: Refusal) -> u8 {

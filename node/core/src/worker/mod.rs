@@ -16,6 +16,7 @@
 //! - The same inputs at the same times give the same effects.
 
 mod calls;
+mod cleaning;
 pub mod event;
 pub mod gateway;
 mod router;
@@ -36,6 +37,7 @@ use crate::partition::event::{CallId, Output};
 use crate::random::Random;
 use crate::time::Now;
 use calls::Calls;
+pub use cleaning::CleaningConfig;
 use event::{Effect, Input, SiblingMessage, StorageEvent, StorageRequest};
 use gateway::{Gateway, Reach, Waiter};
 
@@ -73,6 +75,7 @@ pub struct WorkerConfig {
     pub nodes: Arc<Vec<bark_schema::operation::NodeStatus>>,
     /// Replicas of each partition, the preferred leader first.
     pub placement: Arc<Vec<Vec<NodeNumber>>>,
+    pub cleaning: CleaningConfig,
 }
 
 impl WorkerConfig {

@@ -1,5 +1,7 @@
 //! Behaviour of the state, by what it holds; `equality` has the properties that must hold after anything.
 
+mod blocks;
+mod data;
 mod equality;
 mod files;
 mod keys;
