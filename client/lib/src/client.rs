@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bark_schema::cluster_file;
+use bark_schema::data::DataCommand;
 use bark_schema::ids::{BlockId, ClientId, NodeNumber, PartitionId};
 use bark_schema::limits::{KIB, MIB};
 use bark_schema::message::Welcome;
@@ -275,11 +276,9 @@ impl Client {
         self.shared.next_counter.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(crate) fn new_block(&self) -> BlockId {
-        BlockId {
-            client: self.shared.client,
-            counter: self.next_counter(),
-        }
+    /// A name for a block of files whose inodes live in `home`.
+    pub(crate) fn new_block(&self, home: PartitionId) -> BlockId {
+        BlockId::new(self.shared.client, home, self.next_counter())
     }
 }
 
@@ -410,7 +409,7 @@ fn cost_bytes(call: &Call) -> usize {
         },
         Call::Command { command, .. } => match command {
             Command::KeySet { value, .. } => value.len(),
-            Command::WriteInline { data, .. } => data.len(),
+            Command::WriteInline { data, .. } | Command::Data(DataCommand::Write { data, .. }) => data.len(),
             Command::Publish { extents, .. } => extents.len() * 64,
             _ => 0,
         },

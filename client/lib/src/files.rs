@@ -10,8 +10,10 @@
 //! - Memory does not grow with the size of a file or a directory.
 
 mod block;
+mod handle;
 mod listing;
 mod read;
+mod staged;
 mod tree;
 mod write;
 
@@ -22,6 +24,7 @@ use bark_schema::operation::{
 };
 use bytes::Bytes;
 
+pub use self::handle::FileHandle;
 pub use self::listing::Listing;
 pub use self::read::FileReader;
 pub use self::write::{FileWriter, OnlyIf};

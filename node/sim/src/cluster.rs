@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bark_core::block_store::BlockStoreConfig;
+use bark_core::block_store::{BlockStore, BlockStoreConfig};
 use bark_core::disk::simulated::SimulatedDisk;
 use bark_core::log::{Log, LogConfig, Record};
 use bark_core::open;
@@ -41,7 +41,7 @@ const CLEANING: CleaningConfig = CleaningConfig {
     orphan_age_us: 8_000_000,
     patch_age_us: 1_000_000,
     patch_space_max: 32 << 10,
-    compaction_period_us: 2_000_000,
+    store_period_us: 1_000_000,
 };
 /// Requests that share one sync, as in the server.
 const STORAGE_GROUP_MAX: usize = 64;
@@ -84,6 +84,12 @@ pub struct Running {
     storage: Storage,
     storage_queue: VecDeque<(u16, StorageRequest)>,
     storage_busy: bool,
+}
+
+impl Running {
+    pub fn blocks(&self) -> &BlockStore {
+        self.storage.blocks()
+    }
 }
 
 pub struct WorkerCell {

@@ -23,12 +23,14 @@ use bark_schema::message::{ClientMessage, ServerMessage};
 use bark_schema::operation::NodeStatus;
 use bytes::Bytes;
 
+use crate::bytes as file_bytes;
 use crate::checker;
 use crate::client::{Client, Link, Phase, Stage};
 use crate::cluster::{Answer, Node, Shape, Stop};
 use crate::fault::{Fault, Mix};
 use crate::files::{self, SharedTree};
 use crate::keys::{self, History};
+use crate::ledger;
 use crate::network::{ClientLinkId, ConnectionId, Lane, Network, PeerLinkId, client_place};
 use crate::tree;
 use crate::world::{Event, World};
@@ -171,6 +173,9 @@ impl Simulation {
                     }
                 }
             } else if index < key_clients + file_clients {
+                let bytes_random = bark_core::random::Random::new(self.world.random.next_u64());
+                let nodes = self.shape.nodes;
+                client.run(file_bytes::work(port.clone(), bytes_random, number, nodes));
                 client.run(files::private(
                     port,
                     random,
@@ -1021,9 +1026,14 @@ impl Simulation {
             }
             return false;
         }
-        match self.rest() {
+        let clean = || ledger::check_clean(&self.states(), &self.stores());
+        match self.rest().and_then(|()| clean()) {
             Ok(()) => {
-                if let Err(reason) = tree::check(&self.states()) {
+                let states = self.states();
+                if let Err(reason) = tree::check(&states) {
+                    self.stage.fail(reason);
+                }
+                if let Err(reason) = ledger::check(&states, &self.stores()) {
                     self.stage.fail(reason);
                 }
                 true
@@ -1100,6 +1110,16 @@ impl Simulation {
             return Err(format!("{led} of {} partitions are led", self.shape.partitions));
         }
         Ok(())
+    }
+
+    fn stores(&self) -> BTreeMap<NodeNumber, &bark_core::block_store::BlockStore> {
+        let running = self
+            .nodes
+            .iter()
+            .filter_map(|node| Some((node.number, node.running.as_ref()?)));
+        running
+            .map(|(number, running)| (NodeNumber(number), running.blocks()))
+            .collect()
     }
 
     fn states(&self) -> BTreeMap<PartitionId, &bark_core::state::State> {

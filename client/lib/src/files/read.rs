@@ -227,7 +227,7 @@ impl FileReader {
             }
             Place::Bytes(bytes) => (length, Box::pin(async move { Ok(bytes) })),
             Place::Block { extent, skip } => {
-                let (client, path, extent) = (self.client.clone(), self.path.clone(), extent.clone());
+                let (client, path, extent) = (self.client.clone(), self.path.to_string(), extent.clone());
                 let get = block::get(client, path, extent, skip, length as u32);
                 (length, Box::pin(get))
             }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use bark_schema::data::FileMap;
+use bark_schema::data::{DataCommand, FileMap, Patch};
 use bark_schema::ids::{BlockId, InodeId, NodeNumber, PartitionId};
 use bark_schema::message::WelcomeNode;
 use bark_schema::operation::*;
@@ -295,6 +295,29 @@ impl State {
                 found.content = Content::Inline(bytes.into());
                 Ok(Reply::Attributes(found.attributes.clone()))
             }
+            Command::Data(DataCommand::Write { inode, offset, data }) => {
+                let found = self.inode_mut(*inode)?;
+                let offset = offset.unwrap_or(found.attributes.size);
+                let end = offset + data.len() as u64;
+                let size = found.attributes.size.max(end);
+                match &mut found.content {
+                    Content::Inline(bytes) => {
+                        let mut whole = bytes.to_vec();
+                        whole.resize(size as usize, 0);
+                        whole[offset as usize..end as usize].copy_from_slice(data);
+                        found.content = Content::Inline(whole.into());
+                    }
+                    Content::Mapped(map) => {
+                        assert_eq!(offset, map.known_until, "the fake's mapped files only grow");
+                        let data = data.clone();
+                        map.patches.push(Patch { offset, data });
+                        map.known_until = end;
+                    }
+                }
+                found.attributes.size = size;
+                found.attributes.version += 1;
+                Ok(Reply::Attributes(found.attributes.clone()))
+            }
             Command::Publish {
                 inode,
                 extents,
@@ -306,12 +329,20 @@ impl State {
                 if base_version.is_some_and(|base| base != found.attributes.version) {
                     return refuse(Refusal::Conflict);
                 }
-                let mut all = match (&found.content, replace_all) {
-                    (Content::Mapped(old), false) => old.extents.clone(),
-                    _ => Vec::new(),
+                let mut map = match (&found.content, replace_all) {
+                    (Content::Mapped(old), false) => old.clone(),
+                    (Content::Inline(bytes), false) => FileMap {
+                        patches: vec![Patch {
+                            offset: 0,
+                            data: bytes.clone(),
+                        }],
+                        ..FileMap::default()
+                    },
+                    _ => FileMap::default(),
                 };
-                all.extend(extents.iter().cloned());
-                found.content = mapped(all);
+                map.extents.extend(extents.iter().cloned());
+                map.known_until = *size;
+                found.content = Content::Mapped(map);
                 found.attributes.size = *size;
                 found.attributes.version += 1;
                 Ok(Reply::Attributes(found.attributes.clone()))

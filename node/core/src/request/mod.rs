@@ -2,10 +2,11 @@
 //!
 //! `namespace` decides what a directory operation touches, `transaction` carries it through two-phase
 //! commit, `recovery` finishes what a lost coordinator left, `walk` follows paths, `block` replicates data,
-//! `pack` moves small writes into blocks, `collect` drops blocks nobody needs.
+//! `pack` moves small writes into blocks, `defragment` joins files in pieces, `collect` drops blocks nobody needs.
 
 mod block;
 pub mod collect;
+pub mod defragment;
 pub mod namespace;
 pub mod node;
 pub mod pack;

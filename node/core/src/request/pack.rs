@@ -9,44 +9,19 @@
 //! - Contents never change by packing, and nothing is answered before or because of it.
 //! - A failure anywhere leaves the patches where they were; the next round takes them again.
 
-use bark_schema::data::{DataCommand, PackedBlock, PackedFrom, PackedPiece};
+use bark_schema::data::{PackedFrom, PackedPiece};
 use bark_schema::ids::PartitionId;
-use bark_schema::operation::{Command, Failure, Reply};
 use bytes::{Bytes, BytesMut};
 
-use super::{block, unexpected};
-use crate::checksum::crc32c;
+use super::defragment;
 use crate::state::PatchToPack;
 use crate::worker::gateway::Gateway;
 
 pub async fn pack(gateway: &Gateway, partition: PartitionId, patches: Vec<PatchToPack>) {
-    if let Err(failure) = try_pack(gateway, partition, patches).await {
+    let (data, pieces) = lay_out(patches);
+    if let Err(failure) = defragment::store(gateway, partition, data, pieces).await {
         tracing::debug!(partition = partition.0, %failure, "patches will be packed later");
     }
-}
-
-async fn try_pack(
-    gateway: &Gateway,
-    partition: PartitionId,
-    patches: Vec<PatchToPack>,
-) -> Result<(), Failure> {
-    let (data, pieces) = lay_out(patches);
-    let checksum = crc32c(&[&data]);
-    let size = data.len() as u32;
-    let id = gateway.new_block(partition);
-    let replicas = gateway.config().replicas_of(partition).to_vec();
-    let nodes = match block::put(gateway, id, data, checksum, replicas).await? {
-        Reply::Stored { nodes } => nodes,
-        other => return Err(unexpected(&other)),
-    };
-    let block = PackedBlock {
-        block: id,
-        size,
-        checksum,
-        nodes,
-    };
-    let command = Command::Data(DataCommand::Repack { block, pieces });
-    gateway.command(partition, command).await.map(|_| ())
 }
 
 /// The bytes of the block and what lies where in it.

@@ -20,6 +20,7 @@ mod counters;
 mod data;
 mod dentry;
 mod extent;
+mod fragment;
 mod inode;
 mod key;
 mod lock;
@@ -43,6 +44,7 @@ use bark_schema::operation::{Command, Failure, Proposal, Reply, UnixMillis, Unix
 
 pub use counters::SpaceCounters;
 pub use data::PatchToPack;
+pub use fragment::{Fragment, FragmentPlace};
 
 use block::{BlockRow, GarbageRow};
 use dentry::{Dentry, DentryKey};

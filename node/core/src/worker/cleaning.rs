@@ -1,7 +1,7 @@
 //! When to pack patches and to drop blocks; what a worker does for the space of its partitions.
 //!
-//! Previous in the flow: the worker's clock ([`super::upkeep`]). Next: [`crate::request::pack`] and
-//! [`crate::request::collect`], as coroutines, one of a kind for each partition.
+//! Previous in the flow: the worker's clock ([`super::upkeep`]). Next: [`crate::request::pack`],
+//! [`crate::request::defragment`] and [`crate::request::collect`], as coroutines, one of a kind a partition.
 //!
 //! Invariants:
 //! - Only a partition's leader packs and collects; worker 0 alone sweeps its node's store.
@@ -12,12 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bark_schema::ids::{BlockId, InodeId, PartitionId};
-use bark_schema::limits::{BLOCK_SIZE_DEFAULT, BLOCKS_PER_COMMAND_MAX, MIB};
+use bark_schema::limits::{BLOCK_SIZE_DEFAULT, BLOCK_SIZE_MAX, BLOCKS_PER_COMMAND_MAX, MIB};
 use bark_schema::operation::NodeRequest;
 
 use super::gateway::Gateway;
 use crate::partition::Partition;
-use crate::request::{collect, pack};
+use crate::request::{collect, defragment, pack};
 use crate::time::Now;
 
 /// How long things lie before they are cleaned up.
@@ -31,8 +31,8 @@ pub struct CleaningConfig {
     pub patch_age_us: u64,
     /// Patches that take more than this are packed at once.
     pub patch_space_max: u64,
-    /// How often the store's emptiest segment is looked at.
-    pub compaction_period_us: u64,
+    /// How often a node looks at a page of its block store for lost blocks, and at its emptiest segment.
+    pub store_period_us: u64,
 }
 
 impl CleaningConfig {
@@ -42,7 +42,7 @@ impl CleaningConfig {
         orphan_age_us: 24 * 3_600_000_000,
         patch_age_us: 10_000_000,
         patch_space_max: MIB as u64,
-        compaction_period_us: 10_000_000,
+        store_period_us: 10_000_000,
     };
 }
 
@@ -51,6 +51,7 @@ impl CleaningConfig {
 enum Chore {
     Pack(PartitionId),
     Collect(PartitionId),
+    Defragment(PartitionId),
     Sweep,
     Compact,
 }
@@ -62,6 +63,7 @@ struct Progress {
     patches_since_us: Option<u64>,
     packed: Option<(InodeId, u64)>,
     collected: Option<BlockId>,
+    defragmented: Option<(InodeId, u64)>,
 }
 
 #[derive(Default)]
@@ -69,7 +71,7 @@ pub struct Cleaning {
     under_way: Rc<RefCell<BTreeSet<Chore>>>,
     progress: BTreeMap<PartitionId, Progress>,
     sweep: Rc<RefCell<collect::Sweep>>,
-    compacted_us: u64,
+    store_cleaned_us: u64,
 }
 
 impl Cleaning {
@@ -93,9 +95,9 @@ impl Cleaning {
         if (!is_old && space <= config.patch_space_max) || self.under_way.borrow().contains(&chore) {
             return;
         }
-        let patches = partition
-            .state()
-            .patches_after(progress.packed, BLOCK_SIZE_DEFAULT);
+        // The more there is, the larger the block, so that a busy database does not outrun the packing.
+        let size_max = (space as usize).clamp(BLOCK_SIZE_DEFAULT, BLOCK_SIZE_MAX);
+        let patches = partition.state().patches_after(progress.packed, size_max);
         progress.packed = patches.last().map(|patch| (patch.inode, patch.offset));
         if patches.is_empty() {
             return;
@@ -105,12 +107,10 @@ impl Cleaning {
             // all the time.
             progress.patches_since_us = None;
         }
-        let (gateway, work) = (gateway.clone(), gateway.clone());
-        self.once(
-            &gateway,
-            chore,
-            async move { pack::pack(&work, id, patches).await },
-        );
+        let work = gateway.clone();
+        self.once(gateway, chore, async move {
+            pack::pack(&work, id, patches).await;
+        });
     }
 
     fn collect(&mut self, gateway: &Gateway, partition: &Partition, now: Now) {
@@ -141,31 +141,51 @@ impl Cleaning {
         if rows.is_empty() {
             return;
         }
-        let (gateway, work) = (gateway.clone(), gateway.clone());
-        self.once(&gateway, chore, async move {
+        let work = gateway.clone();
+        self.once(gateway, chore, async move {
             collect::collect(&work, id, rows).await;
+        });
+    }
+
+    /// Joins the next file in pieces of a partition this node leads.
+    pub fn defragment(&mut self, gateway: &Gateway, partition: &Partition) {
+        let id = partition.id();
+        let chore = Chore::Defragment(id);
+        if self.under_way.borrow().contains(&chore) {
+            return;
+        }
+        let progress = self.progress.entry(id).or_default();
+        let (run, last) = partition.state().fragments_after(progress.defragmented);
+        progress.defragmented = last;
+        if run.is_empty() {
+            return;
+        }
+        let work = gateway.clone();
+        self.once(gateway, chore, async move {
+            defragment::defragment(&work, id, run).await;
         });
     }
 
     /// Starts what is due for the node's block store.
     pub fn clean_store(&mut self, gateway: &Gateway, now: Now) {
         let config = gateway.config().cleaning;
+        if now.monotonic_us.saturating_sub(self.store_cleaned_us) < config.store_period_us {
+            return;
+        }
+        self.store_cleaned_us = now.monotonic_us;
         let (work, sweep) = (gateway.clone(), self.sweep.clone());
         self.once(gateway, Chore::Sweep, async move {
             let state = sweep.take();
             let state = collect::sweep(&work, state, config.orphan_age_us).await;
             sweep.replace(state);
         });
-        if now.monotonic_us.saturating_sub(self.compacted_us) >= config.compaction_period_us {
-            self.compacted_us = now.monotonic_us;
-            let work = gateway.clone();
-            self.once(gateway, Chore::Compact, async move {
-                let node = work.config().node;
-                if let Err(failure) = work.node(node, NodeRequest::BlockCompact).await {
-                    tracing::warn!(%failure, "no space was won back from dropped blocks");
-                }
-            });
-        }
+        let work = gateway.clone();
+        self.once(gateway, Chore::Compact, async move {
+            let node = work.config().node;
+            if let Err(failure) = work.node(node, NodeRequest::BlockCompact).await {
+                tracing::warn!(%failure, "no space was won back from dropped blocks");
+            }
+        });
     }
 
     /// A partition this node no longer leads is somebody else's to clean.

@@ -54,6 +54,9 @@ impl Worker {
         }
         if self.ticks.is_multiple_of(BALANCE_TICKS) {
             self.spread_leaders();
+            for partition in self.partitions.values().filter(|partition| partition.is_leader()) {
+                self.upkeep.cleaning.defragment(&self.gateway, partition);
+            }
             if self.config.worker == 0 {
                 self.upkeep.cleaning.clean_store(&self.gateway, now);
             }

@@ -8,6 +8,7 @@ use bark_schema::data::{
 use bark_schema::limits::{FILE_SIZE_MAX, INLINE_SIZE_MAX, WRITE_SIZE_MAX};
 use bark_schema::operation::AttributeChange;
 
+use crate::state::FragmentPlace;
 use crate::state::extent::ExtentRow;
 
 const ROOT: InodeId = InodeId::ROOT;
@@ -471,4 +472,58 @@ fn copies_between_partitions_are_left_to_the_client() {
         machine.apply(copy(elsewhere, 0, file, 0, 3)),
         Err(Failure::CrossPartition)
     );
+}
+
+#[test]
+fn a_file_in_pieces_is_found_once_and_is_whole_after_packing() {
+    // Goal: runs of small neighbours are found, and not again once they are one. Method: a file of 40
+    // pieces with a gap in the middle, packed as the leader would.
+    let mut machine = Machine::new();
+    let file = machine.create(ROOT, "f", b"");
+    for piece in 0..40u64 {
+        let offset = piece * 1_000 + if piece < 20 { 0 } else { 500 };
+        let run = extent(offset, 1_000, piece + 1);
+        let command = Command::Publish {
+            inode: file,
+            size: run.end(),
+            extents: vec![run],
+            replace_all: false,
+            base_version: None,
+        };
+        machine.apply(command).unwrap();
+    }
+    let (first, cursor) = machine.state.fragments_after(None);
+    assert_eq!((first.len(), first[0].offset), (20, 0));
+    let (second, _) = machine.state.fragments_after(cursor);
+    assert_eq!((second.len(), second[0].offset), (20, 20_500));
+    let pieces = first.iter().map(|fragment| PackedPiece {
+        inode: fragment.inode,
+        offset: fragment.offset,
+        length: fragment.length,
+        block_offset: fragment.offset as u32,
+        from: match &fragment.place {
+            FragmentPlace::Block {
+                block, block_offset, ..
+            } => PackedFrom::Block {
+                block: *block,
+                block_offset: *block_offset,
+            },
+            FragmentPlace::Patch { written, .. } => PackedFrom::Patch { written: *written },
+        },
+    });
+    let run = extent(0, 20_000, 99);
+    let block = PackedBlock {
+        block: run.block,
+        size: 20_000,
+        checksum: 1,
+        nodes: run.nodes,
+    };
+    let pack = DataCommand::Repack {
+        block,
+        pieces: pieces.collect(),
+    };
+    assert_eq!(machine.apply(Command::Data(pack)), Ok(Reply::Count(20)));
+    assert_eq!(machine.state.extents.len(), 21);
+    let (found, _) = machine.state.fragments_after(None);
+    assert_eq!(found[0].offset, 20_500, "what is whole is left alone");
 }
