@@ -19,7 +19,7 @@ mod write;
 
 use bark_schema::ids::{InodeId, PartitionId};
 use bark_schema::operation::{
-    AttributeChange, Attributes, Command, Content, Entry, FileKind, Namespace, NewContent, NewInode,
+    AttributeChange, Attributes, Command, Content, Entry, Extent, FileKind, Namespace, NewContent, NewInode,
     NodeRequest, Query, Refusal, RenameMode, Reply,
 };
 use bytes::Bytes;
@@ -228,6 +228,24 @@ impl Files {
             Ok(_) => Ok(()),
             Err(failure) => Err(Error::new(path.to_string(), failure)),
         }
+    }
+
+    /// Stores bytes as a new block, on a majority of its replicas, and describes it as the extent at
+    /// `offset` of a file. Nothing refers to it before it is published.
+    pub async fn store_block(&self, inode: InodeId, offset: u64, data: Bytes) -> Result<Extent, Error> {
+        let subject = inode.to_string();
+        block::put(self.client.clone(), subject, inode.home(), offset, data).await
+    }
+
+    /// Reads `length` bytes of an extent of a file, from `skip` on, from whichever node has them.
+    pub async fn read_block(
+        &self,
+        inode: InodeId,
+        extent: Extent,
+        skip: u32,
+        length: u32,
+    ) -> Result<Bytes, Error> {
+        block::get(self.client.clone(), inode.to_string(), extent, skip, length).await
     }
 
     async fn create_with(

@@ -198,7 +198,6 @@ impl State {
         self.check_inode_unlocked(source)?;
         let target_size = self.regular(target)?.size;
         self.check_inode_unlocked(target)?;
-        check_range(from, length)?;
         let length = length.min(size.saturating_sub(from));
         check_range(to, length)?;
         if source == target && from < to + length && to < from + length {
