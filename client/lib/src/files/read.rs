@@ -194,7 +194,11 @@ impl FileReader {
         match content {
             Content::Inline(bytes) => {
                 self.inline = Some(bytes);
-                self.map = FileMap::default();
+                // What the bytes are short of is zeros.
+                self.map = FileMap {
+                    known_until,
+                    ..FileMap::default()
+                };
             }
             Content::Mapped(map) => {
                 self.inline = None;

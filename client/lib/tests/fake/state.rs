@@ -421,10 +421,10 @@ impl State {
                     parent,
                     // Nodes may look at less than was asked for on a walk.
                     content: match &found.content {
-                        Content::Mapped(map) => {
-                            let seen: Vec<Extent> = map.extents.iter().take(2).cloned().collect();
-                            mapped(seen)
+                        Content::Mapped(map) if map.patches.is_empty() => {
+                            mapped(map.extents.iter().take(2).cloned().collect())
                         }
+                        Content::Mapped(_) => mapped(Vec::new()),
                         inline => inline.clone(),
                     },
                 })
