@@ -186,6 +186,11 @@ impl Client {
         Files::new(self.clone())
     }
 
+    /// What the cluster knows this client by.
+    pub fn id(&self) -> ClientId {
+        self.shared.client
+    }
+
     pub fn config(&self) -> &ClientConfig {
         &self.shared.config
     }
