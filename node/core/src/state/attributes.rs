@@ -27,7 +27,7 @@ impl State {
             self.resize(inode, size);
         }
         let time = self.time;
-        self.inodes.update(&inode, |row| {
+        self.change_inode(inode, |row| {
             row.mode = change.mode.map_or(row.mode, mode_bits);
             row.owner = change.owner.unwrap_or(row.owner);
             row.group = change.group.unwrap_or(row.group);
@@ -35,7 +35,7 @@ impl State {
             row.modified = time_after(change.modified, row.modified, time);
             row.changed = time;
         });
-        Ok(Reply::Attributes(self.inode(inode)?.attributes(inode)))
+        self.answer_attributes(inode)
     }
 
     fn resize(&mut self, inode: InodeId, size: u64) {
@@ -49,7 +49,7 @@ impl State {
             let kept = bytes[..size as usize].to_vec();
             self.set_inline(inode, kept);
         }
-        self.inodes.update(&inode, |row| row.touch_content(time));
+        self.change_inode(inode, |row| row.touch_content(time));
     }
 
     pub(super) fn write_inline(

@@ -10,7 +10,7 @@ use super::extent::ExtentRow;
 /// Bytes of files and blocks of one partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SpaceCounters {
-    /// Bytes stored in files, holes not counted; what files share is counted for each.
+    /// Bytes stored in files and links that have a name, holes not counted; what files share is counted for each.
     pub allocated_bytes: u64,
     /// One copy of each block in use.
     pub block_bytes: u64,
@@ -31,8 +31,12 @@ impl State {
 
     /// Counts everything anew.
     pub(super) fn recount(&mut self) {
-        let files = self.inodes.iter().map(|(_, row)| row.allocated());
-        self.allocated_bytes = files.fold(0, u64::wrapping_add);
+        (self.allocated_bytes, self.orphan_count) = (0, 0);
+        for (_, row) in self.inodes.iter() {
+            let usage = row.usage();
+            self.allocated_bytes = self.allocated_bytes.wrapping_add(usage.allocated_bytes);
+            self.orphan_count += usage.orphans;
+        }
         self.block_bytes = self.blocks.iter().map(|(_, row)| u64::from(row.size)).sum();
         self.garbage_bytes = self.garbage.iter().map(|(_, row)| u64::from(row.size)).sum();
         self.patch_bytes = 0;

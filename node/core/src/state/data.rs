@@ -342,15 +342,11 @@ impl State {
 
     /// Replaces a file's inline bytes. The file must be inline.
     pub(super) fn set_inline(&mut self, inode: InodeId, bytes: Vec<u8>) {
-        let new = bytes.len() as u64;
-        let mut old = 0;
-        self.inodes.update(&inode, |row| {
+        self.change_inode(inode, |row| {
             if let Body::Inline(inline) = &mut row.body {
-                old = inline.len() as u64;
                 *inline = bytes.into_boxed_slice();
             }
         });
-        self.allocated_bytes = self.allocated_bytes.wrapping_sub(old).wrapping_add(new);
     }
 
     /// Drops all bytes a regular file has, wherever they are; it is inline and empty then.
@@ -363,8 +359,8 @@ impl State {
     /// The content changed now. Answers the attributes.
     pub(super) fn touch_content(&mut self, inode: InodeId) -> Result<Reply, Failure> {
         let time = self.time;
-        self.inodes.update(&inode, |row| row.touch_content(time));
-        Ok(Reply::Attributes(self.inode(inode)?.attributes(inode)))
+        self.change_inode(inode, |row| row.touch_content(time));
+        self.answer_attributes(inode)
     }
 }
 

@@ -7,13 +7,14 @@
 //! - An entry's directory exists here, is a directory, and counts the entry in `children`.
 //! - An entry of kind directory counts once in its directory's link count.
 //! - An entry whose inode's home is here points at an inode that exists, but for transactions under way.
+//! - At most NAMES_PER_COOKIE_MAX names of a directory have the same cookie.
 
 use bark_schema::ids::InodeId;
 use bark_schema::limits::{INLINE_SIZE_MAX, NAME_SIZE_MAX, PATH_SIZE_MAX};
 use bark_schema::operation::{Failure, FileKind, NewContent, NewInode, Refusal, Reply};
 
 use super::codec::{DigestSink, Reader, Row, Sink, row_struct};
-use super::inode::{Body, Inode, is_at_home};
+use super::inode::{Body, Inode, check_new_inode, is_at_home};
 use super::{Error, State};
 
 /// A name in a directory. Entries are ordered by the digest of their names: so their places, which listings
@@ -111,15 +112,15 @@ impl State {
             return self.open_existing(existing, exclusive || !asks_for_file);
         }
         let body = new_body(content)?;
+        check_new_inode(attributes)?;
         let kind = body.kind();
         self.check_room_for(directory, name)?;
         let id = self.next_inode()?;
-        let inode = Inode::new(attributes, body, self.time);
-        let attributes = inode.attributes(id);
-        self.bear(id, inode);
+        self.bear(id, Inode::new(attributes, body, self.time));
+        self.put_xattrs(id, &attributes.xattrs);
         self.put_dentry(directory, name, Dentry { inode: id, kind });
         Ok(Reply::Created {
-            attributes,
+            attributes: self.inode(id)?.attributes(id),
             created: true,
         })
     }
@@ -189,7 +190,7 @@ impl State {
 
     fn count_entry(&mut self, directory: InodeId, kind: FileKind, by: i32) {
         let time = self.time;
-        self.inodes.update(&directory, |inode| {
+        self.change_inode(directory, |inode| {
             if let Body::Directory { children, .. } = &mut inode.body {
                 *children = children.saturating_add_signed(i64::from(by));
             }

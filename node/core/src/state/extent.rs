@@ -185,13 +185,12 @@ impl State {
     }
 
     fn count_extent(&mut self, inode: InodeId, rows: i64, bytes: i64) {
-        self.inodes.update(&inode, |row| {
+        self.change_inode(inode, |row| {
             if let Body::Extents { count, allocated } = &mut row.body {
                 *count = count.wrapping_add_signed(rows);
                 *allocated = allocated.wrapping_add_signed(bytes);
             }
         });
-        self.allocated_bytes = self.allocated_bytes.wrapping_add_signed(bytes);
     }
 
     /// Takes the bytes `from .. to` away from a file's map, cutting what reaches over the ends.
@@ -285,7 +284,7 @@ impl State {
 
     /// A file that lost its last row may hold inline bytes again.
     pub(super) fn settle_body(&mut self, inode: InodeId) {
-        self.inodes.update(&inode, |row| {
+        self.change_inode(inode, |row| {
             if let Body::Extents { count: 0, .. } = row.body {
                 row.body = Body::Inline(Box::default());
             }
@@ -295,7 +294,7 @@ impl State {
     /// Makes a mapped file of an inline one; its bytes become a patch.
     pub(super) fn map_body(&mut self, inode: InodeId) {
         let mut inline = None;
-        self.inodes.update(&inode, |row| {
+        self.change_inode(inode, |row| {
             if let Body::Inline(bytes) = &mut row.body {
                 inline = Some(std::mem::take(bytes));
                 row.body = Body::Extents {
@@ -305,7 +304,6 @@ impl State {
             }
         });
         if let Some(bytes) = inline {
-            self.allocated_bytes = self.allocated_bytes.wrapping_sub(bytes.len() as u64);
             self.put_patch(inode, 0, &bytes);
         }
     }

@@ -72,9 +72,8 @@ impl State {
                 offset,
                 length,
             } => self.layout(*inode, *offset, *length),
-            Query::XattrGet { .. } | Query::XattrList { .. } => {
-                Err(Failure::refused(Refusal::Unsupported, "not supported yet"))
-            }
+            Query::XattrGet { inode, name } => self.xattr_get(*inode, name),
+            Query::XattrList { inode } => self.xattr_list(*inode),
             Query::PartitionStatus => Ok(Reply::Partition(self.status())),
             Query::TransactionOutcome { transaction } => Ok(Reply::Outcome(self.outcome(*transaction))),
             Query::Data(query) => self.query_data(query),
@@ -274,9 +273,9 @@ impl State {
             applied: self.applied,
             state_hash: self.hash(),
             keys: self.keys.len(),
-            inodes: self.inodes.len(),
+            inodes: self.inodes.len() - self.orphan_count,
             file_bytes: self.file_bytes,
-            orphans: 0,
+            orphans: self.orphan_count,
             log_entries: 0,
             snapshot_index: 0,
             allocated_bytes: self.allocated_bytes,

@@ -14,7 +14,7 @@ use bark_schema::operation::{Entry, Failure, FileKind, NewInode, Refusal, Step, 
 
 use super::codec::{Reader, Row, Sink, row_struct};
 use super::dentry::{Dentry, check_name, no_such_entry};
-use super::inode::{Body, Inode, is_at_home};
+use super::inode::{Body, Inode, check_new_inode, is_at_home, no_such_inode};
 use super::key::{check_key, check_value};
 use super::lock::LockKey;
 use super::rename::check_kinds;
@@ -97,7 +97,9 @@ impl State {
                     Err(entry_changed())
                 }
             }
-            Step::CreateDirectory { inode, .. } => self.check_new_directory(*inode),
+            Step::CreateDirectory {
+                inode, attributes, ..
+            } => check_new_inode(attributes).and_then(|()| self.check_new_directory(*inode)),
             Step::RemoveDirectory { inode } => {
                 self.directory(*inode)?;
                 if *inode == InodeId::ROOT {
@@ -135,7 +137,7 @@ impl State {
         steps: &[Step],
     ) -> Result<(), Failure> {
         match (self.dentry(entry.directory, &entry.name), expected) {
-            (None, None) => Ok(()),
+            (None, None) => self.check_room_for(entry.directory, &entry.name),
             (Some(found), Some(expected)) if found.inode == expected => check_kinds(kind, found.kind),
             // For a rename that may replace, a name taken meanwhile is a reason to look again.
             (Some(_), None) if !steps.iter().any(|step| matches!(step, Step::RemoveEntry { .. })) => {
@@ -171,10 +173,13 @@ impl State {
         Ok(())
     }
 
-    fn check_links(&self, inode: InodeId, count: i32) -> Result<(), Failure> {
+    pub(super) fn check_links(&self, inode: InodeId, count: i32) -> Result<(), Failure> {
         let row = self.inode(inode)?;
         if row.kind() == FileKind::Directory {
             return Err(Failure::refused(Refusal::IsDirectory, "is a directory"));
+        }
+        if row.link_count == 0 && count > 0 {
+            return Err(no_such_inode());
         }
         match row.link_count.checked_add_signed(count) {
             Some(_) => Ok(()),
@@ -220,11 +225,12 @@ impl State {
                     children: 0,
                 };
                 self.bear(*inode, Inode::new(attributes, body, self.time));
+                self.put_xattrs(*inode, &attributes.xattrs);
             }
-            Step::RemoveDirectory { inode } => self.remove_inode(*inode),
+            Step::RemoveDirectory { inode } => self.orphan_directory(*inode),
             Step::SetParent { inode, parent } => {
                 let time = self.time;
-                self.inodes.update(inode, |row| {
+                self.change_inode(*inode, |row| {
                     if let Body::Directory { parent: old, .. } = &mut row.body {
                         *old = *parent;
                     }

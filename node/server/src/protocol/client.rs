@@ -275,6 +275,7 @@ fn refusal(request: &Request) -> Option<&'static str> {
                 | DataCommand::CondemnBlocks { .. }
                 | DataCommand::ForgetBlocks { .. },
             ) => Some("only nodes pack and drop blocks"),
+            Command::ReapOrphans { .. } => Some("only the leader drops inodes without a name"),
             _ => None,
         },
         Request::Query {

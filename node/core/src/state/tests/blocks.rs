@@ -69,6 +69,7 @@ fn a_copied_file_shares_blocks_that_live_until_the_last_file_goes() {
     machine.apply(unlink("a")).unwrap();
     assert_eq!(garbage(&machine), []);
     machine.apply(unlink("b")).unwrap();
+    machine.reap();
     assert_eq!(machine.state.space().garbage_bytes, 9_000);
     assert_eq!(garbage(&machine).len(), 1);
 }

@@ -1,6 +1,6 @@
 //! What must hold after any history: equal replicas, exact snapshots, exact counters, exactly-once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::random::Random;
@@ -9,7 +9,7 @@ use crate::state::inode::Body;
 use crate::state::{Error, StateLoader, each_table};
 use bark_schema::data::{Allocation, DataCommand, PackedBlock, PackedFrom, PackedPiece};
 use bark_schema::ids::TransactionId;
-use bark_schema::operation::{AttributeChange, Entry, RenameMode, Step};
+use bark_schema::operation::{AttributeChange, Entry, RenameMode, Step, Xattr};
 
 const OPERATIONS: u64 = 2_000;
 
@@ -22,7 +22,7 @@ struct Workload {
 
 impl Workload {
     fn command(&mut self, state: &State) -> Command {
-        match self.random.below(22) {
+        match self.random.below(28) {
             0..=2 => set_with(
                 &self.key(),
                 &"v".repeat(self.below(400)),
@@ -46,9 +46,10 @@ impl Workload {
             9 => Command::Rename {
                 from: self.entry(state),
                 to: self.entry(state),
-                mode: match self.random.chance(2) {
-                    true => RenameMode::Replace,
-                    false => RenameMode::NoReplace,
+                mode: match self.random.below(4) {
+                    0 => RenameMode::NoReplace,
+                    1 => RenameMode::Exchange,
+                    _ => RenameMode::Replace,
                 },
             },
             10 => Command::SetAttributes {
@@ -66,6 +67,32 @@ impl Workload {
             },
             12..=13 => self.publish(state),
             14..=19 => Command::Data(self.data(state)),
+            22 => Command::Link {
+                inode: self.inode(state),
+                to: self.entry(state),
+            },
+            23 if self.random.chance(4) => Command::XattrRemove {
+                inode: self.inode(state),
+                name: bytes(&self.key()),
+            },
+            23 => Command::XattrSet {
+                inode: self.inode(state),
+                xattr: Xattr {
+                    name: bytes(&self.key()),
+                    value: Bytes::from(vec![3; self.below(30_000)]),
+                },
+                condition: Condition::Always,
+                mode: None,
+            },
+            24 => Command::UpdateOpens {
+                client: ClientId(self.random.below(3)),
+                opened: vec![self.inode(state), self.inode(state), InodeId(1 << 40)],
+                closed: vec![self.inode(state)],
+                lease_ms: self.random.below(60_000) as u32,
+            },
+            25..=26 => Command::ReapOrphans {
+                limit: self.random.below(10) as u32,
+            },
             _ => self.transaction(state),
         }
     }
@@ -170,7 +197,7 @@ impl Workload {
             sequence: self.random.next_u64(),
             attempt: 1,
         };
-        let steps = match self.random.below(4) {
+        let steps = match self.random.below(5) {
             0 => vec![Step::KeySet {
                 key: bytes(&self.key()),
                 value: bytes("t"),
@@ -197,7 +224,10 @@ impl Workload {
             }
             2 => vec![Step::AddLinks {
                 inode: self.inode(state),
-                count: 1,
+                count: 1 - self.random.below(3) as i32,
+            }],
+            3 => vec![Step::RemoveDirectory {
+                inode: self.inode(state),
             }],
             _ => vec![
                 Step::HoldRenameLease,
@@ -333,15 +363,23 @@ fn check_everything(state: &mut State) {
         *bytes += row.length();
         *end = offset + row.length();
     }
-    let mut file_bytes = 0;
+    let mut xattrs = BTreeMap::<InodeId, u8>::new();
+    for ((inode, _), _) in state.xattrs.iter() {
+        *xattrs.entry(*inode).or_default() += 1;
+    }
+    let due: BTreeSet<InodeId> = state.orphans.iter().map(|((_, inode), ())| *inode).collect();
+    let open: BTreeSet<InodeId> = state.opens.iter().map(|((inode, _), ())| *inode).collect();
+    let (mut file_bytes, mut allocated_bytes, mut orphans) = (0, 0, 0);
     for (inode, row) in state.inodes.iter() {
         let (count, bytes, end) = runs.remove(inode).unwrap_or_default();
+        assert_eq!(row.xattr_count, xattrs.remove(inode).unwrap_or_default());
         match &row.body {
             Body::Directory {
                 children: counted, ..
             } => {
                 let (entries, directories) = children.remove(inode).unwrap_or_default();
-                assert_eq!((*counted, row.link_count), (entries, 2 + directories));
+                let links = if row.link_count == 0 { 0 } else { 2 + directories };
+                assert_eq!((*counted, row.link_count), (entries, links));
             }
             Body::Inline(bytes) => assert!(bytes.len() as u64 <= row.size && count == 0),
             Body::Symlink(_) | Body::Special { .. } => assert_eq!(count, 0),
@@ -351,17 +389,31 @@ fn check_everything(state: &mut State) {
             } => assert_eq!((*counted, *allocated), (count, bytes)),
         }
         assert!(end <= row.size, "an extent beyond the end");
+        if row.link_count == 0 {
+            orphans += 1;
+            assert!(due.contains(inode) || open.contains(inode), "an orphan for ever");
+            continue;
+        }
+        allocated_bytes += row.allocated();
         file_bytes += if row.kind() == FileKind::Regular {
             row.size
         } else {
             0
         };
     }
-    assert_eq!(file_bytes, state.file_bytes);
-    assert!(
-        children.is_empty() && runs.is_empty(),
-        "entries or extents without inode"
+    assert_eq!(
+        (file_bytes, allocated_bytes, orphans),
+        (state.file_bytes, state.allocated_bytes, state.orphan_count)
     );
+    assert!(
+        children.is_empty() && runs.is_empty() && xattrs.is_empty(),
+        "entries, extents or attributes without inode"
+    );
+    let open_by_client: BTreeSet<_> = state.opens_by_client.iter().map(|(pair, ())| *pair).collect();
+    let turned = state.opens.iter().map(|((inode, client), ())| (*client, *inode));
+    assert_eq!(turned.collect::<BTreeSet<_>>(), open_by_client);
+    let told: u32 = state.leases.iter().map(|(_, lease)| lease.opens).sum();
+    assert_eq!(u64::from(told), state.opens.len());
     let counted: BTreeMap<_, _> = state
         .blocks
         .iter()
