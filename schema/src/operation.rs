@@ -12,7 +12,12 @@
 use bytes::Bytes;
 
 use crate::data::{Copied, DataCommand, DataQuery, FileMap};
+pub use crate::failure::{Failure, Outcome, Refusal};
 use crate::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId, TransactionId};
+pub use crate::inode::{
+    AttributeChange, Attributes, DirectoryEntry, Entry, FileKind, NewContent, NewInode, RenameMode, SetTime,
+    Xattr,
+};
 
 /// Names one change for the exactly-once tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -352,107 +357,6 @@ pub enum NodeRequest {
     ClusterStatus,
 }
 
-/// A name in a directory.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Entry {
-    pub directory: InodeId,
-    pub name: Bytes,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum FileKind {
-    Regular,
-    Directory,
-    Symlink,
-    Fifo,
-    Socket,
-    CharacterDevice,
-    BlockDevice,
-}
-
-/// What a rename does with the name it moves to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RenameMode {
-    /// Takes the place of what has it.
-    Replace,
-    /// Refuses with `Exists` if anything has it.
-    NoReplace,
-    /// Both must exist, and change places.
-    Exchange,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NewInode {
-    /// Permission bits, 0o7777.
-    pub mode: u32,
-    pub owner: u32,
-    pub group: u32,
-    /// Of the blocks the file is cut into: a power of two from BLOCK_SIZE_MIN to BLOCK_SIZE_MAX; 0: the usual one.
-    pub block_size: u32,
-    /// It is born with these, as a file in a directory with a default access control list.
-    pub xattrs: Vec<Xattr>,
-}
-
-/// An extended attribute.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Xattr {
-    pub name: Bytes,
-    pub value: Bytes,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NewContent {
-    /// A regular file with these bytes, at most INLINE_SIZE_MAX.
-    Inline(Bytes),
-    /// A symbolic link to this target.
-    Symlink(Bytes),
-    /// A fifo, a socket or a device; nothing but its kind and number is stored.
-    Special { kind: FileKind, device: u64 },
-}
-
-/// A time to set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SetTime {
-    /// That of the log entry.
-    Now,
-    At(UnixNanos),
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AttributeChange {
-    pub mode: Option<u32>,
-    pub owner: Option<u32>,
-    pub group: Option<u32>,
-    /// Truncates or extends with zeros.
-    pub size: Option<u64>,
-    pub accessed: Option<SetTime>,
-    pub modified: Option<SetTime>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attributes {
-    pub inode: InodeId,
-    pub kind: FileKind,
-    pub mode: u32,
-    pub owner: u32,
-    pub group: u32,
-    pub size: u64,
-    pub link_count: u32,
-    pub accessed: UnixNanos,
-    pub modified: UnixNanos,
-    pub changed: UnixNanos,
-    /// Counts every change of the content: the base for `Publish` and ETags.
-    pub version: u64,
-    /// Number of a device node, as the client gave it; 0 for all else.
-    pub device: u64,
-    /// Units of 512 bytes that are stored: holes take none.
-    pub blocks: u64,
-    /// Of the blocks the file is cut into.
-    pub block_size: u32,
-    /// How many extended attributes it has: with none, nobody needs to ask for one.
-    pub xattr_count: u32,
-}
-
 /// A run of a file's bytes inside one block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extent {
@@ -600,17 +504,6 @@ pub struct KeyValue {
     pub expires: Option<UnixMillis>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DirectoryEntry {
-    pub name: Bytes,
-    pub inode: InodeId,
-    pub kind: FileKind,
-    /// Present when the inode's home is the directory's partition.
-    pub attributes: Option<Attributes>,
-    /// The entry's place in the order of listings, never 0 and below 2^63: the same as long as it has this name.
-    pub cookie: u64,
-}
-
 /// Content of part of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
@@ -677,126 +570,6 @@ pub struct NodeStatus {
     pub zone: String,
     /// The answering node has a working connection to it.
     pub reachable: bool,
-}
-
-/// Why a request did not succeed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// Ask `leader`, or any replica if none is known.
-    #[error("this node does not lead the partition")]
-    NotLeader { leader: Option<NodeNumber> },
-    /// A limit was reached; the same request may succeed later.
-    #[error("busy: {0}")]
-    Busy(String),
-    /// A transaction in progress holds what the request needs.
-    #[error("held by a transaction in progress")]
-    Locked {
-        transaction: TransactionId,
-        primary: PartitionId,
-    },
-    /// The command touches other partitions: use the namespace operation.
-    #[error("touches several partitions")]
-    CrossPartition,
-    /// The file no longer fits inline: write blocks and publish them.
-    #[error("too large to be stored inline")]
-    TooLargeForInline,
-    /// It may or may not have been applied; repeat it under the same id to find out.
-    #[error("outcome not known: {0}")]
-    Unknown(String),
-    /// Decided and final.
-    #[error("{1}")]
-    Refused(Refusal, String),
-}
-
-/// Decided refusals, with the name of the errno a file system would give.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Refusal {
-    NotFound,
-    Exists,
-    NotDirectory,
-    IsDirectory,
-    NotEmpty,
-    NameTooLong,
-    InvalidArgument,
-    TooManySymlinks,
-    FileTooLarge,
-    NoSpace,
-    TooManyLinks,
-    /// The object went away or the content changed under the writer.
-    Conflict,
-    /// Bytes that do not match their checksum, or a block no replica has.
-    Corrupt,
-    NotInteger,
-    Overflow,
-    /// The client's exactly-once record was dropped: the outcome of so old a request cannot be told.
-    SessionExpired,
-    PermissionDenied,
-    Unsupported,
-    Internal,
-    /// No such extended attribute.
-    NoData,
-    /// The caller's buffer or a name is of a wrong size.
-    Range,
-    NotPermitted,
-    CrossDevice,
-    TooBig,
-    QuotaExceeded,
-    /// There is no data at or after the offset.
-    BeyondEnd,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    Applied,
-    NotApplied,
-    Unknown,
-}
-
-impl Failure {
-    pub fn outcome(&self) -> Outcome {
-        match self {
-            Failure::Unknown(_) => Outcome::Unknown,
-            _ => Outcome::NotApplied,
-        }
-    }
-
-    pub fn refused(refusal: Refusal, sentence: impl Into<String>) -> Failure {
-        Failure::Refused(refusal, sentence.into())
-    }
-}
-
-impl Refusal {
-    /// The errno name, for people and for REST.
-    pub fn errno_name(self) -> &'static str {
-        match self {
-            Refusal::NotFound => "ENOENT",
-            Refusal::Exists => "EEXIST",
-            Refusal::NotDirectory => "ENOTDIR",
-            Refusal::IsDirectory => "EISDIR",
-            Refusal::NotEmpty => "ENOTEMPTY",
-            Refusal::NameTooLong => "ENAMETOOLONG",
-            Refusal::InvalidArgument => "EINVAL",
-            Refusal::TooManySymlinks => "ELOOP",
-            Refusal::FileTooLarge => "EFBIG",
-            Refusal::NoSpace => "ENOSPC",
-            Refusal::TooManyLinks => "EMLINK",
-            Refusal::Conflict => "ESTALE",
-            Refusal::Corrupt => "EIO",
-            Refusal::NotInteger => "EINVAL",
-            Refusal::Overflow => "EOVERFLOW",
-            Refusal::SessionExpired => "ESTALE",
-            Refusal::PermissionDenied => "EACCES",
-            Refusal::Unsupported => "EOPNOTSUPP",
-            Refusal::Internal => "EIO",
-            Refusal::NoData => "ENODATA",
-            Refusal::Range => "ERANGE",
-            Refusal::NotPermitted => "EPERM",
-            Refusal::CrossDevice => "EXDEV",
-            Refusal::TooBig => "E2BIG",
-            Refusal::QuotaExceeded => "EDQUOT",
-            Refusal::BeyondEnd => "ENXIO",
-        }
-    }
 }
 
 impl Namespace {

@@ -849,9 +849,10 @@ pub async fn crowd(port: Port, mut random: Random, tree: Rc<RefCell<SharedTree>>
             6..=8 => Call::Namespace(Namespace::Rename {
                 from,
                 to,
-                mode: match random.chance(2) {
-                    true => RenameMode::Replace,
-                    false => RenameMode::NoReplace,
+                mode: match random.below(4) {
+                    0 => RenameMode::NoReplace,
+                    1 => RenameMode::Exchange,
+                    _ => RenameMode::Replace,
                 },
             }),
             9 => Call::Namespace(Namespace::Unlink { directory: one, name }),

@@ -80,8 +80,8 @@ impl State {
             is_over: false,
         };
         self.leases.insert(client, lease);
-        for inode in opened.iter().filter(|inode| !missing.contains(inode)) {
-            if !self.opens.contains(&(*inode, client)) {
+        for inode in opened {
+            if self.inodes.contains(inode) && !self.opens.contains(&(*inode, client)) {
                 self.opens.insert((*inode, client), ());
                 self.opens_by_client.insert((client, *inode), ());
                 self.leases.update(&client, |lease| lease.opens += 1);
