@@ -120,14 +120,21 @@ impl State {
             }
             Query::Attributes { inode } => Reply::Attributes(self.inode(*inode)?.attributes.clone()),
             Query::ReadLink { inode } => Reply::Link(self.inode(*inode)?.target.clone()),
-            Query::Layout { inode, offset, .. } => {
+            Query::Layout {
+                inode,
+                offset,
+                length,
+            } => {
                 let found = self.inode(*inode)?;
                 let content = match &found.content {
                     Content::Inline(bytes) => {
                         let start = (*offset as usize).min(bytes.len());
                         Content::Inline(bytes.slice(start..))
                     }
-                    other => other.clone(),
+                    Content::Mapped(map) => Content::Mapped(FileMap {
+                        known_until: offset.saturating_add(*length),
+                        ..map.clone()
+                    }),
                 };
                 Reply::Layout {
                     attributes: found.attributes.clone(),
