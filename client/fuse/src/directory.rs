@@ -95,6 +95,13 @@ impl DirectoryStream {
     }
 }
 
+impl Listed {
+    /// `.` or `..`.
+    pub(crate) fn is_dot(&self) -> bool {
+        self.next <= AFTER_PARENT
+    }
+}
+
 fn dot(name: &'static str, next: u64, inode: InodeId) -> Listed {
     Listed {
         next,

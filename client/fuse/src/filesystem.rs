@@ -12,32 +12,28 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use bark_schema::limits::{KIB, MIB};
-use bark_schema::operation::{Entry, FileKind, RenameMode};
+use bark_schema::limits::KIB;
+use bark_schema::operation::{Entry, RenameMode};
 use bytes::Bytes;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 use tokio::runtime::Handle as Runtime;
 
 use crate::attributes::file_type;
-use crate::directory::{DirectoryStream, complete};
+use crate::capabilities;
+use crate::directory::DirectoryStream;
 use crate::handles::{Handle, Handles};
 use crate::notices::Notices;
+use crate::open_files::VALID;
 use crate::volume::{Caller, Volume, Wanted};
 use crate::xattr;
 
-/// For how long the kernel believes names and attributes without asking.
-const VALID: Duration = Duration::from_secs(1);
-/// Largest request of data; the kernel has no larger ones.
-const REQUEST_SIZE: u32 = MIB as u32;
-/// Requests the kernel keeps going by itself: read-ahead and write-back.
-const BACKGROUND_MAX: u16 = 64;
 /// Entries looked at for one page of a listing; a page is as large as the kernel's buffer.
 const LIST_ENTRIES: usize = 256;
 const SYNC_FLAGS: i32 = libc::O_SYNC | libc::O_DSYNC;
@@ -75,6 +71,14 @@ fn caller(request: &Request) -> Caller {
     }
 }
 
+/// Whether the kernel keeps the pages it has of a file that is opened.
+fn cache(keep: bool) -> FopenFlags {
+    match keep {
+        true => FopenFlags::FOPEN_KEEP_CACHE,
+        false => FopenFlags::empty(),
+    }
+}
+
 fn name(name: &OsStr) -> Bytes {
     Bytes::copy_from_slice(name.as_bytes())
 }
@@ -88,31 +92,19 @@ macro_rules! answer {
     };
 }
 
+/// The file a handle stands for; a handle that stands for none ends the request.
+macro_rules! opened {
+    ($self:ident, $handle:ident, $reply:ident) => {
+        match $self.handles.file($handle) {
+            Ok(file) => file,
+            Err(error) => return $reply.error(error),
+        }
+    };
+}
+
 impl fuser::Filesystem for Filesystem {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        let wanted = [
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
-            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-            InitFlags::FUSE_ASYNC_DIO,
-            InitFlags::FUSE_CACHE_SYMLINKS,
-            InitFlags::FUSE_MAX_PAGES,
-        ];
-        for capability in wanted {
-            if let Err(missing) = config.add_capabilities(capability) {
-                tracing::debug!(?missing, "the kernel lacks a capability");
-            }
-        }
-        // Each of these answers an out-of-range value with the nearest one it takes.
-        if let Err(nearest) = config.set_max_write(REQUEST_SIZE) {
-            let _ = config.set_max_write(nearest);
-        }
-        if let Err(nearest) = config.set_max_readahead(REQUEST_SIZE) {
-            let _ = config.set_max_readahead(nearest);
-        }
-        let _ = config.set_max_background(BACKGROUND_MAX);
+        capabilities::negotiate(config);
         Ok(())
     }
 
@@ -280,33 +272,13 @@ impl fuser::Filesystem for Filesystem {
         let handles = self.handles.clone();
         self.start(|volume| async move {
             let directory = volume.inode(parent);
-            let exclusive = flags & libc::O_EXCL != 0;
-            let made = volume.create(caller, directory, entry, mode, exclusive).await;
-            let (attributes, created) = match made {
-                Ok(made) => made,
-                Err(error) => return reply.error(error),
-            };
-            if !created && flags & libc::O_TRUNC != 0 {
-                match volume.open(attributes.inode, true).await {
-                    Ok((file, ..)) => {
-                        let shown = volume.show(file.attributes());
-                        let handle = handles.add(Handle::File(file));
-                        reply.created(&VALID, &shown, Generation(0), handle, FopenFlags::empty());
-                    }
-                    Err(error) => reply.error(error),
+            match volume.create_open(caller, directory, entry, mode, flags).await {
+                Ok((attributes, file, keep)) => {
+                    let handle = handles.add(Handle::File(file));
+                    reply.created(&VALID, &attributes, Generation(0), handle, cache(keep));
                 }
-                return;
+                Err(error) => reply.error(error),
             }
-            let shown = volume.show(attributes.clone());
-            let (file, _) = volume.files.open(&attributes);
-            let handle = handles.add(Handle::File(file));
-            reply.created(
-                &VALID,
-                &shown,
-                Generation(0),
-                handle,
-                FopenFlags::FOPEN_KEEP_CACHE,
-            );
         });
     }
 
@@ -319,11 +291,7 @@ impl fuser::Filesystem for Filesystem {
                     if stale {
                         notices.attributes_changed(inode).await;
                     }
-                    let options = match keep {
-                        true => FopenFlags::FOPEN_KEEP_CACHE,
-                        false => FopenFlags::empty(),
-                    };
-                    reply.opened(handles.add(Handle::File(file)), options);
+                    reply.opened(handles.add(Handle::File(file)), cache(keep));
                 }
                 Err(error) => reply.error(error),
             }
@@ -341,10 +309,7 @@ impl fuser::Filesystem for Filesystem {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let file = match self.handles.file(handle) {
-            Ok(file) => file,
-            Err(error) => return reply.error(error),
-        };
+        let file = opened!(self, handle, reply);
         self.runtime.spawn(async move {
             answer!(reply, file.read(offset, size).await, data => reply.data(&data));
         });
@@ -362,10 +327,7 @@ impl fuser::Filesystem for Filesystem {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let file = match self.handles.file(handle) {
-            Ok(file) => file,
-            Err(error) => return reply.error(error),
-        };
+        let file = opened!(self, handle, reply);
         let written = data.len() as u32;
         {
             let _entered = self.runtime.enter();
@@ -396,10 +358,7 @@ impl fuser::Filesystem for Filesystem {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        let file = match self.handles.file(handle) {
-            Ok(file) => file,
-            Err(error) => return reply.error(error),
-        };
+        let file = opened!(self, handle, reply);
         if !file.is_dirty() {
             answer!(reply, file.take_error(), () => reply.ok());
             return;
@@ -426,10 +385,7 @@ impl fuser::Filesystem for Filesystem {
     }
 
     fn fsync(&self, _request: &Request, _inode: INodeNo, handle: FileHandle, _data: bool, reply: ReplyEmpty) {
-        let file = match self.handles.file(handle) {
-            Ok(file) => file,
-            Err(error) => return reply.error(error),
-        };
+        let file = opened!(self, handle, reply);
         self.start(|volume| async move {
             answer!(reply, volume.publish(&file).await, () => reply.ok());
         });
@@ -482,19 +438,9 @@ impl fuser::Filesystem for Filesystem {
             Err(error) => return reply.error(error),
         };
         self.start(|volume| async move {
-            let cluster = &volume.cluster;
-            let listed = directory.entries(cluster, offset, LIST_ENTRIES / 8).await;
-            let known = match listed {
-                Ok(listed) => complete(cluster, listed).await,
-                Err(error) => Err(error),
-            };
-            match known {
-                Ok(known) => {
-                    for (entry, attributes) in known {
-                        let shown = match attributes.kind {
-                            FileKind::Directory if entry.next <= 2 => volume.plain(&attributes),
-                            _ => volume.show(attributes),
-                        };
+            match volume.list(&directory, offset, LIST_ENTRIES / 8).await {
+                Ok(entries) => {
+                    for (entry, shown) in entries {
                         let entry_name = OsStr::from_bytes(&entry.name);
                         if reply.add(shown.ino, entry.next, entry_name, &VALID, &shown, Generation(0)) {
                             break;
@@ -604,10 +550,7 @@ impl fuser::Filesystem for Filesystem {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let file = match self.handles.file(handle) {
-            Ok(file) => file,
-            Err(error) => return reply.error(error),
-        };
+        let file = opened!(self, handle, reply);
         self.start(|volume| async move {
             answer!(reply, volume.allocate(&file, offset, length, mode).await, () => reply.ok());
         });
@@ -622,10 +565,7 @@ impl fuser::Filesystem for Filesystem {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let file = match self.handles.file(handle) {
-            Ok(file) => file,
-            Err(error) => return reply.error(error),
-        };
+        let file = opened!(self, handle, reply);
         self.start(|volume| async move {
             answer!(reply, volume.seek(&file, offset, whence).await, place => reply.offset(place));
         });

@@ -17,6 +17,7 @@
 //! - A request waits in a task, never on a thread that others need.
 
 mod attributes;
+mod capabilities;
 mod capacity;
 mod cluster;
 mod directory;

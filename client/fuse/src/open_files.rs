@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bark_schema::ids::InodeId;
 use bark_schema::operation::{Attributes, FileKind};
@@ -16,6 +16,8 @@ use crate::cluster::Cluster;
 use crate::memory::Memory;
 use crate::open_file::OpenFile;
 
+/// For how long names and attributes are believed without asking.
+pub(crate) const VALID: Duration = Duration::from_secs(1);
 /// What is written and not published is published after this.
 const PUBLISH_AFTER: Duration = Duration::from_secs(1);
 const PUBLISH_PERIOD: Duration = Duration::from_millis(250);
@@ -43,6 +45,9 @@ pub(crate) struct Shown {
     pub(crate) group: u32,
     /// Of the content its pages may hold.
     pub(crate) pages: Option<u64>,
+    /// It had no extended attributes then.
+    bare: bool,
+    at: Instant,
 }
 
 impl OpenFiles {
@@ -112,6 +117,8 @@ impl OpenFiles {
                 mode: attributes.mode,
                 group: attributes.group,
                 pages,
+                bare: attributes.xattr_count == 0,
+                at: Instant::now(),
             },
         );
         attributes
@@ -119,6 +126,13 @@ impl OpenFiles {
 
     pub(crate) fn shown(&self, inode: InodeId) -> Option<Shown> {
         self.lock_shown().get(&inode).copied()
+    }
+
+    /// Whether the inode is known to have no extended attributes, as surely as its other attributes. The
+    /// kernel asks for one before the first write to a file.
+    pub(crate) fn is_bare(&self, inode: InodeId) -> bool {
+        let shown = self.shown(inode);
+        shown.is_some_and(|shown| shown.bare && shown.at.elapsed() < VALID)
     }
 
     /// The kernel has dropped the inode.

@@ -22,6 +22,7 @@ use fuser::{Errno, FileAttr, INodeNo, TimeOrNow};
 use crate::attributes::{file_attributes, unix_nanos};
 use crate::capacity::{Capacity, CapacityCache};
 use crate::cluster::Cluster;
+use crate::directory::{DirectoryStream, Listed, complete};
 use crate::errno::errno;
 use crate::open_file::OpenFile;
 use crate::open_files::OpenFiles;
@@ -88,9 +89,23 @@ impl Volume {
         file_attributes(&attributes, self.number(attributes.inode))
     }
 
-    /// Attributes the kernel does not keep, such as those of `..`.
-    pub(crate) fn plain(&self, attributes: &Attributes) -> FileAttr {
-        file_attributes(attributes, self.number(attributes.inode))
+    /// Part of a directory with attributes. Those of `.` and `..` the kernel does not keep.
+    pub(crate) async fn list(
+        &self,
+        directory: &DirectoryStream,
+        from: u64,
+        count: usize,
+    ) -> Result<Vec<(Listed, FileAttr)>, Errno> {
+        let listed = directory.entries(&self.cluster, from, count).await?;
+        let known = complete(&self.cluster, listed).await?;
+        let shown = known.into_iter().map(|(entry, attributes)| {
+            let shown = match entry.is_dot() {
+                true => file_attributes(&attributes, self.number(attributes.inode)),
+                false => self.show(attributes),
+            };
+            (entry, shown)
+        });
+        Ok(shown.collect())
     }
 
     pub(crate) async fn capacity(&self) -> Result<Capacity, Errno> {
@@ -199,7 +214,7 @@ impl Volume {
     }
 
     /// A new regular file, or the one that has the name.
-    pub(crate) async fn create(
+    async fn create(
         &self,
         caller: Caller,
         directory: InodeId,
@@ -216,6 +231,27 @@ impl Volume {
             exclusive,
         )
         .await
+    }
+
+    /// The same, opened. Says whether the kernel may keep the pages it has.
+    pub(crate) async fn create_open(
+        &self,
+        caller: Caller,
+        directory: InodeId,
+        name: Bytes,
+        mode: u32,
+        flags: i32,
+    ) -> Result<(FileAttr, Arc<OpenFile>, bool), Errno> {
+        let exclusive = flags & libc::O_EXCL != 0;
+        let (attributes, created) = self.create(caller, directory, name, mode, exclusive).await?;
+        if !created && flags & libc::O_TRUNC != 0 {
+            let (file, ..) = self.open(attributes.inode, true).await?;
+            let shown = self.show(file.attributes());
+            return Ok((shown, file, false));
+        }
+        let shown = self.show(attributes.clone());
+        let (file, keep) = self.files.open(&attributes);
+        Ok((shown, file, keep))
     }
 
     pub(crate) async fn symlink(

@@ -15,12 +15,18 @@ use crate::volume::Volume;
 impl Volume {
     pub(crate) async fn xattr(&self, inode: InodeId, name: Bytes) -> Result<Bytes, Errno> {
         check(&name)?;
+        if self.files.is_bare(inode) {
+            return Err(Errno::from_i32(libc::ENODATA));
+        }
         self.cluster.xattr(inode, name).await.map_err(errno)
     }
 
     /// All names, each ended by a NUL, as listxattr has them.
     pub(crate) async fn xattrs(&self, inode: InodeId) -> Result<Bytes, Errno> {
         let mut list = BytesMut::new();
+        if self.files.is_bare(inode) {
+            return Ok(list.freeze());
+        }
         for name in self.cluster.xattrs(inode).await.map_err(errno)? {
             list.extend_from_slice(&name);
             list.put_u8(0);
@@ -46,13 +52,15 @@ impl Volume {
         };
         let xattr = Xattr { name, value };
         let set = self.cluster.set_xattr(inode, xattr, condition).await;
-        set.map(|_| ()).map_err(errno)
+        self.show(set.map_err(errno)?);
+        Ok(())
     }
 
     pub(crate) async fn remove_xattr(&self, inode: InodeId, name: Bytes) -> Result<(), Errno> {
         check(&name)?;
         let removed = self.cluster.remove_xattr(inode, name).await;
-        removed.map(|_| ()).map_err(errno)
+        self.show(removed.map_err(errno)?);
+        Ok(())
     }
 }
 
