@@ -189,8 +189,13 @@ mod tests {
             keys: 0,
             inodes: 0,
             file_bytes: 0,
+            allocated_bytes: 0,
+            orphans: 0,
             log_entries: 0,
             snapshot_index: 0,
+            block_bytes: 0,
+            garbage_bytes: 0,
+            patch_bytes: 0,
         }
     }
 

@@ -83,11 +83,16 @@ mod tests {
             modified: i64::MAX,
             changed: 0,
             version: 9,
+            device: 0,
+            blocks: 8,
+            block_size: 4096,
+            xattr_count: 1,
         };
         let expected = json!({
             "inode": "18446744073709551615", "kind": "symlink", "mode": 420, "owner": 1, "group": 2,
             "size": "1152921504606846976", "linkCount": 3, "accessed": "-1",
             "modified": "9223372036854775807", "changed": "0", "version": "9",
+            "device": "0", "blocks": "8", "blockSize": 4096, "xattrCount": 1,
         });
         assert_eq!(Value::Object(super::attributes(&attributes).unwrap()), expected);
     }

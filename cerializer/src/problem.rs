@@ -122,22 +122,23 @@ impl From<Error> for Problem {
 
 fn status(refusal: Refusal) -> StatusCode {
     match refusal {
-        Refusal::NotFound => StatusCode::NOT_FOUND,
+        Refusal::NotFound | Refusal::NoData => StatusCode::NOT_FOUND,
         Refusal::Exists
         | Refusal::NotDirectory
         | Refusal::IsDirectory
         | Refusal::NotEmpty
         | Refusal::TooManySymlinks
         | Refusal::TooManyLinks
+        | Refusal::CrossDevice
         | Refusal::Conflict
         // The request is well formed; it is the key's present value that does not allow it.
         | Refusal::NotInteger
         | Refusal::Overflow => StatusCode::CONFLICT,
-        Refusal::NameTooLong | Refusal::InvalidArgument => StatusCode::BAD_REQUEST,
-        Refusal::FileTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Refusal::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
+        Refusal::NameTooLong | Refusal::InvalidArgument | Refusal::Range | Refusal::BeyondEnd => StatusCode::BAD_REQUEST,
+        Refusal::FileTooLarge | Refusal::TooBig => StatusCode::PAYLOAD_TOO_LARGE,
+        Refusal::NoSpace | Refusal::QuotaExceeded => StatusCode::INSUFFICIENT_STORAGE,
         Refusal::SessionExpired => StatusCode::GATEWAY_TIMEOUT,
-        Refusal::PermissionDenied => StatusCode::FORBIDDEN,
+        Refusal::PermissionDenied | Refusal::NotPermitted => StatusCode::FORBIDDEN,
         Refusal::Unsupported => StatusCode::NOT_IMPLEMENTED,
         Refusal::Corrupt | Refusal::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }

@@ -39,7 +39,7 @@ interface Node @0xfd134211ddaaec34 {
   walk @1 (path :Data, followLast :Bool = true) -> (node :Node);
   open @2 (truncate :Bool) -> (file :File);
   list @3 (after :Data, limit :UInt32 = 1024) -> (entries :List(Common.DirectoryEntry), more :Bool);
-  # Entries in byte order after `after`; the last one's name begins the next page.
+  # Entries after the one called `after`, in the directory's own order; the last one's name begins the next page.
   makeDirectory @4 (entryName :Data, mode :UInt32 = 0x1ed) -> (node :Node, attributes :Common.Attributes);
   # The default mode is 0o755.
   create @5 (entryName :Data, mode :UInt32 = 0x1a4, exclusive :Bool, content :Data)

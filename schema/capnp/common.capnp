@@ -46,6 +46,10 @@ enum FileKind @0xf584f9d04c4005cb {
   regular @0;
   directory @1;
   symlink @2;
+  fifo @3;
+  socket @4;
+  characterDevice @5;
+  blockDevice @6;
 }
 
 struct Request @0xf94f250bf6b0f58f {
@@ -88,10 +92,11 @@ struct Query @0x920c6259fcbe7f32 {
     lookup @7 :Entry;
     attributes @8 :UInt64;
     readDirectory :group {
-      # Entries in byte order after `after`.
+      # Entries after the one called `after`, or after the cookie `afterCookie` if that is not 0.
       directory @9 :UInt64;
       after @10 :Data;
       limit @11 :UInt32;
+      afterCookie @18 :UInt64;
     }
     readLink @12 :UInt64;
     layout :group {
@@ -102,6 +107,12 @@ struct Query @0x920c6259fcbe7f32 {
     }
     partitionStatus @16 :Void;
     transactionOutcome @17 :TransactionId;
+    xattrGet :group {
+      inode @19 :UInt64;
+      name @20 :Data;
+    }
+    xattrList @21 :UInt64;
+    data @22 :DataQuery;
   }
 }
 
@@ -133,13 +144,28 @@ struct NewInode @0xd1369877c6c36f25 {
   # Permission bits, 0o7777.
   owner @1 :UInt32;
   group @2 :UInt32;
+  blockSize @3 :UInt32;
+  # Of the blocks the file is cut into, a power of two; 0: the usual one.
+  xattrs @4 :List(Xattr);
+  # It is born with these.
+}
+
+struct Xattr @0xa9c5d3f0e8b7164d {
+  # An extended attribute.
+  name @0 :Data;
+  value @1 :Data;
 }
 
 struct NewContent @0xbfdbe0876ef363ae {
-  # What a new inode holds: it becomes a regular file or a symbolic link.
+  # What a new inode holds: it becomes a regular file, a symbolic link or a special file.
   union {
     inline @0 :Data;
     symlink @1 :Data;
+    special :group {
+      # A fifo, a socket or a device; nothing but its kind and number is stored.
+      kind @2 :FileKind;
+      device @3 :UInt64;
+    }
   }
 }
 
@@ -159,6 +185,9 @@ struct AttributeChange @0xf99c426b61f10240 {
   accessed @10 :Int64;
   # Nanoseconds since the Unix epoch, as everywhere for times of inodes.
   modified @11 :Int64;
+  accessedNow @12 :Bool;
+  modifiedNow @13 :Bool;
+  # The entry's time instead of the value.
 }
 
 struct Extent @0xd5f2451aa39dc010 {
@@ -211,6 +240,12 @@ struct Step @0xa3e8227bfbf9b83b {
       value @16 :Data;
     }
     keyDelete @17 :Data;
+    exchangeEntry :group {
+      entry @18 :Entry;
+      inode @19 :UInt64;
+      kind @20 :FileKind;
+      expected @21 :UInt64;
+    }
   }
 }
 
@@ -246,6 +281,8 @@ struct Command @0xf6137f4308a7bad3 {
       from @16 :Entry;
       to @17 :Entry;
       replace @18 :Bool;
+      exchange @44 :Bool;
+      # Both names stay and change places; `replace` does not count then.
     }
     setAttributes :group {
       inode @19 :UInt64;
@@ -285,6 +322,32 @@ struct Command @0xf6137f4308a7bad3 {
     forget @42 :TransactionId;
     reserveInodes @43 :UInt32;
     # Sets so many inode numbers aside for a coordinator.
+    link :group {
+      inode @45 :UInt64;
+      to @46 :Entry;
+    }
+    xattrSet :group {
+      inode @47 :UInt64;
+      xattr @48 :Xattr;
+      condition @49 :Condition;
+      changesMode @50 :Bool;
+      mode @51 :UInt32;
+      # New permission bits, together with an access control list.
+    }
+    xattrRemove :group {
+      inode @52 :UInt64;
+      name @53 :Data;
+    }
+    updateOpens :group {
+      # What a client has open here from now on, and a renewal of its lease.
+      client @54 :UInt64;
+      opened @55 :List(UInt64);
+      closed @56 :List(UInt64);
+      leaseMs @57 :UInt32;
+    }
+    reapOrphans @58 :UInt32;
+    # Ends leases that ran out and drops at most so many inodes without name that nobody has open.
+    data @59 :DataCommand;
   }
 }
 
@@ -313,6 +376,7 @@ struct Namespace @0xf57bcfd94ee2a046 {
       from @4 :Entry;
       to @5 :Entry;
       replace @6 :Bool;
+      exchange @13 :Bool;
     }
     link :group {
       inode @7 :UInt64;
@@ -352,6 +416,14 @@ struct NodeRequest @0xf578ba7322f2241e {
     }
     blockDelete @12 :List(BlockId);
     clusterStatus @13 :Void;
+    blockList :group {
+      # Blocks this node has, in order.
+      hasAfter @14 :Bool;
+      after @15 :BlockId;
+      limit @16 :UInt32;
+    }
+    blockCompact @17 :Void;
+    # Wins back the space of dropped blocks, a segment at most.
   }
 }
 
@@ -368,6 +440,13 @@ struct Attributes @0xb1465ec118691b6b {
   changed @9 :Int64;
   version @10 :UInt64;
   # Counts every change of the content.
+  device @11 :UInt64;
+  # Number of a device node, as stat has it.
+  blocks @12 :UInt64;
+  # Units of 512 bytes that are stored.
+  blockSize @13 :UInt32;
+  # Of the blocks the file is cut into.
+  xattrCount @14 :UInt32;
 }
 
 struct KeyValue @0xea7d119e74e44715 {
@@ -386,6 +465,8 @@ struct DirectoryEntry @0xf7b64f44b174830c {
   kind @2 :FileKind;
   attributes @3 :Attributes;
   # Null unless the inode's home is the directory's partition.
+  cookie @4 :UInt64;
+  # The entry's place in the order of listings, the same as long as it has this name.
 }
 
 struct Content @0xf6e1374569de8642 {
@@ -393,7 +474,101 @@ struct Content @0xf6e1374569de8642 {
   union {
     inline @0 :Data;
     extents @1 :List(Extent);
-    # By offset; what no extent covers is zeros.
+    # By offset; what neither an extent nor a patch covers is zeros.
+  }
+  patches @2 :List(Patch);
+  # Beside extents: bytes that are not in a block yet, by offset; they overlap no extent.
+  knownUntil @3 :UInt64;
+  # Beside extents: nothing is said about bytes from here on.
+}
+
+struct Patch @0xcb371c2ce637d9a7 {
+  # Bytes of a file that came in a log entry and are not in a block yet.
+  offset @0 :UInt64;
+  data @1 :Data;
+}
+
+struct PackedBlock @0xe35a4fdde20865cc {
+  # A block that was stored and what its copies are like.
+  block @0 :BlockId;
+  size @1 :UInt32;
+  checksum @2 :UInt32;
+  nodes @3 :List(UInt16);
+}
+
+struct PackedPiece @0xbabce47df4be4d0e {
+  # A run of a file that a packed block holds too, and where it was when it was packed.
+  inode @0 :UInt64;
+  offset @1 :UInt64;
+  length @2 :UInt32;
+  blockOffset @3 :UInt32;
+  # In the packed block.
+  from :union {
+    patch @4 :UInt64;
+    # The patches written by the log entry with this index.
+    block :group {
+      block @5 :BlockId;
+      blockOffset @6 :UInt32;
+    }
+  }
+}
+
+enum Allocation @0xa60f06915fb23165 {
+  reserve @0;
+  punchHole @1;
+  zeroRange @2;
+}
+
+enum SeekTarget @0x9d58c17f8926ffc8 {
+  data @0;
+  hole @1;
+}
+
+struct DataCommand @0xcc8a64e03cf3f000 {
+  # A change of the bytes of files, or of the ledger of blocks, by one log entry.
+  union {
+    write :group {
+      inode @0 :UInt64;
+      offset @1 :UInt64;
+      append @2 :Bool;
+      # At the end of the file, wherever that is; the offset does not count then.
+      data @3 :Data;
+    }
+    allocate :group {
+      inode @4 :UInt64;
+      offset @5 :UInt64;
+      length @6 :UInt64;
+      how @7 :Allocation;
+      keepSize @8 :Bool;
+    }
+    copyRange :group {
+      from @9 :UInt64;
+      fromOffset @10 :UInt64;
+      to @11 :UInt64;
+      toOffset @12 :UInt64;
+      length @13 :UInt64;
+    }
+    repack :group {
+      block @14 :PackedBlock;
+      pieces @15 :List(PackedPiece);
+    }
+    condemnBlocks :group {
+      node @16 :UInt16;
+      blocks @17 :List(BlockId);
+    }
+    forgetBlocks @18 :List(BlockId);
+  }
+}
+
+struct DataQuery @0xbe07f3c1ee4cdb59 {
+  # A question about the bytes of files, or about blocks.
+  union {
+    seek :group {
+      inode @0 :UInt64;
+      offset @1 :UInt64;
+      target @2 :SeekTarget;
+    }
+    unknownBlocks @3 :List(BlockId);
   }
 }
 
@@ -416,6 +591,16 @@ struct PartitionStatus @0xfd726ae58fcfe674 {
   fileBytes @7 :UInt64;
   logEntries @8 :UInt64;
   snapshotIndex @9 :UInt64;
+  allocatedBytes @10 :UInt64;
+  # Of `fileBytes`, and of links and attributes, what is stored.
+  orphans @11 :UInt64;
+  # Inodes without a name that are still open somewhere, or were a moment ago. Not among `inodes`.
+  blockBytes @12 :UInt64;
+  # Of the blocks in use, one copy of each.
+  garbageBytes @13 :UInt64;
+  # Of blocks nobody needs any more that are not dropped yet, one copy of each.
+  patchBytes @14 :UInt64;
+  # Of writes that came through the log and are not in blocks yet.
 }
 
 struct NodeStatus @0xad5963c12f26905f {
@@ -494,6 +679,17 @@ struct Reply @0xc5518b2f91c2927e {
     partition @27 :PartitionStatus;
     outcome @28 :TransactionOutcome;
     cluster @29 :ClusterStatus;
+    xattr @31 :Data;
+    xattrs @32 :List(Data);
+    opens :group {
+      missing @33 :List(UInt64);
+      renewed @34 :Bool;
+    }
+    copied :group {
+      length @35 :UInt64;
+      attributes @36 :Attributes;
+    }
+    blocks @37 :List(BlockId);
   }
 }
 
@@ -538,4 +734,11 @@ enum Refusal @0xcd6f3618d097fcc9 {
   permissionDenied @16;
   unsupported @17;
   internal @18;
+  noData @19;
+  range @20;
+  notPermitted @21;
+  crossDevice @22;
+  tooBig @23;
+  quotaExceeded @24;
+  beyondEnd @25;
 }

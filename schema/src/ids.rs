@@ -22,7 +22,8 @@ pub struct InodeId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub u64);
 
-/// An immutable block: the client that cut it and that client's counter.
+/// An immutable block: the client that cut it and that client's counter, whose upper 16 bits name the
+/// partition that keeps the block's record (its number and one; 0 in ids from before there were homes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlockId {
     pub client: ClientId,
@@ -54,6 +55,27 @@ impl InodeId {
 
     pub fn home(self) -> PartitionId {
         PartitionId((self.0 >> Self::COUNTER_BITS) as u16)
+    }
+}
+
+impl BlockId {
+    pub const COUNTER_BITS: u32 = 48;
+    pub const COUNTER_MAX: u64 = (1 << Self::COUNTER_BITS) - 1;
+
+    /// A block for files whose inodes live in `home`.
+    pub fn new(client: ClientId, home: PartitionId, counter: u64) -> BlockId {
+        assert!(counter <= Self::COUNTER_MAX, "block counter out of range");
+        let home = u64::from(home.0) + 1;
+        BlockId {
+            client,
+            counter: home << Self::COUNTER_BITS | counter,
+        }
+    }
+
+    /// The partition that says whether the block is in use.
+    pub fn home(self) -> Option<PartitionId> {
+        let named = (self.counter >> Self::COUNTER_BITS) as u16;
+        named.checked_sub(1).map(PartitionId)
     }
 }
 

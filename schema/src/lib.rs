@@ -4,9 +4,12 @@
 
 pub mod cluster_file;
 pub mod codec;
+pub mod data;
+pub mod failure;
 pub mod frame;
 pub mod generated;
 pub mod ids;
+pub mod inode;
 pub mod limits;
 pub mod message;
 pub mod operation;

@@ -21,8 +21,28 @@ pub const PATH_SIZE_MAX: usize = 4096;
 pub const INLINE_SIZE_MAX: usize = 8 * KIB;
 /// The block size clients cut files into unless told otherwise.
 pub const BLOCK_SIZE_DEFAULT: usize = MIB;
+/// Smallest block size a file can be cut into.
+pub const BLOCK_SIZE_MIN: usize = 64 * KIB;
 /// Largest block.
 pub const BLOCK_SIZE_MAX: usize = 4 * MIB;
+/// Longest name of an extended attribute, in bytes.
+pub const XATTR_NAME_SIZE_MAX: usize = 255;
+/// Largest value of an extended attribute.
+pub const XATTR_SIZE_MAX: usize = 64 * KIB;
+/// Most extended attributes of one inode.
+pub const XATTRS_MAX: usize = 255;
+/// Names and values of all extended attributes of one inode together.
+pub const XATTRS_SIZE_MAX: usize = 128 * KIB;
+/// Most inodes one client can have told to be open in one partition, and most of them in one command.
+pub const OPENS_PER_CLIENT_MAX: usize = 1 << 20;
+pub const OPENS_PER_COMMAND_MAX: usize = 4096;
+/// How long a client may stay silent before what it has open is released; bounds of what it asks for.
+pub const LEASE_MS_MIN: u32 = 1_000;
+pub const LEASE_MS_DEFAULT: u32 = 30_000;
+pub const LEASE_MS_MAX: u32 = 600_000;
+/// How long an inode stays after its last name or its last known open went. Clients tell what they have
+/// open well before: after a tenth of it.
+pub const ORPHAN_GRACE_MS: u64 = 10_000;
 /// Largest file: 16 TiB.
 pub const FILE_SIZE_MAX: u64 = 16 << 40;
 /// Most symbolic links followed in one walk.
@@ -31,6 +51,12 @@ pub const SYMLINKS_MAX: u32 = 40;
 pub const PAGE_ENTRIES_MAX: u32 = 4096;
 /// Largest extent list in one publish command; a longer file is published in several.
 pub const EXTENTS_PER_COMMAND_MAX: usize = 4096;
+/// Most bytes of one write that travels in the log entry; more goes into blocks.
+pub const WRITE_SIZE_MAX: usize = 64 * KIB;
+/// Bytes of patches after which one answer about a file's layout ends.
+pub const LAYOUT_PATCH_BYTES_MAX: usize = MIB;
+/// Most blocks in one question or command about blocks.
+pub const BLOCKS_PER_COMMAND_MAX: usize = 4096;
 /// Largest frame from a client that has not logged in.
 pub const FRAME_SIZE_GREETING_MAX: usize = 64 * KIB;
 /// Largest frame without a large value: one block and its envelope.

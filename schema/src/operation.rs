@@ -11,7 +11,13 @@
 
 use bytes::Bytes;
 
+use crate::data::{Copied, DataCommand, DataQuery, FileMap};
+pub use crate::failure::{Failure, Outcome, Refusal};
 use crate::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId, TransactionId};
+pub use crate::inode::{
+    AttributeChange, Attributes, DirectoryEntry, Entry, FileKind, NewContent, NewInode, RenameMode, SetTime,
+    Xattr,
+};
 
 /// Names one change for the exactly-once tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,10 +76,11 @@ pub enum Query {
     Attributes {
         inode: InodeId,
     },
-    /// Entries in byte order after `after`; attributes are included for inodes whose home is here.
+    /// Entries after a place in the directory's own order, which no other change moves; attributes are
+    /// included for inodes whose home is here.
     ReadDirectory {
         directory: InodeId,
-        after: Bytes,
+        after: ListPosition,
         limit: u32,
     },
     ReadLink {
@@ -91,6 +98,27 @@ pub enum Query {
     TransactionOutcome {
         transaction: TransactionId,
     },
+    /// The value of an extended attribute; `NoData` if there is none of this name.
+    XattrGet {
+        inode: InodeId,
+        name: Bytes,
+    },
+    /// The names of all extended attributes, in byte order.
+    XattrList {
+        inode: InodeId,
+    },
+    /// About the bytes of files and about blocks.
+    Data(DataQuery),
+}
+
+/// Where a page of a directory begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListPosition {
+    Start,
+    /// Behind the entry of this name, whether or not it is still there.
+    AfterName(Bytes),
+    /// Behind the entry with this cookie, whether or not it is still there; never 0.
+    AfterCookie(u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,7 +163,7 @@ pub enum Command {
     KeyExpireDue {
         limit: u32,
     },
-    /// A new regular file or symbolic link, born in the directory's partition.
+    /// A new inode other than a directory, born in the directory's partition.
     /// `exclusive`: an existing entry is an error; otherwise an existing regular file is opened as it is.
     Create {
         directory: InodeId,
@@ -144,7 +172,8 @@ pub enum Command {
         content: NewContent,
         exclusive: bool,
     },
-    /// Removes a non-directory. `CrossPartition` when the inode's home is elsewhere.
+    /// Removes a non-directory. `CrossPartition` when the inode's home is elsewhere. Whoever has the file
+    /// open keeps it: see [`Command::UpdateOpens`].
     Unlink {
         directory: InodeId,
         name: Bytes,
@@ -153,12 +182,46 @@ pub enum Command {
     Rename {
         from: Entry,
         to: Entry,
-        replace: bool,
+        mode: RenameMode,
+    },
+    /// One more name for a non-directory; answers `Attributes`. `CrossPartition` when its home is elsewhere.
+    Link {
+        inode: InodeId,
+        to: Entry,
     },
     SetAttributes {
         inode: InodeId,
         change: AttributeChange,
     },
+    /// Sets an extended attribute; `IfAbsent` refuses with `Exists`, `IfPresent` with `NoData`.
+    /// `mode`: permission bits to set in the same moment, for access control lists. Answers `Attributes`.
+    XattrSet {
+        inode: InodeId,
+        xattr: Xattr,
+        condition: Condition,
+        mode: Option<u32>,
+    },
+    /// Answers `Attributes`, or `NoData` if there is none of this name.
+    XattrRemove {
+        inode: InodeId,
+        name: Bytes,
+    },
+    /// The client has these inodes open from now on, no longer those, and its lease here runs on for
+    /// `lease_ms`. Answers `Opens`. An open needs to be told only if it lasts: an inode without a name stays
+    /// for ORPHAN_GRACE_MS after its last unlink or close, and longer while anybody told to have it open.
+    UpdateOpens {
+        client: ClientId,
+        opened: Vec<InodeId>,
+        closed: Vec<InodeId>,
+        lease_ms: u32,
+    },
+    /// Ends leases that ran out and drops up to `limit` inodes without name that nobody has open;
+    /// proposed by leaders only.
+    ReapOrphans {
+        limit: u32,
+    },
+    /// Changes bytes of files; small writes among them.
+    Data(DataCommand),
     /// Writes into a file that stays at most INLINE_SIZE_MAX; `TooLargeForInline` otherwise.
     WriteInline {
         inode: InodeId,
@@ -166,7 +229,8 @@ pub enum Command {
         data: Bytes,
         truncate: bool,
     },
-    /// Makes blocks part of a file. `replace_all` first drops what the file had.
+    /// Makes blocks part of a file, over what was there: extents in order, that do not overlap. The size
+    /// grows to `size` if it was less. `replace_all` first drops what the file had, and sets the size.
     /// `base_version`: refuses with `Conflict` if the file's content changed since.
     Publish {
         inode: InodeId,
@@ -236,8 +300,9 @@ pub enum Namespace {
     Rename {
         from: Entry,
         to: Entry,
-        replace: bool,
+        mode: RenameMode,
     },
+    /// Answers `Attributes` if all of it is in one partition, else `Done`.
     Link {
         inode: InodeId,
         to: Entry,
@@ -278,67 +343,18 @@ pub enum NodeRequest {
         offset: u32,
         length: u32,
     },
+    /// Drops blocks from this node's disk. Between nodes only.
     BlockDelete {
         blocks: Vec<BlockId>,
     },
+    /// The blocks this node has behind `after`, in order; none at the end. Between nodes only.
+    BlockList {
+        after: Option<BlockId>,
+        limit: u32,
+    },
+    /// Wins back the space of dropped blocks, of one segment at most. Between nodes only.
+    BlockCompact,
     ClusterStatus,
-}
-
-/// A name in a directory.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Entry {
-    pub directory: InodeId,
-    pub name: Bytes,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum FileKind {
-    Regular,
-    Directory,
-    Symlink,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewInode {
-    /// Permission bits, 0o7777.
-    pub mode: u32,
-    pub owner: u32,
-    pub group: u32,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NewContent {
-    /// A regular file with these bytes, at most INLINE_SIZE_MAX.
-    Inline(Bytes),
-    /// A symbolic link to this target.
-    Symlink(Bytes),
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AttributeChange {
-    pub mode: Option<u32>,
-    pub owner: Option<u32>,
-    pub group: Option<u32>,
-    /// Truncates or extends with zeros.
-    pub size: Option<u64>,
-    pub accessed: Option<UnixNanos>,
-    pub modified: Option<UnixNanos>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attributes {
-    pub inode: InodeId,
-    pub kind: FileKind,
-    pub mode: u32,
-    pub owner: u32,
-    pub group: u32,
-    pub size: u64,
-    pub link_count: u32,
-    pub accessed: UnixNanos,
-    pub modified: UnixNanos,
-    pub changed: UnixNanos,
-    /// Counts every change of the content: the base for `Publish` and ETags.
-    pub version: u64,
 }
 
 /// A run of a file's bytes inside one block.
@@ -367,6 +383,13 @@ pub enum Step {
         kind: FileKind,
         expected: Option<InodeId>,
     },
+    /// Points a directory entry, which must be `expected`, at another inode of any kind: half of an exchange.
+    ExchangeEntry {
+        entry: Entry,
+        inode: InodeId,
+        kind: FileKind,
+        expected: InodeId,
+    },
     /// Removes a directory entry that must point at `inode`.
     RemoveEntry {
         entry: Entry,
@@ -387,7 +410,7 @@ pub enum Step {
         inode: InodeId,
         parent: InodeId,
     },
-    /// Adds to a non-directory's link count; at zero the inode goes.
+    /// Adds to a non-directory's link count; at zero the inode is an orphan. Adding 0 moves `changed` alone.
     AddLinks {
         inode: InodeId,
         count: i32,
@@ -459,6 +482,18 @@ pub enum Reply {
     Partition(PartitionStatus),
     Outcome(TransactionOutcome),
     Cluster(ClusterStatus),
+    /// XattrGet: the value.
+    Xattr(Bytes),
+    /// XattrList: the names.
+    Xattrs(Vec<Bytes>),
+    /// UpdateOpens: which of `opened` are no longer there, and whether the lease had not run out. If it had
+    /// (or is new), nothing told before counts any more: the client tells all it has open here again.
+    Opens {
+        missing: Vec<InodeId>,
+        renewed: bool,
+    },
+    Copied(Copied),
+    Blocks(Vec<BlockId>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -469,21 +504,12 @@ pub struct KeyValue {
     pub expires: Option<UnixMillis>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DirectoryEntry {
-    pub name: Bytes,
-    pub inode: InodeId,
-    pub kind: FileKind,
-    /// Present when the inode's home is the directory's partition.
-    pub attributes: Option<Attributes>,
-}
-
 /// Content of part of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     Inline(Bytes),
-    /// Extents that overlap the range asked for, by offset; what no extent covers is zeros.
-    Extents(Vec<Extent>),
+    /// Extents and patches that overlap the range asked for.
+    Mapped(FileMap),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -503,11 +529,21 @@ pub struct PartitionStatus {
     /// Of the whole state at `applied`; equal on every replica.
     pub state_hash: u64,
     pub keys: u64,
+    /// Inodes with a name, and the sizes of the regular files among them.
     pub inodes: u64,
     pub file_bytes: u64,
+    /// What these inodes store: content, link targets and extended attributes.
+    pub allocated_bytes: u64,
+    /// Inodes without a name that are still open somewhere, or were a moment ago.
+    pub orphans: u64,
     /// Lengths of the log kept for followers and of the last snapshot, for operators.
     pub log_entries: u64,
     pub snapshot_index: u64,
+    /// Of blocks in use, and of those nobody needs that are not dropped yet; one copy of each.
+    pub block_bytes: u64,
+    pub garbage_bytes: u64,
+    /// Written through the log and not in blocks yet.
+    pub patch_bytes: u64,
 }
 
 /// What one node knows of the cluster. `partitions` are those with a replica on the answering node.
@@ -534,109 +570,6 @@ pub struct NodeStatus {
     pub zone: String,
     /// The answering node has a working connection to it.
     pub reachable: bool,
-}
-
-/// Why a request did not succeed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// Ask `leader`, or any replica if none is known.
-    #[error("this node does not lead the partition")]
-    NotLeader { leader: Option<NodeNumber> },
-    /// A limit was reached; the same request may succeed later.
-    #[error("busy: {0}")]
-    Busy(String),
-    /// A transaction in progress holds what the request needs.
-    #[error("held by a transaction in progress")]
-    Locked {
-        transaction: TransactionId,
-        primary: PartitionId,
-    },
-    /// The command touches other partitions: use the namespace operation.
-    #[error("touches several partitions")]
-    CrossPartition,
-    /// The file no longer fits inline: write blocks and publish them.
-    #[error("too large to be stored inline")]
-    TooLargeForInline,
-    /// It may or may not have been applied; repeat it under the same id to find out.
-    #[error("outcome not known: {0}")]
-    Unknown(String),
-    /// Decided and final.
-    #[error("{1}")]
-    Refused(Refusal, String),
-}
-
-/// Decided refusals, with the name of the errno a file system would give.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Refusal {
-    NotFound,
-    Exists,
-    NotDirectory,
-    IsDirectory,
-    NotEmpty,
-    NameTooLong,
-    InvalidArgument,
-    TooManySymlinks,
-    FileTooLarge,
-    NoSpace,
-    TooManyLinks,
-    /// The object went away or the content changed under the writer.
-    Conflict,
-    /// Bytes that do not match their checksum, or a block no replica has.
-    Corrupt,
-    NotInteger,
-    Overflow,
-    /// The client's exactly-once record was dropped: the outcome of so old a request cannot be told.
-    SessionExpired,
-    PermissionDenied,
-    Unsupported,
-    Internal,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    Applied,
-    NotApplied,
-    Unknown,
-}
-
-impl Failure {
-    pub fn outcome(&self) -> Outcome {
-        match self {
-            Failure::Unknown(_) => Outcome::Unknown,
-            _ => Outcome::NotApplied,
-        }
-    }
-
-    pub fn refused(refusal: Refusal, sentence: impl Into<String>) -> Failure {
-        Failure::Refused(refusal, sentence.into())
-    }
-}
-
-impl Refusal {
-    /// The errno name, for people and for REST.
-    pub fn errno_name(self) -> &'static str {
-        match self {
-            Refusal::NotFound => "ENOENT",
-            Refusal::Exists => "EEXIST",
-            Refusal::NotDirectory => "ENOTDIR",
-            Refusal::IsDirectory => "EISDIR",
-            Refusal::NotEmpty => "ENOTEMPTY",
-            Refusal::NameTooLong => "ENAMETOOLONG",
-            Refusal::InvalidArgument => "EINVAL",
-            Refusal::TooManySymlinks => "ELOOP",
-            Refusal::FileTooLarge => "EFBIG",
-            Refusal::NoSpace => "ENOSPC",
-            Refusal::TooManyLinks => "EMLINK",
-            Refusal::Conflict => "ESTALE",
-            Refusal::Corrupt => "EIO",
-            Refusal::NotInteger => "EINVAL",
-            Refusal::Overflow => "EOVERFLOW",
-            Refusal::SessionExpired => "ESTALE",
-            Refusal::PermissionDenied => "EACCES",
-            Refusal::Unsupported => "EOPNOTSUPP",
-            Refusal::Internal => "EIO",
-        }
-    }
 }
 
 impl Namespace {

@@ -7,9 +7,10 @@ use bark_schema::codec::{
     self, decode_client, decode_peer, decode_proposal, decode_server, encode_client, encode_peer,
     encode_proposal, encode_server,
 };
+use bark_schema::data::{DataCommand, PackedBlock, PackedFrom, PackedPiece};
 use bark_schema::frame::FrameDecoder;
 use bark_schema::generated::peer_capnp::client_message;
-use bark_schema::ids::{BlockId, ClientId, NodeNumber, PartitionId};
+use bark_schema::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId};
 use bark_schema::limits::{FRAME_SIZE_MAX, MIB};
 use bark_schema::message::{ClientMessage, PeerMessage, RaftKind, RaftMessage};
 use bark_schema::operation::{Command, Condition, Expiry, NodeRequest, Proposal, Query, Request, RequestId};
@@ -190,6 +191,55 @@ fn golden_proposal() -> Proposal {
     }
 }
 
+fn golden_data(command: DataCommand) -> Proposal {
+    let command = Command::Data(command);
+    Proposal {
+        command,
+        ..golden_proposal()
+    }
+}
+
+fn golden_write() -> DataCommand {
+    DataCommand::Write {
+        inode: InodeId::new(PartitionId(3), 9),
+        offset: Some(1 << 40),
+        data: Bytes::from_static(b"\x00bytes\xff"),
+    }
+}
+
+fn golden_repack() -> DataCommand {
+    DataCommand::Repack {
+        block: PackedBlock {
+            block: BlockId::new(ClientId(0xfeed), PartitionId(3), 7),
+            size: 12,
+            checksum: 0xdead_beef,
+            nodes: vec![NodeNumber(1), NodeNumber(3)],
+        },
+        pieces: vec![
+            PackedPiece {
+                inode: InodeId::new(PartitionId(3), 9),
+                offset: 4096,
+                length: 5,
+                block_offset: 0,
+                from: PackedFrom::Patch { written: 77 },
+            },
+            PackedPiece {
+                inode: InodeId::new(PartitionId(3), 10),
+                offset: 0,
+                length: 7,
+                block_offset: 5,
+                from: PackedFrom::Block {
+                    block: BlockId {
+                        client: ClientId(1),
+                        counter: 2,
+                    },
+                    block_offset: 64,
+                },
+            },
+        ],
+    }
+}
+
 fn golden_peer() -> PeerMessage {
     PeerMessage::Raft(vec![RaftMessage {
         partition: PartitionId(3),
@@ -224,6 +274,16 @@ fn old_bytes_are_read_as_they_were_meant() {
     assert_eq!(decode_proposal(&proposal).expect("decodes"), golden_proposal());
     let peer = Bytes::from_static(include_bytes!("golden/peer_raft.bin"));
     assert_eq!(decode_peer(&peer).expect("decodes"), golden_peer());
+    let write = Bytes::from_static(include_bytes!("golden/write.bin"));
+    assert_eq!(
+        decode_proposal(&write).expect("decodes"),
+        golden_data(golden_write())
+    );
+    let repack = Bytes::from_static(include_bytes!("golden/repack.bin"));
+    assert_eq!(
+        decode_proposal(&repack).expect("decodes"),
+        golden_data(golden_repack())
+    );
 }
 
 #[test]

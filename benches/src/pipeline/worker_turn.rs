@@ -10,7 +10,7 @@ use bark_core::random::Random;
 use bark_core::state::State;
 use bark_core::time::Now;
 use bark_core::worker::gateway::{CompletionSink, FoundKey, KeyAsker, KeySink};
-use bark_core::worker::{Durability, Worker, WorkerConfig};
+use bark_core::worker::{CleaningConfig, Durability, Worker, WorkerConfig};
 use bark_schema::ids::{NodeNumber, PartitionId};
 use bark_schema::operation::{Failure, Reply};
 use bark_schema::placement;
@@ -72,6 +72,7 @@ impl Bench {
             durability: Durability::None,
             nodes: Arc::default(),
             placement: Arc::new(vec![vec![node]; usize::from(PARTITIONS)]),
+            cleaning: CleaningConfig::STANDARD,
             snapshots: SnapshotConfig::default(),
         };
         let open = |id| {
@@ -84,7 +85,14 @@ impl Bench {
                 rejoin: false,
             };
             let random = Random::new(u64::from(id));
-            Partition::open(PartitionId(id), node, start, SnapshotConfig::default(), random, now)
+            Partition::open(
+                PartitionId(id),
+                node,
+                start,
+                SnapshotConfig::default(),
+                random,
+                now,
+            )
         };
         let partitions: Result<Vec<_>, _> = (0..PARTITIONS).map(open).collect();
         let mut bench = Bench {

@@ -64,6 +64,8 @@ async fn page(files: &Files, path: &ClusterPath, limit: usize, after: Vec<u8>) -
         }
         _ => Value::Null,
     };
+    // The cluster lists in an order of its own, in which pages go on; people like names in order.
+    found.sort_unstable_by(|one, other| one.name.cmp(&other.name));
     let mut described = futures::stream::iter(found)
         .map(|entry| describe(files, entry))
         .buffered(ATTRIBUTES_AT_ONCE);

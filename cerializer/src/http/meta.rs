@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use bark_client::ClusterPath;
 use bark_client::files::Files;
-use bark_schema::operation::{AttributeChange, FileKind};
+use bark_schema::operation::{AttributeChange, FileKind, SetTime};
 use serde_json::Value;
 
 use super::files::tag;
@@ -75,8 +75,8 @@ fn attribute_change(mut object: Object) -> Result<AttributeChange, Problem> {
         owner: number(&mut object, "owner", u32::MAX.into())?.map(|owner| owner as u32),
         group: number(&mut object, "group", u32::MAX.into())?.map(|group| group as u32),
         size: number(&mut object, "size", bark_schema::limits::FILE_SIZE_MAX)?,
-        accessed: time(&mut object, "accessed")?,
-        modified: time(&mut object, "modified")?,
+        accessed: time(&mut object, "accessed")?.map(SetTime::At),
+        modified: time(&mut object, "modified")?.map(SetTime::At),
     };
     if object.contains_key("xattrs") {
         let detail = "xattrs: extended attributes are not there yet";
@@ -195,7 +195,10 @@ mod tests {
             (sound.mode, sound.owner, sound.group),
             (Some(0o600), Some(7), None)
         );
-        assert_eq!((sound.size, sound.modified), (Some(1 << 40), Some(-5)));
+        assert_eq!(
+            (sound.size, sound.modified),
+            (Some(1 << 40), Some(SetTime::At(-5)))
+        );
         for faulty in [
             json!({}),
             json!({"mode": 0o10000}),

@@ -35,7 +35,7 @@ pub struct GlobalArguments {
     pub json: bool,
     /// How long one operation may take, in seconds.
     #[arg(long, global = true, default_value_t = 30, value_name = "SECONDS")]
-    timeout: u64,
+    pub timeout: u64,
     #[arg(long, global = true, default_value = "error")]
     pub log_level: String,
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]

@@ -4,11 +4,13 @@
 //! answers). Exit status: 0 done, 1 the operation failed, 2 wrong usage or configuration.
 
 mod arguments;
+mod mount_helper;
 mod output;
 mod problem;
 mod progress;
 mod verbs;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use bark_client::Client;
@@ -18,18 +20,25 @@ use tracing_subscriber::EnvFilter;
 use crate::arguments::{Arguments, GlobalArguments, LogFormat};
 use crate::output::Output;
 use crate::problem::Problem;
+use crate::verbs::Verb;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let words = mount_helper::translate(std::env::args_os().collect());
+    let arguments = Arguments::parse_from(&words);
     let verb = arguments.verb.name();
-    match run(arguments) {
+    match run(arguments, words) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => problem.report(verb),
     }
 }
 
-fn run(arguments: Arguments) -> Result<(), Problem> {
+fn run(arguments: Arguments, words: Vec<OsString>) -> Result<(), Problem> {
     start_log(&arguments.global)?;
+    let arguments = match arguments.verb {
+        Verb::Mount(mount) => return mount.run(arguments.global, words),
+        Verb::Umount(umount) => return umount.run(),
+        _ => arguments,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -8,6 +8,7 @@ mod key;
 mod locate;
 mod ls;
 mod mkdir;
+pub(crate) mod mount;
 mod mv;
 mod nodes;
 mod partitions;
@@ -17,6 +18,7 @@ mod stat;
 mod status;
 mod touch;
 mod tree;
+pub(crate) mod umount;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -59,6 +61,10 @@ pub enum Verb {
     Tree(tree::Tree),
     /// Show what the cluster stores and what its disks have left.
     Df(df::Df),
+    /// Mount the cluster on a directory.
+    Mount(mount::Mount),
+    /// Unmount it.
+    Umount(umount::Umount),
     /// Work with keys.
     #[command(subcommand)]
     Key(key::Key),
@@ -88,6 +94,8 @@ impl Verb {
             Verb::Touch(_) => "touch",
             Verb::Tree(_) => "tree",
             Verb::Df(_) => "df",
+            Verb::Mount(_) => "mount",
+            Verb::Umount(_) => "umount",
             Verb::Key(verb) => verb.name(),
             Verb::Status(_) => "status",
             Verb::Nodes(_) => "nodes",
@@ -110,6 +118,8 @@ impl Verb {
             Verb::Touch(verb) => verb.run(client, output).await,
             Verb::Tree(verb) => verb.run(client, output).await,
             Verb::Df(verb) => verb.run(client, output).await,
+            // They have no use for a client and are run before there is one.
+            Verb::Mount(_) | Verb::Umount(_) => Ok(()),
             Verb::Key(verb) => verb.run(client, output).await,
             Verb::Status(verb) => verb.run(client, output).await,
             Verb::Nodes(verb) => verb.run(client, output).await,

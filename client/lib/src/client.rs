@@ -185,6 +185,11 @@ impl Client {
         Files::new(self.clone())
     }
 
+    /// What the cluster knows this client by.
+    pub fn id(&self) -> ClientId {
+        self.shared.client
+    }
+
     pub fn config(&self) -> &ClientConfig {
         &self.shared.config
     }
@@ -278,11 +283,9 @@ impl Client {
         self.shared.next_counter.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(crate) fn new_block(&self) -> BlockId {
-        BlockId {
-            client: self.shared.client,
-            counter: self.next_counter(),
-        }
+    /// A name for a block of files whose inodes live in `home`.
+    pub(crate) fn new_block(&self, home: PartitionId) -> BlockId {
+        BlockId::new(self.shared.client, home, self.next_counter())
     }
 }
 

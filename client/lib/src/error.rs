@@ -126,6 +126,13 @@ fn sentence(refusal: Refusal, detail: String) -> String {
         Refusal::Overflow => "Value too large",
         Refusal::SessionExpired => "Session expired",
         Refusal::Internal => "Internal error",
+        Refusal::NoData => "No data available",
+        Refusal::Range => "Numerical result out of range",
+        Refusal::NotPermitted => "Operation not permitted",
+        Refusal::CrossDevice => "Invalid cross-device link",
+        Refusal::TooBig => "Argument list too long",
+        Refusal::QuotaExceeded => "Disk quota exceeded",
+        Refusal::BeyondEnd => "No such device or address",
     };
     let adds_nothing = matches!(
         refusal,

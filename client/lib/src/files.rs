@@ -10,18 +10,21 @@
 //! - Memory does not grow with the size of a file or a directory.
 
 mod block;
+mod handle;
 mod listing;
 mod read;
+mod staged;
 mod tree;
 mod write;
 
 use bark_schema::ids::{InodeId, PartitionId};
 use bark_schema::operation::{
-    AttributeChange, Attributes, Command, Content, Entry, FileKind, Namespace, NewContent, NewInode,
-    NodeRequest, Query, Refusal, Reply,
+    AttributeChange, Attributes, Command, Content, Entry, Extent, FileKind, Namespace, NewContent, NewInode,
+    NodeRequest, Query, Refusal, RenameMode, Reply,
 };
 use bytes::Bytes;
 
+pub use self::handle::FileHandle;
 pub use self::listing::Listing;
 pub use self::read::FileReader;
 pub use self::write::{FileWriter, OnlyIf};
@@ -81,7 +84,7 @@ impl Files {
         }
     }
 
-    /// The entries of a directory, in byte order, page by page.
+    /// The entries of a directory, in an order of its own, page by page.
     pub async fn list(&self, path: &ClusterPath) -> Result<Listing, Error> {
         let attributes = self.stat(path).await?;
         if attributes.kind != FileKind::Directory {
@@ -158,7 +161,7 @@ impl Files {
         let operation = Namespace::Rename {
             from: entry(source),
             to: entry(target),
-            replace: true,
+            mode: RenameMode::Replace,
         };
         self.namespace(from, operation).await
     }
@@ -225,6 +228,24 @@ impl Files {
             Ok(_) => Ok(()),
             Err(failure) => Err(Error::new(path.to_string(), failure)),
         }
+    }
+
+    /// Stores bytes as a new block, on a majority of its replicas, and describes it as the extent at
+    /// `offset` of a file. Nothing refers to it before it is published.
+    pub async fn store_block(&self, inode: InodeId, offset: u64, data: Bytes) -> Result<Extent, Error> {
+        let subject = inode.to_string();
+        block::put(self.client.clone(), subject, inode.home(), offset, data).await
+    }
+
+    /// Reads `length` bytes of an extent of a file, from `skip` on, from whichever node has them.
+    pub async fn read_block(
+        &self,
+        inode: InodeId,
+        extent: Extent,
+        skip: u32,
+        length: u32,
+    ) -> Result<Bytes, Error> {
+        block::get(self.client.clone(), inode.to_string(), extent, skip, length).await
     }
 
     async fn create_with(
@@ -330,6 +351,7 @@ impl Files {
             mode: mode & 0o7777,
             owner: config.owner,
             group: config.group,
+            ..NewInode::default()
         }
     }
 }

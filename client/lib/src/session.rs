@@ -21,6 +21,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use bark_schema::data::DataCommand;
 use bark_schema::ids::{ClientId, NodeNumber, PartitionId};
 use bark_schema::operation::{
     ClusterStatus, Command, Failure, Namespace, NodeRequest, Query, Refusal, Reply, Request, RequestId,
@@ -105,7 +106,9 @@ impl Call {
             },
             Call::Command { command, .. } => match command {
                 Command::KeySet { value, .. } => value.len(),
-                Command::WriteInline { data, .. } => data.len(),
+                Command::WriteInline { data, .. } | Command::Data(DataCommand::Write { data, .. }) => {
+                    data.len()
+                }
                 Command::Publish { extents, .. } => extents.len() * EXTENT_SIZE,
                 _ => 0,
             },

@@ -333,3 +333,44 @@ async fn values_go_up_to_the_limit_the_cluster_says() {
     assert_eq!(refused.refusal(), Some(Refusal::FileTooLarge));
     assert_eq!(keys.increment(b"n", 1).await.unwrap(), 1, "the connections live");
 }
+
+#[tokio::test]
+async fn staged_blocks_are_seen_here_at_once_and_elsewhere_after_a_flush() {
+    // Goal: one commit for many blocks, and no reader behind the writer's back. Method: two handles on one file.
+    let cluster = FakeCluster::start(3, 4).await;
+    let files = connected(&cluster).await.files();
+    files.create(&path("/f"), 0o644).await.unwrap();
+    let inode = files.stat(&path("/f")).await.unwrap().inode;
+    let (writer, reader) = (files.handle(inode, 64 << 10), files.handle(inode, 64 << 10));
+    let content = pattern(3 * MIB);
+    writer.stage_at(0, content.slice(..2 * MIB)).await.unwrap();
+    writer
+        .stage_at(2 * MIB as u64, content.slice(2 * MIB..))
+        .await
+        .unwrap();
+    assert_eq!(writer.read_at(MIB as u64, 2 * MIB).await.unwrap(), content[MIB..]);
+    assert_eq!(writer.size().await.unwrap(), 3 * MIB as u64);
+    assert_eq!(reader.read_at(0, 10).await.unwrap(), "");
+    writer.sync().await.unwrap();
+    reader.revalidate().await.unwrap();
+    let read = reader.read_at(5, 4 * MIB).await.unwrap();
+    assert!(read == content[5..], "read back {} bytes", read.len());
+    assert_eq!(reader.read_at(3 * MIB as u64, 1).await.unwrap(), "");
+}
+
+#[tokio::test]
+async fn a_handle_sees_its_own_small_writes_without_asking_again() {
+    // Goal: what a handle wrote is what it reads, from a map it knew before. Method: writes into a mapped file.
+    let cluster = FakeCluster::start(1, 2).await;
+    let files = connected(&cluster).await.files();
+    files.write(&path("/f"), pattern(MIB)).await.unwrap();
+    let inode = files.stat(&path("/f")).await.unwrap().inode;
+    let handle = files.handle(inode, 1 << 20);
+    assert_eq!(handle.read_at(0, MIB).await.unwrap(), pattern(MIB));
+    for number in 0..4 {
+        let (at, _) = handle.append(format!("line {number}\n").into()).await.unwrap();
+        assert_eq!(at, (MIB + 7 * number) as u64);
+    }
+    let tail = handle.read_at(MIB as u64 - 1, 100).await.unwrap();
+    assert_eq!(tail[1..], b"line 0\nline 1\nline 2\nline 3\n"[..]);
+}

@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 
 use bark_schema::ids::{NodeNumber, PartitionId};
+use bark_schema::limits::BLOCKS_PER_COMMAND_MAX;
 use bark_schema::operation::{Failure, Refusal, Reply};
 use bytes::Bytes;
 
@@ -22,6 +23,10 @@ use crate::worker::event::{StorageEvent, StorageRequest};
 
 pub const BLOCK_DIRECTORY: &str = "blocks";
 pub const SNAPSHOT_DIRECTORY: &str = "snapshots";
+
+/// A segment with less than this share of living bytes is rewritten. Half: what is copied is at most what
+/// is won, and the store takes at most about twice what lives in it.
+const LIVE_PERCENT_MAX: u64 = 50;
 
 /// Blocks and snapshots of one node.
 pub struct Storage {
@@ -87,6 +92,15 @@ impl Storage {
                     Ok(()) => stored.push((worker, call)),
                     Err(error) => events.push((worker, block_event(call, Err(failure(&error))))),
                 },
+                StorageRequest::BlockList { call, after, limit } => {
+                    let limit = (limit as usize).min(BLOCKS_PER_COMMAND_MAX);
+                    let blocks = self.blocks.blocks_after(after, limit);
+                    events.push((worker, block_event(call, Ok(Reply::Blocks(blocks)))));
+                }
+                StorageRequest::BlockCompact { call } => {
+                    let result = self.compact(disk).map_err(|error| failure(&error));
+                    events.push((worker, block_event(call, result)));
+                }
                 StorageRequest::Snapshot(request) => {
                     if let Some((partition, event)) = self.snapshot(disk, request) {
                         events.push((worker, StorageEvent::Snapshot { partition, event }));
@@ -101,6 +115,17 @@ impl Storage {
         for (worker, call) in stored {
             events.push((worker, block_event(call, synced.clone().map(|()| Reply::Done))));
         }
+    }
+
+    /// Answers how many bytes were won back.
+    fn compact<D: Disk>(&mut self, disk: &mut D) -> Result<Reply, block_store::Error> {
+        let Some(report) = self.blocks.compact(disk, LIVE_PERCENT_MAX)? else {
+            return Ok(Reply::Count(0));
+        };
+        for block in &report.damaged {
+            tracing::warn!(%block, "a copy was damaged and is given up; other nodes have theirs");
+        }
+        Ok(Reply::Count(report.reclaimed_bytes))
     }
 
     fn snapshot<D: Disk>(

@@ -15,7 +15,7 @@ use bark_core::storage::{BLOCK_DIRECTORY, Storage};
 use bark_core::time::Now;
 use bark_core::worker::event::{Effect, Input};
 use bark_core::worker::gateway::{CompletionSink, FoundKey, KeyAsker, KeySink, Reach};
-use bark_core::worker::{Durability, Worker, WorkerConfig};
+use bark_core::worker::{CleaningConfig, Durability, Worker, WorkerConfig};
 use bark_schema::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId};
 use bark_schema::operation::*;
 use bytes::Bytes;
@@ -63,6 +63,7 @@ impl Cluster {
                 durability: Durability::Disk,
                 nodes: Arc::default(),
                 placement: Arc::new(placement.clone()),
+                cleaning: CleaningConfig::STANDARD,
                 snapshots: SnapshotConfig::default(),
             };
             let mut random = Random::new(u64::from(node.0));
@@ -310,8 +311,7 @@ fn bytes(text: &str) -> Bytes {
 fn new_inode() -> NewInode {
     NewInode {
         mode: 0o755,
-        owner: 0,
-        group: 0,
+        ..NewInode::default()
     }
 }
 
@@ -421,7 +421,7 @@ fn directories_are_made_moved_and_removed_across_partitions() {
     let rename = |from, to| Namespace::Rename {
         from,
         to,
-        replace: true,
+        mode: RenameMode::Replace,
     };
     cluster
         .namespace(2, rename(entry(a, "inner"), entry(b, "moved")))
@@ -484,6 +484,138 @@ fn directories_are_made_moved_and_removed_across_partitions() {
         hashes.iter().all(|node| *node == hashes[0]),
         "replicas differ: {hashes:?}"
     );
+}
+
+/// The inode a name leads to, and its attributes.
+fn stat(cluster: &mut Cluster, directory: InodeId, name: &str) -> Result<Attributes, Failure> {
+    let lookup = Query::Lookup {
+        directory,
+        name: bytes(name),
+    };
+    let partition = directory.home();
+    let query = lookup;
+    let inode = match cluster.ask(1, Request::Query { partition, query })? {
+        Reply::Entry { inode, .. } => inode,
+        other => panic!("unexpected {other:?}"),
+    };
+    let partition = inode.home();
+    let query = Query::Attributes { inode };
+    match cluster.ask(1, Request::Query { partition, query })? {
+        Reply::Attributes(attributes) => Ok(attributes),
+        other => panic!("unexpected {other:?}"),
+    }
+}
+
+#[test]
+fn directories_of_different_partitions_change_places() {
+    // Goal: an exchange across partitions moves both, parents and link counts included, and ties no loop.
+    let mut cluster = Cluster::new(3);
+    let a = cluster.make_directory(1, InodeId::ROOT, "a").expect("mkdir /a");
+    let b = cluster.make_directory(2, InodeId::ROOT, "b").expect("mkdir /b");
+    let x = cluster.make_directory(3, a, "x").expect("mkdir /a/x");
+    let entry = |directory, name: &str| Entry {
+        directory,
+        name: bytes(name),
+    };
+    let create = Command::Create {
+        directory: b,
+        name: bytes("file"),
+        attributes: new_inode(),
+        content: NewContent::Inline(bytes("hello")),
+        exclusive: true,
+    };
+    cluster.command(1, b.home().0, create).expect("create");
+    let file = stat(&mut cluster, b, "file").expect("the file").inode;
+    let exchange = |from, to| Namespace::Rename {
+        from,
+        to,
+        mode: RenameMode::Exchange,
+    };
+    cluster
+        .namespace(1, exchange(entry(a, "x"), entry(b, "file")))
+        .expect("a directory and a file change places");
+    assert_eq!(stat(&mut cluster, b, "file").expect("moved").inode, x);
+    assert_eq!(stat(&mut cluster, a, "x").expect("moved").inode, file);
+    assert_eq!(stat(&mut cluster, x, "..").expect("its parent").inode, b);
+    assert_eq!(stat(&mut cluster, InodeId::ROOT, "a").expect("/a").link_count, 2);
+    assert_eq!(stat(&mut cluster, InodeId::ROOT, "b").expect("/b").link_count, 3);
+    let with_its_child = cluster.namespace(2, exchange(entry(InodeId::ROOT, "b"), entry(b, "file")));
+    assert!(
+        matches!(with_its_child, Err(Failure::Refused(Refusal::InvalidArgument, _))),
+        "{with_its_child:?}"
+    );
+    let nothing = cluster.namespace(2, exchange(entry(a, "x"), entry(b, "nothing")));
+    assert!(matches!(nothing, Err(Failure::Refused(Refusal::NotFound, _))));
+    let keeps = Namespace::Rename {
+        from: entry(a, "x"),
+        to: entry(b, "file"),
+        mode: RenameMode::NoReplace,
+    };
+    assert!(matches!(
+        cluster.namespace(3, keeps),
+        Err(Failure::Refused(Refusal::Exists, _))
+    ));
+}
+
+#[test]
+fn a_file_has_names_in_directories_of_different_partitions() {
+    // Goal: links across partitions are counted; renaming one onto the other does nothing; the last one
+    // makes an orphan.
+    let mut cluster = Cluster::new(3);
+    let a = cluster.make_directory(1, InodeId::ROOT, "a").expect("mkdir /a");
+    let b = cluster.make_directory(2, InodeId::ROOT, "b").expect("mkdir /b");
+    assert_ne!(a.home(), b.home());
+    let entry = |directory, name: &str| Entry {
+        directory,
+        name: bytes(name),
+    };
+    let create = Command::Create {
+        directory: a,
+        name: bytes("one"),
+        attributes: new_inode(),
+        content: NewContent::Inline(bytes("hello")),
+        exclusive: true,
+    };
+    cluster.command(1, a.home().0, create).expect("create");
+    let before = stat(&mut cluster, a, "one").expect("the file");
+    let link = |to| Namespace::Link {
+        inode: before.inode,
+        to,
+    };
+    cluster.namespace(3, link(entry(b, "two"))).expect("ln across");
+    match cluster.namespace(3, link(entry(a, "three"))) {
+        Ok(Reply::Attributes(attributes)) => assert_eq!(attributes.link_count, 3),
+        other => panic!("unexpected {other:?}"),
+    }
+    let onto_itself = Namespace::Rename {
+        from: entry(a, "one"),
+        to: entry(b, "two"),
+        mode: RenameMode::Replace,
+    };
+    assert_eq!(cluster.namespace(1, onto_itself), Ok(Reply::Done));
+    assert_eq!(stat(&mut cluster, a, "one").expect("stays").link_count, 3);
+    let moved = Namespace::Rename {
+        from: entry(b, "two"),
+        to: entry(b, "moved"),
+        mode: RenameMode::NoReplace,
+    };
+    cluster.namespace(1, moved).expect("mv");
+    let after = stat(&mut cluster, b, "moved").expect("moved");
+    assert!(after.changed > before.changed, "a rename changes the inode");
+    let parent = stat(&mut cluster, InodeId::ROOT, "b").expect("/b");
+    assert!(parent.modified > before.changed);
+    for (directory, name) in [(a, "one"), (b, "moved"), (a, "three")] {
+        let name = bytes(name);
+        cluster
+            .namespace(2, Namespace::Unlink { directory, name })
+            .expect("rm");
+    }
+    let query = Query::Attributes { inode: before.inode };
+    let partition = a.home();
+    match cluster.ask(1, Request::Query { partition, query }) {
+        Ok(Reply::Attributes(attributes)) => assert_eq!(attributes.link_count, 0),
+        other => panic!("unexpected {other:?}"),
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use bark_core::partition::SnapshotConfig;
 use bark_core::snapshot_file::SnapshotWriter;
 use bark_core::state::State;
 use bark_core::storage::SNAPSHOT_DIRECTORY;
-use bark_core::worker::{Durability, WorkerConfig};
+use bark_core::worker::{CleaningConfig, Durability, WorkerConfig};
 use bark_schema::ids::{NodeNumber, PartitionId};
 use bytes::Bytes;
 
@@ -27,6 +27,7 @@ fn open(log_disk: &mut SimulatedDisk) -> Opened {
         durability: Durability::Disk,
         nodes: Arc::default(),
         placement: Arc::new(vec![(1..=3).map(NodeNumber).collect()]),
+        cleaning: CleaningConfig::STANDARD,
         snapshots: SnapshotConfig::default(),
     };
     let mut data_disk = SimulatedDisk::new();

@@ -17,7 +17,7 @@ use bark_core::storage::Storage;
 use bark_core::time::Now;
 use bark_core::worker::event::{Effect, Input};
 use bark_core::worker::gateway::Reach;
-use bark_core::worker::{Durability, Worker, WorkerConfig};
+use bark_core::worker::{CleaningConfig, Durability, Worker, WorkerConfig};
 use bark_schema::ids::{ClientId, NodeNumber, PartitionId};
 use bark_schema::operation::*;
 use bytes::Bytes;
@@ -92,6 +92,7 @@ impl Cluster {
             durability: self.durability,
             nodes: Arc::default(),
             placement: Arc::new(placement),
+            cleaning: CleaningConfig::STANDARD,
             snapshots: bark_core::partition::SnapshotConfig::default(),
         };
         let member = self.members.get_mut(&node).expect("a member");

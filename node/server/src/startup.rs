@@ -20,7 +20,7 @@ use bark_core::log::{Log, LogConfig};
 use bark_core::open::{self, Opened};
 use bark_core::partition::SnapshotConfig;
 use bark_core::random::Random;
-use bark_core::worker::{Worker, WorkerConfig};
+use bark_core::worker::{CleaningConfig, Worker, WorkerConfig};
 use bark_schema::ids::PartitionId;
 use bark_schema::operation::NodeStatus;
 
@@ -410,6 +410,7 @@ fn worker_configs(config: &Config) -> Vec<WorkerConfig> {
             durability: cluster.durability,
             nodes: nodes.clone(),
             placement: placement.clone(),
+            cleaning: CleaningConfig::STANDARD,
             snapshots: SnapshotConfig::default(),
         })
         .collect()

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bark_core::block_store::BlockStoreConfig;
+use bark_core::block_store::{BlockStore, BlockStoreConfig};
 use bark_core::disk::simulated::SimulatedDisk;
 use bark_core::log::{self, Log, LogConfig, Record};
 use bark_core::open;
@@ -29,7 +29,7 @@ use bark_core::storage::Storage;
 use bark_core::time::Now;
 use bark_core::worker::event::{Effect, Input, StorageEvent, StorageRequest};
 use bark_core::worker::gateway::{CompletionSink, FoundKey, KeyAsker, KeySink, Reach};
-use bark_core::worker::{Durability, Worker, WorkerConfig};
+use bark_core::worker::{CleaningConfig, Durability, Worker, WorkerConfig};
 use bark_schema::ids::NodeNumber;
 use bark_schema::operation::{Failure, KeyValue, NodeStatus, Query, Refusal, Reply, Request};
 
@@ -41,6 +41,14 @@ use crate::{Counts, Planted};
 /// Small, so that a run fills several.
 const LOG_SEGMENT_SIZE_BYTES: u64 = 64 << 10;
 const BLOCK_SEGMENT_SIZE_BYTES: u64 = 256 << 10;
+/// Everything a hundred times sooner than on real nodes, so that short runs see all of it.
+const CLEANING: CleaningConfig = CleaningConfig {
+    garbage_horizon_us: 2_000_000,
+    orphan_age_us: 8_000_000,
+    patch_age_us: 1_000_000,
+    patch_space_max: 32 << 10,
+    store_period_us: 1_000_000,
+};
 /// Requests that share one sync, as in the server.
 const STORAGE_GROUP_MAX: usize = 64;
 /// Between two attempts to append to a full disk.
@@ -99,6 +107,12 @@ pub struct Running {
     storage: Storage,
     storage_queue: VecDeque<(u16, StorageRequest)>,
     storage_busy: bool,
+}
+
+impl Running {
+    pub fn blocks(&self) -> &BlockStore {
+        self.storage.blocks()
+    }
 }
 
 pub struct WorkerCell {
@@ -196,6 +210,7 @@ impl Node {
             nodes: shape.statuses.clone(),
             placement: shape.placement.clone(),
             snapshots: shape.snapshots,
+            cleaning: CLEANING,
         };
         let log_config = LogConfig {
             segment_size_bytes: LOG_SEGMENT_SIZE_BYTES,

@@ -4,13 +4,14 @@
 //! encoded frames, and what is written goes to simulated disks. Time, dice, crashes and delays come from
 //! the seed, so a failing seed replays bit for bit.
 //!
-//! `world` is time, `network` and `cluster` are what runs in it, `client`, `keys` and `files` use it, `fault` breaks
-//! it, `simulation` plays one run, `checker` and `tree` judge it.
+//! `world` is time, `network` and `cluster` are what runs in it, `client`, `keys`, `files` and `bytes` use it, `fault` breaks
+//! it, `simulation` plays one run, `checker`, `tree` and `ledger` judge it.
 //!
 //! Invariants:
 //! - One seed gives one trace: each seed can be run twice and the digests of all events compared.
 //! - No check is weaker because of a fault: operations whose outcome is unknown are told apart by the client.
 
+mod bytes;
 mod checker;
 mod client;
 mod cluster;
@@ -18,6 +19,7 @@ mod counts;
 mod fault;
 mod files;
 mod keys;
+mod ledger;
 mod network;
 mod simulation;
 mod tree;

@@ -10,8 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bark_core::state::State;
 use bark_schema::ids::{InodeId, PartitionId};
-use bark_schema::operation::{Attributes, DirectoryEntry, FileKind, Query, Reply};
-use bytes::Bytes;
+use bark_schema::operation::{Attributes, DirectoryEntry, FileKind, ListPosition, Query, Reply};
 
 const PAGE_ENTRIES: u32 = 100;
 
@@ -103,7 +102,11 @@ impl Tree<'_> {
         }
     }
 
-    fn page(&self, directory: InodeId, after: Bytes) -> Result<(Vec<DirectoryEntry>, bool, InodeId), String> {
+    fn page(
+        &self,
+        directory: InodeId,
+        after: ListPosition,
+    ) -> Result<(Vec<DirectoryEntry>, bool, InodeId), String> {
         let query = Query::ReadDirectory {
             directory,
             after,
@@ -120,13 +123,15 @@ impl Tree<'_> {
     }
 
     fn parent(&self, directory: InodeId) -> Result<InodeId, String> {
-        Ok(self.page(directory, Bytes::new())?.2)
+        Ok(self.page(directory, ListPosition::Start)?.2)
     }
 
     fn entries(&self, directory: InodeId) -> Result<Vec<DirectoryEntry>, String> {
         let mut all: Vec<DirectoryEntry> = Vec::new();
         loop {
-            let after = all.last().map_or(Bytes::new(), |entry| entry.name.clone());
+            let after = all.last().map_or(ListPosition::Start, |entry| {
+                ListPosition::AfterCookie(entry.cookie)
+            });
             let (entries, more, _) = self.page(directory, after)?;
             all.extend(entries);
             if !more {

@@ -84,6 +84,10 @@ pub fn nodes(list: capnp::Result<primitive_list::Reader<'_, u16>>) -> Result<Vec
     Ok(list?.iter().map(NodeNumber).collect())
 }
 
+pub fn inodes(list: capnp::Result<primitive_list::Reader<'_, u64>>) -> Result<Vec<InodeId>> {
+    Ok(list?.iter().map(InodeId).collect())
+}
+
 pub fn partitions(list: capnp::Result<primitive_list::Reader<'_, u16>>) -> Result<Vec<PartitionId>> {
     Ok(list?.iter().map(PartitionId).collect())
 }

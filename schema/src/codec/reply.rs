@@ -1,13 +1,15 @@
 //! Replies, failures and everything they carry.
 
 use super::Result;
+use super::data::{read_block_ids, read_content, write_block_ids, write_content};
 use super::read::{self, Source};
-use super::request::{read_kind, write_keys, write_kind, write_nodes, write_transaction_id};
+use super::request::{read_kind, write_inodes, write_keys, write_kind, write_nodes, write_transaction_id};
+use crate::data::Copied;
 use crate::generated::common_capnp as wire;
 use crate::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId};
 use crate::operation::{
-    Attributes, ClusterStatus, Content, DirectoryEntry, Extent, Failure, KeyValue, NodeStatus,
-    PartitionStatus, Refusal, Reply, TransactionOutcome,
+    Attributes, ClusterStatus, DirectoryEntry, Extent, Failure, KeyValue, NodeStatus, PartitionStatus,
+    Refusal, Reply, TransactionOutcome,
 };
 
 pub fn write_reply(reply: &Reply, mut builder: wire::reply::Builder<'_>) {
@@ -94,6 +96,19 @@ pub fn write_reply(reply: &Reply, mut builder: wire::reply::Builder<'_>) {
             TransactionOutcome::Undecided => wire::TransactionOutcome::Undecided,
         }),
         Reply::Cluster(status) => write_cluster_status(status, builder.init_cluster()),
+        Reply::Xattr(value) => builder.set_xattr(value),
+        Reply::Xattrs(names) => write_keys(names, builder.init_xattrs(names.len() as u32)),
+        Reply::Opens { missing, renewed } => {
+            let mut group = builder.init_opens();
+            write_inodes(missing, group.reborrow().init_missing(missing.len() as u32));
+            group.set_renewed(*renewed);
+        }
+        Reply::Copied(copied) => {
+            let mut group = builder.init_copied();
+            group.set_length(copied.length);
+            write_attributes(&copied.attributes, group.init_attributes());
+        }
+        Reply::Blocks(blocks) => write_block_ids(blocks, builder.init_blocks(blocks.len() as u32)),
     }
 }
 
@@ -153,6 +168,17 @@ pub fn read_reply(reader: wire::reply::Reader<'_>, source: Source<'_>) -> Result
             wire::TransactionOutcome::Undecided => TransactionOutcome::Undecided,
         }),
         wire::reply::Cluster(status) => Reply::Cluster(read_cluster_status(status?)?),
+        wire::reply::Xattr(value) => Reply::Xattr(source.bytes(value)?),
+        wire::reply::Xattrs(names) => Reply::Xattrs(source.bytes_list(names)?),
+        wire::reply::Opens(group) => Reply::Opens {
+            missing: read::inodes(group.get_missing())?,
+            renewed: group.get_renewed(),
+        },
+        wire::reply::Copied(group) => Reply::Copied(Copied {
+            length: group.get_length(),
+            attributes: read_attributes(group.get_attributes()?)?,
+        }),
+        wire::reply::Blocks(blocks) => Reply::Blocks(read_block_ids(blocks)?),
     })
 }
 
@@ -227,6 +253,13 @@ refusals!(
     PermissionDenied,
     Unsupported,
     Internal,
+    NoData,
+    Range,
+    NotPermitted,
+    CrossDevice,
+    TooBig,
+    QuotaExceeded,
+    BeyondEnd,
 );
 
 pub fn write_attributes(attributes: &Attributes, mut builder: wire::attributes::Builder<'_>) {
@@ -241,6 +274,10 @@ pub fn write_attributes(attributes: &Attributes, mut builder: wire::attributes::
     builder.set_modified(attributes.modified);
     builder.set_changed(attributes.changed);
     builder.set_version(attributes.version);
+    builder.set_device(attributes.device);
+    builder.set_blocks(attributes.blocks);
+    builder.set_block_size(attributes.block_size);
+    builder.set_xattr_count(attributes.xattr_count);
 }
 
 pub fn read_attributes(reader: wire::attributes::Reader<'_>) -> Result<Attributes> {
@@ -256,6 +293,10 @@ pub fn read_attributes(reader: wire::attributes::Reader<'_>) -> Result<Attribute
         modified: reader.get_modified(),
         changed: reader.get_changed(),
         version: reader.get_version(),
+        device: reader.get_device(),
+        blocks: reader.get_blocks(),
+        block_size: reader.get_block_size(),
+        xattr_count: reader.get_xattr_count(),
     })
 }
 
@@ -291,6 +332,7 @@ pub fn write_directory_entry(entry: &DirectoryEntry, mut builder: wire::director
     builder.set_name(&entry.name);
     builder.set_inode(entry.inode.0);
     builder.set_kind(write_kind(entry.kind));
+    builder.set_cookie(entry.cookie);
     if let Some(attributes) = &entry.attributes {
         write_attributes(attributes, builder.init_attributes());
     }
@@ -304,26 +346,11 @@ fn read_directory_entry(
         name: source.bytes(reader.get_name())?,
         inode: InodeId(reader.get_inode()),
         kind: read_kind(reader.get_kind())?,
+        cookie: reader.get_cookie(),
         attributes: match reader.has_attributes() {
             true => Some(read_attributes(reader.get_attributes()?)?),
             false => None,
         },
-    })
-}
-
-fn write_content(content: &Content, mut builder: wire::content::Builder<'_>) {
-    match content {
-        Content::Inline(data) => builder.set_inline(data),
-        Content::Extents(extents) => {
-            write_extents(extents, builder.init_extents(extents.len() as u32));
-        }
-    }
-}
-
-fn read_content(reader: wire::content::Reader<'_>, source: Source<'_>) -> Result<Content> {
-    Ok(match reader.which()? {
-        wire::content::Inline(data) => Content::Inline(source.bytes(data)?),
-        wire::content::Extents(extents) => Content::Extents(read::list(extents, read_extent)?),
     })
 }
 
@@ -370,6 +397,11 @@ pub fn write_partition_status(status: &PartitionStatus, mut builder: wire::parti
     builder.set_file_bytes(status.file_bytes);
     builder.set_log_entries(status.log_entries);
     builder.set_snapshot_index(status.snapshot_index);
+    builder.set_allocated_bytes(status.allocated_bytes);
+    builder.set_orphans(status.orphans);
+    builder.set_block_bytes(status.block_bytes);
+    builder.set_garbage_bytes(status.garbage_bytes);
+    builder.set_patch_bytes(status.patch_bytes);
 }
 
 fn read_partition_status(reader: wire::partition_status::Reader<'_>) -> PartitionStatus {
@@ -384,6 +416,11 @@ fn read_partition_status(reader: wire::partition_status::Reader<'_>) -> Partitio
         file_bytes: reader.get_file_bytes(),
         log_entries: reader.get_log_entries(),
         snapshot_index: reader.get_snapshot_index(),
+        allocated_bytes: reader.get_allocated_bytes(),
+        orphans: reader.get_orphans(),
+        block_bytes: reader.get_block_bytes(),
+        garbage_bytes: reader.get_garbage_bytes(),
+        patch_bytes: reader.get_patch_bytes(),
     }
 }
 

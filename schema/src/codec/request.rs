@@ -4,14 +4,17 @@
 
 use capnp::data_list;
 
+use super::data::{
+    read_block_ids, read_data_command, read_data_query, write_block_ids, write_data_command, write_data_query,
+};
 use super::read::{self, Source, required};
 use super::reply::{read_reply, write_extents, write_reply};
 use super::{Error, Result};
 use crate::generated::common_capnp as wire;
-use crate::ids::{BlockId, InodeId, NodeNumber, PartitionId, TransactionId};
+use crate::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId, TransactionId};
 use crate::operation::{
-    AttributeChange, Command, Condition, Entry, Expiry, FileKind, Namespace, NewContent, NewInode,
-    NodeRequest, Query, Request, RequestId, Step,
+    AttributeChange, Command, Condition, Entry, Expiry, FileKind, ListPosition, Namespace, NewContent,
+    NewInode, NodeRequest, Query, RenameMode, Request, RequestId, SetTime, Step, UnixNanos, Xattr,
 };
 
 pub fn write_request(request: &Request, mut builder: wire::request::Builder<'_>) {
@@ -91,7 +94,11 @@ pub fn write_query(query: &Query, mut builder: wire::query::Builder<'_>) {
         } => {
             let mut group = builder.init_read_directory();
             group.set_directory(directory.0);
-            group.set_after(after);
+            match after {
+                ListPosition::Start => {}
+                ListPosition::AfterName(name) => group.set_after(name),
+                ListPosition::AfterCookie(cookie) => group.set_after_cookie(*cookie),
+            }
             group.set_limit(*limit);
         }
         Query::ReadLink { inode } => builder.set_read_link(inode.0),
@@ -109,6 +116,13 @@ pub fn write_query(query: &Query, mut builder: wire::query::Builder<'_>) {
         Query::TransactionOutcome { transaction } => {
             write_transaction_id(transaction, builder.init_transaction_outcome());
         }
+        Query::XattrGet { inode, name } => {
+            let mut group = builder.init_xattr_get();
+            group.set_inode(inode.0);
+            group.set_name(name);
+        }
+        Query::XattrList { inode } => builder.set_xattr_list(inode.0),
+        Query::Data(query) => write_data_query(query, builder.init_data()),
     }
 }
 
@@ -138,7 +152,13 @@ pub fn read_query(reader: wire::query::Reader<'_>, source: Source<'_>) -> Result
         },
         wire::query::ReadDirectory(group) => Query::ReadDirectory {
             directory: InodeId(group.get_directory()),
-            after: source.bytes(group.get_after())?,
+            after: match group.get_after_cookie() {
+                0 => match source.bytes(group.get_after())? {
+                    name if name.is_empty() => ListPosition::Start,
+                    name => ListPosition::AfterName(name),
+                },
+                cookie => ListPosition::AfterCookie(cookie),
+            },
             limit: group.get_limit(),
         },
         wire::query::ReadLink(inode) => Query::ReadLink {
@@ -153,6 +173,14 @@ pub fn read_query(reader: wire::query::Reader<'_>, source: Source<'_>) -> Result
         wire::query::TransactionOutcome(id) => Query::TransactionOutcome {
             transaction: read::transaction_id(id)?,
         },
+        wire::query::XattrGet(group) => Query::XattrGet {
+            inode: InodeId(group.get_inode()),
+            name: source.bytes(group.get_name())?,
+        },
+        wire::query::XattrList(inode) => Query::XattrList {
+            inode: InodeId(inode),
+        },
+        wire::query::Data(query) => Query::Data(read_data_query(query?)?),
     })
 }
 
@@ -199,18 +227,60 @@ pub fn write_command(command: &Command, mut builder: wire::command::Builder<'_>)
             match content {
                 NewContent::Inline(data) => new_content.set_inline(data),
                 NewContent::Symlink(target) => new_content.set_symlink(target),
+                NewContent::Special { kind, device } => {
+                    let mut special = new_content.init_special();
+                    special.set_kind(write_kind(*kind));
+                    special.set_device(*device);
+                }
             }
             group.set_exclusive(*exclusive);
         }
         Command::Unlink { directory, name } => {
             write_entry_parts(*directory, name, builder.init_unlink());
         }
-        Command::Rename { from, to, replace } => {
+        Command::Rename { from, to, mode } => {
             let mut group = builder.init_rename();
             write_entry(from, group.reborrow().init_from());
             write_entry(to, group.reborrow().init_to());
-            group.set_replace(*replace);
+            group.set_replace(*mode == RenameMode::Replace);
+            group.set_exchange(*mode == RenameMode::Exchange);
         }
+        Command::Link { inode, to } => {
+            let mut group = builder.init_link();
+            group.set_inode(inode.0);
+            write_entry(to, group.init_to());
+        }
+        Command::XattrSet {
+            inode,
+            xattr,
+            condition,
+            mode,
+        } => {
+            let mut group = builder.init_xattr_set();
+            group.set_inode(inode.0);
+            write_xattr(xattr, group.reborrow().init_xattr());
+            write_condition(*condition, group.reborrow().init_condition());
+            group.set_changes_mode(mode.is_some());
+            group.set_mode(mode.unwrap_or(0));
+        }
+        Command::XattrRemove { inode, name } => {
+            let mut group = builder.init_xattr_remove();
+            group.set_inode(inode.0);
+            group.set_name(name);
+        }
+        Command::UpdateOpens {
+            client,
+            opened,
+            closed,
+            lease_ms,
+        } => {
+            let mut group = builder.init_update_opens();
+            group.set_client(client.0);
+            write_inodes(opened, group.reborrow().init_opened(opened.len() as u32));
+            write_inodes(closed, group.reborrow().init_closed(closed.len() as u32));
+            group.set_lease_ms(*lease_ms);
+        }
+        Command::ReapOrphans { limit } => builder.set_reap_orphans(*limit),
         Command::SetAttributes { inode, change } => {
             let mut group = builder.init_set_attributes();
             group.set_inode(inode.0);
@@ -278,6 +348,7 @@ pub fn write_command(command: &Command, mut builder: wire::command::Builder<'_>)
             group.set_commit(*commit);
         }
         Command::Forget { transaction } => write_transaction_id(transaction, builder.init_forget()),
+        Command::Data(command) => write_data_command(command, builder.init_data()),
     }
 }
 
@@ -303,10 +374,14 @@ pub fn read_command(reader: wire::command::Reader<'_>, source: Source<'_>) -> Re
         wire::command::Create(group) => Command::Create {
             directory: InodeId(group.get_directory()),
             name: source.bytes(group.get_name())?,
-            attributes: read_new_inode(group.get_attributes()?),
+            attributes: read_new_inode(group.get_attributes()?, source)?,
             content: match group.get_content()?.which()? {
                 wire::new_content::Inline(data) => NewContent::Inline(source.bytes(data)?),
                 wire::new_content::Symlink(target) => NewContent::Symlink(source.bytes(target)?),
+                wire::new_content::Special(special) => NewContent::Special {
+                    kind: read_kind(special.get_kind())?,
+                    device: special.get_device(),
+                },
             },
             exclusive: group.get_exclusive(),
         },
@@ -317,8 +392,29 @@ pub fn read_command(reader: wire::command::Reader<'_>, source: Source<'_>) -> Re
         wire::command::Rename(group) => Command::Rename {
             from: source.entry(group.get_from())?,
             to: source.entry(group.get_to())?,
-            replace: group.get_replace(),
+            mode: read_rename_mode(group.get_replace(), group.get_exchange()),
         },
+        wire::command::Link(group) => Command::Link {
+            inode: InodeId(group.get_inode()),
+            to: source.entry(group.get_to())?,
+        },
+        wire::command::XattrSet(group) => Command::XattrSet {
+            inode: InodeId(group.get_inode()),
+            xattr: read_xattr(group.get_xattr()?, source)?,
+            condition: read_condition(group.get_condition()?)?,
+            mode: group.get_changes_mode().then(|| group.get_mode()),
+        },
+        wire::command::XattrRemove(group) => Command::XattrRemove {
+            inode: InodeId(group.get_inode()),
+            name: source.bytes(group.get_name())?,
+        },
+        wire::command::UpdateOpens(group) => Command::UpdateOpens {
+            client: ClientId(group.get_client()),
+            opened: read::inodes(group.get_opened())?,
+            closed: read::inodes(group.get_closed())?,
+            lease_ms: group.get_lease_ms(),
+        },
+        wire::command::ReapOrphans(limit) => Command::ReapOrphans { limit },
         wire::command::SetAttributes(group) => Command::SetAttributes {
             inode: InodeId(group.get_inode()),
             change: read_attribute_change(group.get_change()?),
@@ -356,6 +452,7 @@ pub fn read_command(reader: wire::command::Reader<'_>, source: Source<'_>) -> Re
         wire::command::Forget(id) => Command::Forget {
             transaction: read::transaction_id(id)?,
         },
+        wire::command::Data(command) => Command::Data(read_data_command(command?, source)?),
     })
 }
 
@@ -376,11 +473,12 @@ pub fn write_namespace(operation: &Namespace, builder: wire::namespace::Builder<
         Namespace::Unlink { directory, name } => {
             write_entry_parts(*directory, name, builder.init_unlink());
         }
-        Namespace::Rename { from, to, replace } => {
+        Namespace::Rename { from, to, mode } => {
             let mut group = builder.init_rename();
             write_entry(from, group.reborrow().init_from());
             write_entry(to, group.reborrow().init_to());
-            group.set_replace(*replace);
+            group.set_replace(*mode == RenameMode::Replace);
+            group.set_exchange(*mode == RenameMode::Exchange);
         }
         Namespace::Link { inode, to } => {
             let mut group = builder.init_link();
@@ -415,7 +513,7 @@ pub fn read_namespace(reader: wire::namespace::Reader<'_>, source: Source<'_>) -
     Ok(match reader.which()? {
         wire::namespace::MakeDirectory(group) => {
             let Entry { directory, name } = source.entry(group.get_entry())?;
-            let attributes = read_new_inode(group.get_attributes()?);
+            let attributes = read_new_inode(group.get_attributes()?, source)?;
             Namespace::MakeDirectory {
                 directory,
                 name,
@@ -433,7 +531,7 @@ pub fn read_namespace(reader: wire::namespace::Reader<'_>, source: Source<'_>) -
         wire::namespace::Rename(group) => Namespace::Rename {
             from: source.entry(group.get_from())?,
             to: source.entry(group.get_to())?,
-            replace: group.get_replace(),
+            mode: read_rename_mode(group.get_replace(), group.get_exchange()),
         },
         wire::namespace::Link(group) => Namespace::Link {
             inode: InodeId(group.get_inode()),
@@ -498,11 +596,17 @@ pub fn write_node_request(request: &NodeRequest, mut builder: wire::node_request
             group.set_length(*length);
         }
         NodeRequest::BlockDelete { blocks } => {
-            let mut list = builder.init_block_delete(blocks.len() as u32);
-            for (index, block) in blocks.iter().enumerate() {
-                write_block_id(block, list.reborrow().get(index as u32));
+            write_block_ids(blocks, builder.init_block_delete(blocks.len() as u32));
+        }
+        NodeRequest::BlockList { after, limit } => {
+            let mut group = builder.init_block_list();
+            group.set_limit(*limit);
+            group.set_has_after(after.is_some());
+            if let Some(after) = after {
+                write_block_id(after, group.init_after());
             }
         }
+        NodeRequest::BlockCompact => builder.set_block_compact(()),
         NodeRequest::ClusterStatus => builder.set_cluster_status(()),
     }
 }
@@ -528,8 +632,16 @@ pub fn read_node_request(reader: wire::node_request::Reader<'_>, source: Source<
             length: group.get_length(),
         },
         wire::node_request::BlockDelete(blocks) => NodeRequest::BlockDelete {
-            blocks: read::list(blocks, |block| Ok(read::block_id(block)))?,
+            blocks: read_block_ids(blocks)?,
         },
+        wire::node_request::BlockList(group) => NodeRequest::BlockList {
+            after: match group.get_has_after() {
+                true => Some(read::block_id(group.get_after()?)),
+                false => None,
+            },
+            limit: group.get_limit(),
+        },
+        wire::node_request::BlockCompact(()) => NodeRequest::BlockCompact,
         wire::node_request::ClusterStatus(()) => NodeRequest::ClusterStatus,
     })
 }
@@ -553,6 +665,18 @@ fn write_step(step: &Step, mut builder: wire::step::Builder<'_>) {
             group.set_inode(inode.0);
             group.set_kind(write_kind(*kind));
             group.set_expected(expected.map_or(0, |inode| inode.0));
+        }
+        Step::ExchangeEntry {
+            entry,
+            inode,
+            kind,
+            expected,
+        } => {
+            let mut group = builder.init_exchange_entry();
+            write_entry(entry, group.reborrow().init_entry());
+            group.set_inode(inode.0);
+            group.set_kind(write_kind(*kind));
+            group.set_expected(expected.0);
         }
         Step::RemoveEntry { entry, inode } => {
             let mut group = builder.init_remove_entry();
@@ -600,6 +724,12 @@ fn read_step(reader: wire::step::Reader<'_>, source: Source<'_>) -> Result<Step>
                 .filter(|inode| *inode != 0)
                 .map(InodeId),
         },
+        wire::step::ExchangeEntry(group) => Step::ExchangeEntry {
+            entry: source.entry(group.get_entry())?,
+            inode: InodeId(group.get_inode()),
+            kind: read_kind(group.get_kind())?,
+            expected: InodeId(group.get_expected()),
+        },
         wire::step::RemoveEntry(group) => Step::RemoveEntry {
             entry: source.entry(group.get_entry())?,
             inode: InodeId(group.get_inode()),
@@ -607,7 +737,7 @@ fn read_step(reader: wire::step::Reader<'_>, source: Source<'_>) -> Result<Step>
         wire::step::CreateDirectory(group) => Step::CreateDirectory {
             inode: InodeId(group.get_inode()),
             parent: InodeId(group.get_parent()),
-            attributes: read_new_inode(group.get_attributes()?),
+            attributes: read_new_inode(group.get_attributes()?, source)?,
         },
         wire::step::RemoveDirectory(inode) => Step::RemoveDirectory {
             inode: InodeId(inode),
@@ -678,8 +808,10 @@ pub fn write_attribute_change(change: &AttributeChange, mut builder: wire::attri
     builder.set_owner(change.owner.unwrap_or(0));
     builder.set_group(change.group.unwrap_or(0));
     builder.set_size(change.size.unwrap_or(0));
-    builder.set_accessed(change.accessed.unwrap_or(0));
-    builder.set_modified(change.modified.unwrap_or(0));
+    builder.set_accessed(time_value(change.accessed));
+    builder.set_modified(time_value(change.modified));
+    builder.set_accessed_now(change.accessed == Some(SetTime::Now));
+    builder.set_modified_now(change.modified == Some(SetTime::Now));
 }
 
 pub fn read_attribute_change(reader: wire::attribute_change::Reader<'_>) -> AttributeChange {
@@ -688,23 +820,67 @@ pub fn read_attribute_change(reader: wire::attribute_change::Reader<'_>) -> Attr
         owner: reader.get_changes_owner().then(|| reader.get_owner()),
         group: reader.get_changes_group().then(|| reader.get_group()),
         size: reader.get_changes_size().then(|| reader.get_size()),
-        accessed: reader.get_changes_accessed().then(|| reader.get_accessed()),
-        modified: reader.get_changes_modified().then(|| reader.get_modified()),
+        accessed: reader
+            .get_changes_accessed()
+            .then(|| read_time(reader.get_accessed_now(), reader.get_accessed())),
+        modified: reader
+            .get_changes_modified()
+            .then(|| read_time(reader.get_modified_now(), reader.get_modified())),
     }
+}
+
+fn time_value(time: Option<SetTime>) -> UnixNanos {
+    match time {
+        Some(SetTime::At(time)) => time,
+        Some(SetTime::Now) | None => 0,
+    }
+}
+
+fn read_time(now: bool, time: UnixNanos) -> SetTime {
+    if now { SetTime::Now } else { SetTime::At(time) }
+}
+
+fn read_rename_mode(replace: bool, exchange: bool) -> RenameMode {
+    match (exchange, replace) {
+        (true, _) => RenameMode::Exchange,
+        (false, true) => RenameMode::Replace,
+        (false, false) => RenameMode::NoReplace,
+    }
+}
+
+fn write_xattr(xattr: &Xattr, mut builder: wire::xattr::Builder<'_>) {
+    builder.set_name(&xattr.name);
+    builder.set_value(&xattr.value);
+}
+
+fn read_xattr(reader: wire::xattr::Reader<'_>, source: Source<'_>) -> Result<Xattr> {
+    Ok(Xattr {
+        name: source.bytes(reader.get_name())?,
+        value: source.bytes(reader.get_value())?,
+    })
 }
 
 fn write_new_inode(inode: &NewInode, mut builder: wire::new_inode::Builder<'_>) {
     builder.set_mode(inode.mode);
     builder.set_owner(inode.owner);
     builder.set_group(inode.group);
+    builder.set_block_size(inode.block_size);
+    if !inode.xattrs.is_empty() {
+        let mut list = builder.init_xattrs(inode.xattrs.len() as u32);
+        for (index, xattr) in inode.xattrs.iter().enumerate() {
+            write_xattr(xattr, list.reborrow().get(index as u32));
+        }
+    }
 }
 
-fn read_new_inode(reader: wire::new_inode::Reader<'_>) -> NewInode {
-    NewInode {
+fn read_new_inode(reader: wire::new_inode::Reader<'_>, source: Source<'_>) -> Result<NewInode> {
+    Ok(NewInode {
         mode: reader.get_mode(),
         owner: reader.get_owner(),
         group: reader.get_group(),
-    }
+        block_size: reader.get_block_size(),
+        xattrs: read::list(reader.get_xattrs(), |xattr| read_xattr(xattr, source))?,
+    })
 }
 
 pub(super) fn write_kind(kind: FileKind) -> wire::FileKind {
@@ -712,6 +888,10 @@ pub(super) fn write_kind(kind: FileKind) -> wire::FileKind {
         FileKind::Regular => wire::FileKind::Regular,
         FileKind::Directory => wire::FileKind::Directory,
         FileKind::Symlink => wire::FileKind::Symlink,
+        FileKind::Fifo => wire::FileKind::Fifo,
+        FileKind::Socket => wire::FileKind::Socket,
+        FileKind::CharacterDevice => wire::FileKind::CharacterDevice,
+        FileKind::BlockDevice => wire::FileKind::BlockDevice,
     }
 }
 
@@ -722,6 +902,10 @@ pub(super) fn read_kind(
         wire::FileKind::Regular => FileKind::Regular,
         wire::FileKind::Directory => FileKind::Directory,
         wire::FileKind::Symlink => FileKind::Symlink,
+        wire::FileKind::Fifo => FileKind::Fifo,
+        wire::FileKind::Socket => FileKind::Socket,
+        wire::FileKind::CharacterDevice => FileKind::CharacterDevice,
+        wire::FileKind::BlockDevice => FileKind::BlockDevice,
     })
 }
 
@@ -740,6 +924,12 @@ pub(super) fn write_keys(keys: &[bytes::Bytes], mut list: data_list::Builder<'_>
     }
 }
 
+pub(super) fn write_inodes(inodes: &[InodeId], mut list: capnp::primitive_list::Builder<'_, u64>) {
+    for (index, inode) in inodes.iter().enumerate() {
+        list.set(index as u32, inode.0);
+    }
+}
+
 pub(super) fn write_nodes(nodes: &[NodeNumber], mut list: capnp::primitive_list::Builder<'_, u16>) {
     for (index, node) in nodes.iter().enumerate() {
         list.set(index as u32, node.0);
@@ -752,7 +942,7 @@ pub(super) fn write_request_id(id: &RequestId, mut builder: wire::request_id::Bu
     builder.set_acknowledged_below(id.acknowledged_below);
 }
 
-fn write_block_id(block: &BlockId, mut builder: wire::block_id::Builder<'_>) {
+pub(super) fn write_block_id(block: &BlockId, mut builder: wire::block_id::Builder<'_>) {
     builder.set_client(block.client.0);
     builder.set_counter(block.counter);
 }

@@ -3,10 +3,11 @@
 //! The numbers are generous and not exact: too much costs the clearing of a few words, too little
 //! makes a frame of two segments, which is as valid.
 
+use crate::data::{DataCommand, DataQuery};
 use crate::message::{ClientMessage, PeerMessage, RaftMessage, ServerMessage};
 use crate::operation::{
-    Command, Content, Extent, Failure, Namespace, NewContent, NodeRequest, Proposal, Query, Reply, Request,
-    Step,
+    Command, Content, Extent, Failure, ListPosition, Namespace, NewContent, NewInode, NodeRequest, Proposal,
+    Query, Reply, Request, Step,
 };
 
 /// The fixed parts of any message: root, envelope, ids and the largest variant.
@@ -14,9 +15,11 @@ const FIXED_WORDS: usize = 64;
 /// An extent with its list of nodes.
 const EXTENT_WORDS: usize = 10;
 /// A directory entry with attributes, less its name.
-const DIRECTORY_ENTRY_WORDS: usize = 16;
+const DIRECTORY_ENTRY_WORDS: usize = 20;
 const STEP_WORDS: usize = 16;
-const STATUS_WORDS: usize = 16;
+const STATUS_WORDS: usize = 20;
+const BLOCK_ID_WORDS: usize = 2;
+const PACKED_PIECE_WORDS: usize = 10;
 
 pub fn peer_words(message: &PeerMessage) -> usize {
     FIXED_WORDS
@@ -92,14 +95,18 @@ fn request(request: &Request) -> usize {
             Query::KeyGetMany { keys } | Query::KeyExists { keys } => list(keys),
             Query::KeyScan { after, prefix, .. } => data(after) + data(prefix),
             Query::Lookup { name, .. } => data(name),
-            Query::ReadDirectory { after, .. } => data(after),
+            Query::ReadDirectory {
+                after: ListPosition::AfterName(name),
+                ..
+            }
+            | Query::XattrGet { name, .. } => data(name),
+            Query::Data(DataQuery::UnknownBlocks { blocks }) => blocks.len() * BLOCK_ID_WORDS,
             _ => 0,
         },
         Request::Command { command: asked, .. } => command(asked),
         Request::Namespace { operation, .. } => match operation {
-            Namespace::MakeDirectory { name, .. }
-            | Namespace::RemoveDirectory { name, .. }
-            | Namespace::Unlink { name, .. } => data(name),
+            Namespace::MakeDirectory { name, attributes, .. } => data(name) + new_inode(attributes),
+            Namespace::RemoveDirectory { name, .. } | Namespace::Unlink { name, .. } => data(name),
             Namespace::Rename { from, to, .. } => data(&from.name) + data(&to.name),
             Namespace::Link { to, .. } => data(&to.name),
             Namespace::KeySetMany { pairs, .. } => pairs
@@ -115,8 +122,11 @@ fn request(request: &Request) -> usize {
                 replicas,
                 ..
             } => data(bytes) + replicas.len(),
-            NodeRequest::BlockDelete { blocks } => 2 * blocks.len(),
-            NodeRequest::BlockGet { .. } | NodeRequest::ClusterStatus => 0,
+            NodeRequest::BlockDelete { blocks } => blocks.len() * BLOCK_ID_WORDS,
+            NodeRequest::BlockGet { .. }
+            | NodeRequest::BlockList { .. }
+            | NodeRequest::BlockCompact
+            | NodeRequest::ClusterStatus => 0,
         },
     }
 }
@@ -126,14 +136,34 @@ fn command(command: &Command) -> usize {
         Command::KeySet { key, value, .. } => data(key) + data(value),
         Command::KeyDelete { keys, .. } => list(keys),
         Command::KeyIncrement { key, .. } => data(key),
-        Command::Create { name, content, .. } => {
-            let (NewContent::Inline(bytes) | NewContent::Symlink(bytes)) = content;
-            data(name) + data(bytes)
+        Command::Create {
+            name,
+            content,
+            attributes,
+            ..
+        } => {
+            let content = match content {
+                NewContent::Inline(bytes) | NewContent::Symlink(bytes) => data(bytes),
+                NewContent::Special { .. } => 0,
+            };
+            data(name) + content + new_inode(attributes)
         }
         Command::Unlink { name, .. } => data(name),
         Command::Rename { from, to, .. } => data(&from.name) + data(&to.name),
+        Command::Link { to, .. } => data(&to.name),
+        Command::XattrSet { xattr, .. } => data(&xattr.name) + data(&xattr.value),
+        Command::XattrRemove { name, .. } => data(name),
+        Command::UpdateOpens { opened, closed, .. } => opened.len() + closed.len(),
         Command::WriteInline { data: bytes, .. } => data(bytes),
         Command::Publish { extents, .. } => extent_words(extents),
+        Command::Data(command) => match command {
+            DataCommand::Write { data: bytes, .. } => data(bytes),
+            DataCommand::Repack { block, pieces } => block.nodes.len() + pieces.len() * PACKED_PIECE_WORDS,
+            DataCommand::CondemnBlocks { blocks, .. } | DataCommand::ForgetBlocks { blocks } => {
+                blocks.len() * BLOCK_ID_WORDS
+            }
+            DataCommand::Allocate { .. } | DataCommand::CopyRange { .. } => 0,
+        },
         Command::Prepare { steps: held, .. } => steps(held),
         Command::Decide {
             steps: held,
@@ -142,6 +172,7 @@ fn command(command: &Command) -> usize {
             ..
         } => steps(held) + participants.len() + reply(answered),
         Command::KeyExpireDue { .. }
+        | Command::ReapOrphans { .. }
         | Command::ReserveInodes { .. }
         | Command::SetAttributes { .. }
         | Command::Finish { .. }
@@ -151,12 +182,22 @@ fn command(command: &Command) -> usize {
 
 fn steps(steps: &[Step]) -> usize {
     let variable = |step: &Step| match step {
-        Step::InsertEntry { entry, .. } | Step::RemoveEntry { entry, .. } => data(&entry.name),
+        Step::InsertEntry { entry, .. }
+        | Step::RemoveEntry { entry, .. }
+        | Step::ExchangeEntry { entry, .. } => data(&entry.name),
+        Step::CreateDirectory { attributes, .. } => new_inode(attributes),
         Step::KeySet { key, value } => data(key) + data(value),
         Step::KeyDelete { key } => data(key),
         _ => 0,
     };
     steps.iter().map(|step| STEP_WORDS + variable(step)).sum()
+}
+
+fn new_inode(inode: &NewInode) -> usize {
+    let xattrs = inode.xattrs.iter();
+    8 + xattrs
+        .map(|xattr| data(&xattr.name) + data(&xattr.value))
+        .sum::<usize>()
 }
 
 fn extent_words(extents: &[Extent]) -> usize {
@@ -192,16 +233,22 @@ fn reply(reply: &Reply) -> usize {
             ..
         }
         | Reply::Link(bytes)
+        | Reply::Xattr(bytes)
         | Reply::Block(bytes) => data(bytes),
-        Reply::Keys { keys, .. } => list(keys),
+        Reply::Keys { keys, .. } | Reply::Xattrs(keys) => list(keys),
+        Reply::Opens { missing, .. } => missing.len(),
         Reply::Directory { entries, .. } => entries
             .iter()
             .map(|entry| DIRECTORY_ENTRY_WORDS + data(&entry.name))
             .sum(),
         Reply::Layout { content, .. } | Reply::Walked { content, .. } => match content {
             Content::Inline(bytes) => data(bytes),
-            Content::Extents(extents) => extent_words(extents),
+            Content::Mapped(map) => {
+                let patches = map.patches.iter().map(|patch| 2 + data(&patch.data));
+                extent_words(&map.extents) + patches.sum::<usize>()
+            }
         },
+        Reply::Blocks(blocks) => blocks.len() * BLOCK_ID_WORDS,
         Reply::Stored { nodes } => nodes.len(),
         Reply::Cluster(status) => {
             // Five texts a node, rarely longer than 32 bytes each.

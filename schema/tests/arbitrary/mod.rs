@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use bark_schema::data::*;
 use bark_schema::ids::*;
 use bark_schema::message::*;
 use bark_schema::operation::*;
@@ -132,10 +133,44 @@ impl Generator {
     }
 
     fn kind(&mut self) -> FileKind {
-        match self.choose("FileKind", 3) {
+        match self.choose("FileKind", 7) {
             0 => FileKind::Regular,
             1 => FileKind::Directory,
-            _ => FileKind::Symlink,
+            2 => FileKind::Symlink,
+            3 => FileKind::Fifo,
+            4 => FileKind::Socket,
+            5 => FileKind::CharacterDevice,
+            _ => FileKind::BlockDevice,
+        }
+    }
+
+    fn rename_mode(&mut self) -> RenameMode {
+        match self.choose("RenameMode", 3) {
+            0 => RenameMode::Replace,
+            1 => RenameMode::NoReplace,
+            _ => RenameMode::Exchange,
+        }
+    }
+
+    fn set_time(&mut self) -> SetTime {
+        match self.choose("SetTime", 2) {
+            0 => SetTime::Now,
+            _ => SetTime::At(self.i64()),
+        }
+    }
+
+    fn xattr(&mut self) -> Xattr {
+        Xattr {
+            name: self.data(),
+            value: self.data(),
+        }
+    }
+
+    fn list_position(&mut self) -> ListPosition {
+        match self.choose("ListPosition", 3) {
+            0 => ListPosition::Start,
+            1 => ListPosition::AfterName(Bytes::from(vec![b'n'; 1 + (self.next() % 255) as usize])),
+            _ => ListPosition::AfterCookie(self.number().max(1)),
         }
     }
 
@@ -144,6 +179,8 @@ impl Generator {
             mode: self.u32(),
             owner: self.u32(),
             group: self.u32(),
+            block_size: self.u32(),
+            xattrs: self.list(Self::xattr),
         }
     }
 
@@ -160,6 +197,10 @@ impl Generator {
             modified: self.i64(),
             changed: self.i64(),
             version: self.number(),
+            device: self.number(),
+            blocks: self.number(),
+            block_size: self.u32(),
+            xattr_count: self.u32(),
         }
     }
 
@@ -178,7 +219,14 @@ impl Generator {
     fn content(&mut self) -> Content {
         match self.choose("Content", 2) {
             0 => Content::Inline(self.data()),
-            _ => Content::Extents(self.list(Self::extent)),
+            _ => Content::Mapped(FileMap {
+                extents: self.list(Self::extent),
+                patches: self.list(|generator| Patch {
+                    offset: generator.number(),
+                    data: generator.data(),
+                }),
+                known_until: self.number(),
+            }),
         }
     }
 
@@ -220,7 +268,7 @@ impl Generator {
     }
 
     fn query(&mut self) -> Query {
-        match self.choose("Query", 12) {
+        match self.choose("Query", 15) {
             0 => Query::KeyGet { key: self.data() },
             1 => Query::KeyGetMany {
                 keys: self.list(Self::data),
@@ -241,7 +289,7 @@ impl Generator {
             6 => Query::Attributes { inode: self.inode() },
             7 => Query::ReadDirectory {
                 directory: self.inode(),
-                after: self.data(),
+                after: self.list_position(),
                 limit: self.u32(),
             },
             8 => Query::ReadLink { inode: self.inode() },
@@ -251,6 +299,12 @@ impl Generator {
                 length: self.number(),
             },
             10 => Query::PartitionStatus,
+            11 => Query::XattrGet {
+                inode: self.inode(),
+                name: self.data(),
+            },
+            12 => Query::XattrList { inode: self.inode() },
+            13 => Query::Data(self.data_query()),
             _ => Query::TransactionOutcome {
                 transaction: self.transaction(),
             },
@@ -258,7 +312,7 @@ impl Generator {
     }
 
     fn command(&mut self) -> Command {
-        match self.choose("Command", 14) {
+        match self.choose("Command", 21) {
             0 => Command::KeySet {
                 key: self.data(),
                 value: self.data(),
@@ -279,9 +333,13 @@ impl Generator {
                 directory: self.inode(),
                 name: self.data(),
                 attributes: self.new_inode(),
-                content: match self.choose("NewContent", 2) {
+                content: match self.choose("NewContent", 3) {
                     0 => NewContent::Inline(self.data()),
-                    _ => NewContent::Symlink(self.data()),
+                    1 => NewContent::Symlink(self.data()),
+                    _ => NewContent::Special {
+                        kind: self.kind(),
+                        device: self.number(),
+                    },
                 },
                 exclusive: self.flag(),
             },
@@ -292,7 +350,7 @@ impl Generator {
             6 => Command::Rename {
                 from: self.entry(),
                 to: self.entry(),
-                replace: self.flag(),
+                mode: self.rename_mode(),
             },
             7 => Command::SetAttributes {
                 inode: self.inode(),
@@ -301,8 +359,8 @@ impl Generator {
                     owner: self.option(Self::u32),
                     group: self.option(Self::u32),
                     size: self.option(Self::number),
-                    accessed: self.option(Self::i64),
-                    modified: self.option(Self::i64),
+                    accessed: self.option(Self::set_time),
+                    modified: self.option(Self::set_time),
                 },
             },
             8 => Command::WriteInline {
@@ -335,14 +393,111 @@ impl Generator {
                 transaction: self.transaction(),
                 commit: self.flag(),
             },
+            13 => Command::ReserveInodes { count: self.u32() },
+            14 => Command::Link {
+                inode: self.inode(),
+                to: self.entry(),
+            },
+            15 => Command::XattrSet {
+                inode: self.inode(),
+                xattr: self.xattr(),
+                condition: self.condition(),
+                mode: self.option(Self::u32),
+            },
+            16 => Command::XattrRemove {
+                inode: self.inode(),
+                name: self.data(),
+            },
+            17 => Command::UpdateOpens {
+                client: ClientId(self.number()),
+                opened: self.list(Self::inode),
+                closed: self.list(Self::inode),
+                lease_ms: self.u32(),
+            },
+            18 => Command::ReapOrphans { limit: self.u32() },
+            19 => Command::Data(self.data_command()),
             _ => Command::Forget {
                 transaction: self.transaction(),
             },
         }
     }
 
+    fn data_command(&mut self) -> DataCommand {
+        match self.choose("DataCommand", 6) {
+            0 => DataCommand::Write {
+                inode: self.inode(),
+                offset: self.option(Self::number),
+                data: self.data(),
+            },
+            1 => DataCommand::Allocate {
+                inode: self.inode(),
+                offset: self.number(),
+                length: self.number(),
+                how: match self.choose("Allocation", 3) {
+                    0 => Allocation::Reserve,
+                    1 => Allocation::PunchHole,
+                    _ => Allocation::ZeroRange,
+                },
+                keep_size: self.flag(),
+            },
+            2 => DataCommand::CopyRange {
+                from: self.inode(),
+                from_offset: self.number(),
+                to: self.inode(),
+                to_offset: self.number(),
+                length: self.number(),
+            },
+            3 => DataCommand::Repack {
+                block: PackedBlock {
+                    block: self.block(),
+                    size: self.u32(),
+                    checksum: self.u32(),
+                    nodes: self.list(Self::node),
+                },
+                pieces: self.list(|generator| PackedPiece {
+                    inode: generator.inode(),
+                    offset: generator.number(),
+                    length: generator.u32(),
+                    block_offset: generator.u32(),
+                    from: match generator.choose("PackedFrom", 2) {
+                        0 => PackedFrom::Patch {
+                            written: generator.number(),
+                        },
+                        _ => PackedFrom::Block {
+                            block: generator.block(),
+                            block_offset: generator.u32(),
+                        },
+                    },
+                }),
+            },
+            4 => DataCommand::CondemnBlocks {
+                node: self.node(),
+                blocks: self.list(Self::block),
+            },
+            _ => DataCommand::ForgetBlocks {
+                blocks: self.list(Self::block),
+            },
+        }
+    }
+
+    fn data_query(&mut self) -> DataQuery {
+        match self.choose("DataQuery", 2) {
+            0 => DataQuery::Seek {
+                inode: self.inode(),
+                offset: self.number(),
+                target: match self.choose("SeekTarget", 2) {
+                    0 => SeekTarget::Data,
+                    _ => SeekTarget::Hole,
+                },
+            },
+            _ => DataQuery::UnknownBlocks {
+                blocks: self.list(Self::block),
+            },
+        }
+    }
+
     fn step(&mut self) -> Step {
-        match self.choose("Step", 9) {
+        match self.choose("Step", 10) {
             0 => Step::InsertEntry {
                 entry: self.entry(),
                 inode: self.inode(),
@@ -368,6 +523,12 @@ impl Generator {
                 count: self.number() as i32,
             },
             6 => Step::HoldRenameLease,
+            8 => Step::ExchangeEntry {
+                entry: self.entry(),
+                inode: self.inode(),
+                kind: self.kind(),
+                expected: self.inode(),
+            },
             7 => Step::KeySet {
                 key: self.data(),
                 value: self.data(),
@@ -394,7 +555,7 @@ impl Generator {
             3 => Namespace::Rename {
                 from: self.entry(),
                 to: self.entry(),
-                replace: self.flag(),
+                mode: self.rename_mode(),
             },
             4 => Namespace::Link {
                 inode: self.inode(),
@@ -412,7 +573,7 @@ impl Generator {
     }
 
     fn node_request(&mut self) -> NodeRequest {
-        match self.choose("NodeRequest", 5) {
+        match self.choose("NodeRequest", 7) {
             0 => NodeRequest::Walk {
                 start: self.inode(),
                 path: self.data(),
@@ -434,12 +595,17 @@ impl Generator {
             3 => NodeRequest::BlockDelete {
                 blocks: self.list(Self::block),
             },
+            4 => NodeRequest::BlockList {
+                after: self.option(Self::block),
+                limit: self.u32(),
+            },
+            5 => NodeRequest::BlockCompact,
             _ => NodeRequest::ClusterStatus,
         }
     }
 
     fn reply(&mut self) -> Reply {
-        match self.choose("Reply", 20) {
+        match self.choose("Reply", 25) {
             0 => Reply::Done,
             1 => Reply::Value(self.option(|generator| KeyValue {
                 value: generator.data(),
@@ -474,6 +640,7 @@ impl Generator {
                     inode: generator.inode(),
                     kind: generator.kind(),
                     attributes: generator.option(Self::attributes),
+                    cookie: generator.number(),
                 }),
                 more: self.flag(),
                 parent: self.inode(),
@@ -509,6 +676,17 @@ impl Generator {
                 disk_total_bytes: self.number(),
                 disk_free_bytes: self.number(),
             }),
+            19 => Reply::Xattr(self.data()),
+            20 => Reply::Xattrs(self.list(Self::data)),
+            21 => Reply::Opens {
+                missing: self.list(Self::inode),
+                renewed: self.flag(),
+            },
+            22 => Reply::Copied(Copied {
+                length: self.number(),
+                attributes: self.attributes(),
+            }),
+            23 => Reply::Blocks(self.list(Self::block)),
             _ => Reply::Value(None),
         }
     }
@@ -537,6 +715,11 @@ impl Generator {
             file_bytes: self.number(),
             log_entries: self.number(),
             snapshot_index: self.number(),
+            allocated_bytes: self.number(),
+            orphans: self.number(),
+            block_bytes: self.number(),
+            garbage_bytes: self.number(),
+            patch_bytes: self.number(),
         }
     }
 
@@ -558,7 +741,7 @@ impl Generator {
     }
 
     fn refusal(&mut self) -> Refusal {
-        const ALL: [Refusal; 19] = [
+        const ALL: [Refusal; 26] = [
             Refusal::NotFound,
             Refusal::Exists,
             Refusal::NotDirectory,
@@ -578,6 +761,13 @@ impl Generator {
             Refusal::PermissionDenied,
             Refusal::Unsupported,
             Refusal::Internal,
+            Refusal::NoData,
+            Refusal::Range,
+            Refusal::NotPermitted,
+            Refusal::CrossDevice,
+            Refusal::TooBig,
+            Refusal::QuotaExceeded,
+            Refusal::BeyondEnd,
         ];
         ALL[self.choose("Refusal", ALL.len() as u64) as usize]
     }

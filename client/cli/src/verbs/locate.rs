@@ -69,9 +69,17 @@ async fn content(client: &Client, path: &ClusterPath, output: &mut Output) -> Re
             output.line(format_args!("  content: inline, {} bytes", bytes.len()))?;
             Ok(json!("inline"))
         }
-        Content::Extents(extents) => {
+        Content::Mapped(map) => {
             let mut blocks = Vec::new();
-            for extent in extents {
+            for patch in map.patches {
+                let length = patch.data.len();
+                output.line(format_args!(
+                    "    patch: {} + {length} in the log's state",
+                    patch.offset
+                ))?;
+                blocks.push(json!({ "offset": patch.offset, "length": length, "block": null, "nodes": [] }));
+            }
+            for extent in map.extents {
                 let nodes: Vec<u16> = extent.nodes.iter().map(|node| node.0).collect();
                 output.line(format_args!(
                     "   extent: {} + {} in {} on {nodes:?}",

@@ -67,10 +67,14 @@ impl Ls {
         let mut listing = files.list(path).await?;
         if !self.long && !output.is_json() {
             // Names alone need no attributes.
+            let mut entries = Vec::new();
             while let Some(entry) = listing.next_entry().await? {
-                if !self.shows(&entry.name) {
-                    continue;
+                if self.shows(&entry.name) {
+                    entries.push(entry);
                 }
+            }
+            entries.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+            for entry in entries {
                 output.bytes(&entry.name)?;
                 output.bytes(b"\n")?;
                 if entry.kind == FileKind::Directory && self.recursive {
@@ -79,23 +83,24 @@ impl Ls {
             }
             return Ok(directories);
         }
+        let mut entries = Vec::new();
         loop {
             let page = listing.next_page_with_attributes().await?;
             if page.is_empty() {
-                return Ok(directories);
+                break;
             }
-            for (entry, attributes) in page {
-                if !self.shows(&entry.name) {
-                    continue;
-                }
-                let child = path.join(&entry.name);
-                let name = String::from_utf8_lossy(&entry.name);
-                self.show(files, &child, &name, &attributes, output).await?;
-                if entry.kind == FileKind::Directory && self.recursive {
-                    directories.push(child);
-                }
+            entries.extend(page.into_iter().filter(|(entry, _)| self.shows(&entry.name)));
+        }
+        entries.sort_unstable_by(|(one, _), (other, _)| one.name.cmp(&other.name));
+        for (entry, attributes) in entries {
+            let child = path.join(&entry.name);
+            let name = String::from_utf8_lossy(&entry.name);
+            self.show(files, &child, &name, &attributes, output).await?;
+            if entry.kind == FileKind::Directory && self.recursive {
+                directories.push(child);
             }
         }
+        Ok(directories)
     }
 
     fn shows(&self, name: &[u8]) -> bool {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use bark_client::files::Files;
 use bark_client::{Client, ClusterPath};
 use bark_schema::limits::BLOCK_SIZE_DEFAULT;
-use bark_schema::operation::{AttributeChange, Refusal};
+use bark_schema::operation::{AttributeChange, Refusal, SetTime};
 use bytes::{Bytes, BytesMut};
 use clap::Args;
 use futures::StreamExt;
@@ -153,7 +153,7 @@ async fn put_file(files: &Files, local: &Path, path: &ClusterPath, bar: &Progres
         .saturating_add(metadata.mtime_nsec());
     let change = AttributeChange {
         mode: Some(metadata.mode() & 0o7777),
-        modified: Some(modified),
+        modified: Some(SetTime::At(modified)),
         ..AttributeChange::default()
     };
     files.set_inode_attributes(path, inode, change).await?;

@@ -1,10 +1,9 @@
 //! `bark touch`.
 
 use std::ffi::OsString;
-use std::time::SystemTime;
 
 use bark_client::Client;
-use bark_schema::operation::AttributeChange;
+use bark_schema::operation::{AttributeChange, SetTime};
 use clap::Args;
 use serde_json::json;
 
@@ -23,11 +22,9 @@ pub struct Touch {
 impl Touch {
     pub async fn run(self, client: &Client, output: &mut Output) -> Result<(), Problem> {
         let files = client.files();
-        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let now = since_epoch.map_or(0, |elapsed| elapsed.as_nanos() as i64);
         let change = AttributeChange {
-            accessed: Some(now),
-            modified: Some(now),
+            accessed: Some(SetTime::Now),
+            modified: Some(SetTime::Now),
             ..AttributeChange::default()
         };
         output.begin_array();

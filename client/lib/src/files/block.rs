@@ -7,24 +7,25 @@
 
 use std::pin::Pin;
 
-use bark_schema::ids::NodeNumber;
+use bark_schema::ids::{NodeNumber, PartitionId};
 use bark_schema::operation::{Extent, Failure, NodeRequest, Refusal, Reply};
 use bytes::Bytes;
 
 use crate::session::Call;
-use crate::{Client, ClusterPath, Error};
+use crate::{Client, Error};
 
 /// A block in progress. Sync, so that whoever holds a reader or writer stays free to move between threads.
 pub(super) type OnTheWay<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + Sync>>;
 
-/// Stores bytes as a new block and describes them as the extent at `offset`.
+/// Stores bytes as a new block for files of `home` and describes them as the extent at `offset`.
 pub(super) async fn put(
     client: Client,
-    path: ClusterPath,
+    subject: String,
+    home: PartitionId,
     offset: u64,
     data: Bytes,
 ) -> Result<Extent, Error> {
-    let block = client.new_block();
+    let block = client.new_block(home);
     let checksum = checksum(&data);
     let replicas = client.router().block_replicas(block);
     let majority = replicas.len() / 2 + 1;
@@ -54,7 +55,7 @@ pub(super) async fn put(
                 let (stored, wanted) = (nodes.len(), replicas.len());
                 last = Failure::Busy(format!("{block} reached {stored} of {wanted} nodes, too few"));
             }
-            Ok(other) => return Err(Error::protocol(path.to_string(), &other)),
+            Ok(other) => return Err(Error::protocol(subject, &other)),
             Err(failure) => {
                 tracing::debug!(node = via.0, %block, %failure, "block not stored through this node");
                 last = failure;
@@ -63,7 +64,7 @@ pub(super) async fn put(
     }
     // A block nobody refers to is not a change: whatever became of it, the file is as it was.
     Err(Error::new(
-        path.to_string(),
+        subject,
         match last {
             Failure::Unknown(reason) => Failure::Busy(reason),
             other => other,
@@ -74,7 +75,7 @@ pub(super) async fn put(
 /// Reads `length` bytes of an extent from `skip` on, from whichever node has them.
 pub(super) async fn get(
     client: Client,
-    path: ClusterPath,
+    subject: String,
     extent: Extent,
     skip: u32,
     length: u32,
@@ -94,20 +95,20 @@ pub(super) async fn get(
                 if sound {
                     return Ok(data);
                 }
-                tracing::warn!(node = node.0, block = %extent.block, %path, "node sent wrong bytes of a block");
+                tracing::warn!(node = node.0, block = %extent.block, %subject, "node sent wrong bytes of a block");
                 let sentence = format!("{node} sent wrong bytes of {}", extent.block);
                 last = Failure::refused(Refusal::Corrupt, sentence);
             }
-            Ok(other) => return Err(Error::protocol(path.to_string(), &other)),
+            Ok(other) => return Err(Error::protocol(subject, &other)),
             Err(failure) => {
                 if matches!(failure, Failure::Refused(Refusal::Corrupt, _)) {
-                    tracing::warn!(node = node.0, block = %extent.block, %path, %failure, "bad copy of a block");
+                    tracing::warn!(node = node.0, block = %extent.block, %subject, %failure, "bad copy of a block");
                 }
                 last = failure;
             }
         }
     }
-    Err(Error::new(path.to_string(), last))
+    Err(Error::new(subject, last))
 }
 
 /// The nodes that acknowledged the block, starting at one the block chooses so that readers spread; then

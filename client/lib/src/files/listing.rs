@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bark_schema::ids::InodeId;
-use bark_schema::operation::{Attributes, DirectoryEntry, Query, Reply};
+use bark_schema::operation::{Attributes, DirectoryEntry, ListPosition, Query, Reply};
 use bytes::Bytes;
 use futures::StreamExt;
 
@@ -14,13 +14,13 @@ const PAGE_ENTRIES: u32 = 1024;
 /// Attributes of entries whose home is elsewhere are asked for this many at a time.
 const ATTRIBUTES_AT_ONCE: usize = 32;
 
-/// The entries of a directory in byte order. Entries made or removed meanwhile may or may not be seen.
+/// The entries of a directory in an order of its own. Entries made or removed meanwhile may or may not be seen.
 #[derive(Debug)]
 pub struct Listing {
     client: Client,
     path: ClusterPath,
     directory: InodeId,
-    after: Bytes,
+    after: ListPosition,
     page: VecDeque<DirectoryEntry>,
     more: bool,
 }
@@ -31,7 +31,7 @@ impl Listing {
             client,
             path,
             directory,
-            after: Bytes::new(),
+            after: ListPosition::Start,
             page: VecDeque::new(),
             more: true,
         }
@@ -44,7 +44,10 @@ impl Listing {
 
     /// Goes on after this name, as if everything up to it had been read.
     pub fn after(mut self, name: Bytes) -> Listing {
-        self.after = name;
+        self.after = match name.is_empty() {
+            true => ListPosition::Start,
+            false => ListPosition::AfterName(name),
+        };
         self
     }
 
@@ -72,7 +75,7 @@ impl Listing {
         match self.client.query(self.directory.home(), query).await {
             Ok(Reply::Directory { entries, more, .. }) => {
                 if let Some(last) = entries.last() {
-                    self.after = last.name.clone();
+                    self.after = ListPosition::AfterName(last.name.clone());
                 }
                 self.more = more && !entries.is_empty();
                 Ok(entries)

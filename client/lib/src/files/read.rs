@@ -7,12 +7,12 @@
 //! - All bytes are of one version of the content: where it changes on the way the read ends with `Conflict`.
 //! - What no extent covers is zeros.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::ops::{Bound, RangeBounds};
 
-use bark_schema::limits::{EXTENTS_PER_COMMAND_MAX, KIB};
-use bark_schema::operation::{Attributes, Content, Extent, FileKind, Query, Refusal, Reply};
+use bark_schema::data::{FileMap, Piece, Place};
+use bark_schema::limits::KIB;
+use bark_schema::operation::{Attributes, Content, FileKind, Query, Refusal, Reply};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{FuturesOrdered, Stream};
@@ -75,8 +75,8 @@ pub struct FileReader {
     attributes: Attributes,
     position: u64,
     end: u64,
-    /// What is known of the layout: extents from `position` on, complete up to `known_until`.
-    extents: VecDeque<Extent>,
+    /// What is known of the layout from `position` on, up to `known_until`.
+    map: FileMap,
     inline: Option<Bytes>,
     known_until: u64,
     on_the_way: FuturesOrdered<OnTheWay<Bytes>>,
@@ -101,7 +101,7 @@ impl FileReader {
             attributes: walked.attributes,
             position: start,
             end,
-            extents: VecDeque::new(),
+            map: FileMap::default(),
             inline: None,
             known_until: start,
             on_the_way: FuturesOrdered::new(),
@@ -111,7 +111,7 @@ impl FileReader {
             let known_until = match &walked.content {
                 Content::Inline(bytes) if bytes.len() as u64 == reader.attributes.size => u64::MAX,
                 Content::Inline(_) => 0,
-                Content::Extents(extents) => extents.last().map_or(0, end_of),
+                Content::Mapped(map) => map.known_until,
             };
             if known_until > 0 {
                 reader.take_layout(walked.content, known_until);
@@ -174,10 +174,8 @@ impl FileReader {
                 // A node cuts what would not fit a reply; beyond the cut nothing is known.
                 let known_until = match &content {
                     Content::Inline(bytes) if !bytes.is_empty() => offset.saturating_add(bytes.len() as u64),
-                    Content::Extents(extents) if extents.len() >= EXTENTS_PER_COMMAND_MAX => {
-                        extents.last().map_or(0, end_of)
-                    }
-                    _ => offset.saturating_add(u64::from(LAYOUT_SIZE)),
+                    Content::Mapped(map) => map.known_until,
+                    Content::Inline(_) => offset.saturating_add(u64::from(LAYOUT_SIZE)),
                 };
                 if known_until <= offset {
                     let reason = "a layout that ends before it starts";
@@ -196,11 +194,15 @@ impl FileReader {
         match content {
             Content::Inline(bytes) => {
                 self.inline = Some(bytes);
-                self.extents.clear();
+                // What the bytes are short of is zeros.
+                self.map = FileMap {
+                    known_until,
+                    ..FileMap::default()
+                };
             }
-            Content::Extents(extents) => {
+            Content::Mapped(map) => {
                 self.inline = None;
-                self.extents = extents.into();
+                self.map = map;
             }
         }
     }
@@ -218,35 +220,24 @@ impl FileReader {
             }
             return;
         }
-        while let Some(extent) = self.extents.front()
-            && end_of(extent) <= self.position
-        {
-            self.extents.pop_front();
-        }
-        let next_data = self
-            .extents
-            .front()
-            .map_or(limit, |extent| extent.offset.min(limit));
-        if next_data > self.position {
-            let size = (next_data - self.position).min(ZEROS.len() as u64);
-            self.position += size;
-            let zeros = Bytes::from_static(&ZEROS[..size as usize]);
-            self.on_the_way.push_back(Box::pin(async move { Ok(zeros) }));
-            return;
-        }
-        let Some(extent) = self.extents.front().cloned() else {
+        let Some(Piece { length, place, .. }) = self.map.pieces(self.position, limit).next() else {
             return;
         };
-        let skip = self.position - extent.offset;
-        let length = (u64::from(extent.length) - skip).min(limit - self.position);
+        let (length, fetch): (u64, OnTheWay<Bytes>) = match place {
+            Place::Hole => {
+                let length = length.min(ZEROS.len() as u64);
+                let zeros = Bytes::from_static(&ZEROS[..length as usize]);
+                (length, Box::pin(async move { Ok(zeros) }))
+            }
+            Place::Bytes(bytes) => (length, Box::pin(async move { Ok(bytes) })),
+            Place::Block { extent, skip } => {
+                let (client, path, extent) = (self.client.clone(), self.path.to_string(), extent.clone());
+                let get = block::get(client, path, extent, skip, length as u32);
+                (length, Box::pin(get))
+            }
+        };
         self.position += length;
-        self.on_the_way.push_back(Box::pin(block::get(
-            self.client.clone(),
-            self.path.clone(),
-            extent,
-            skip as u32,
-            length as u32,
-        )));
+        self.on_the_way.push_back(fetch);
     }
 
     /// A block that is gone because the file was replaced is a conflict, not a damage.
@@ -258,8 +249,4 @@ impl FileReader {
             Err(_) => error,
         }
     }
-}
-
-fn end_of(extent: &Extent) -> u64 {
-    extent.offset.saturating_add(u64::from(extent.length))
 }

@@ -12,11 +12,14 @@
 
 use std::fmt;
 
+use bark_schema::data::DataCommand;
 use bark_schema::ids::InodeId;
-use bark_schema::limits::{BLOCK_SIZE_DEFAULT, EXTENTS_PER_COMMAND_MAX, FILE_SIZE_MAX, INLINE_SIZE_MAX, KIB};
+use bark_schema::limits::{
+    BLOCK_SIZE_DEFAULT, EXTENTS_PER_COMMAND_MAX, FILE_SIZE_MAX, INLINE_SIZE_MAX, KIB, WRITE_SIZE_MAX,
+};
 use bark_schema::operation::{
-    AttributeChange, Attributes, Command, Content, Extent, Failure, FileKind, NewContent, NewInode, Refusal,
-    Reply,
+    AttributeChange, Attributes, Command, Extent, Failure, FileKind, NewContent, NewInode, Refusal,
+    RenameMode, Reply,
 };
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -84,18 +87,17 @@ impl Files {
         result.map(|_| ())
     }
 
-    /// Writes at the end of a file that exists. Two clients that append to one file at the same time may
-    /// overwrite each other's bytes while the file is inline.
+    /// Writes at the end of a file that exists; in one step if it fits a log entry.
     pub async fn append(&self, path: &ClusterPath, content: Bytes) -> Result<(), Error> {
         for _ in 0..APPEND_ATTEMPTS_MAX {
-            let walked = self.walk(path, true, INLINE_SIZE_MAX as u32).await?;
+            let walked = self.walk(path, true, 0).await?;
             if walked.attributes.kind == FileKind::Directory {
                 return Err(Error::refused(path.to_string(), Refusal::IsDirectory));
             }
-            match self
-                .append_once(path, walked.attributes, walked.content, &content)
-                .await
-            {
+            if content.len() <= WRITE_SIZE_MAX {
+                return self.append_small(path, walked.attributes.inode, content).await;
+            }
+            match self.append_once(path, walked.attributes, &content).await {
                 Err(error) if error.refusal() == Some(Refusal::Conflict) => {}
                 result => return result,
             }
@@ -103,11 +105,23 @@ impl Files {
         Err(Error::refused(path.to_string(), Refusal::Conflict))
     }
 
+    /// In one log entry, wherever the end is by then.
+    async fn append_small(&self, path: &ClusterPath, inode: InodeId, data: Bytes) -> Result<(), Error> {
+        let command = DataCommand::Write {
+            inode,
+            offset: None,
+            data,
+        };
+        let result = self.client.command(inode.home(), Command::Data(command)).await;
+        result
+            .map(|_| ())
+            .map_err(|failure| Error::new(path.to_string(), failure))
+    }
+
     async fn append_once(
         &self,
         path: &ClusterPath,
         attributes: Attributes,
-        content: Content,
         added: &Bytes,
     ) -> Result<(), Error> {
         let Attributes { inode, size, .. } = attributes;
@@ -115,37 +129,15 @@ impl Files {
         if new_size > FILE_SIZE_MAX {
             return Err(Error::refused(path.to_string(), Refusal::FileTooLarge));
         }
-        let (mut offset, mut rest, replace_all) = match content {
-            Content::Inline(_) if new_size <= INLINE_SIZE_MAX as u64 => {
-                let command = Command::WriteInline {
-                    inode,
-                    offset: size,
-                    data: added.clone(),
-                    truncate: false,
-                };
-                return match self.client.command(inode.home(), command).await {
-                    Ok(_) => Ok(()),
-                    Err(Failure::TooLargeForInline) => {
-                        Err(Error::refused(path.to_string(), Refusal::Conflict))
-                    }
-                    Err(failure) => Err(Error::new(path.to_string(), failure)),
-                };
-            }
-            Content::Inline(old) => {
-                let mut whole = BytesMut::from(&old[..]);
-                whole.resize(size as usize, 0);
-                whole.extend_from_slice(added);
-                (0, whole.freeze(), true)
-            }
-            Content::Extents(_) => (size, added.clone(), false),
-        };
+        let (mut offset, mut rest) = (size, added.clone());
         let mut extents = Vec::new();
         let mut on_the_way = FuturesOrdered::new();
         while !rest.is_empty() || !on_the_way.is_empty() {
             while !rest.is_empty() && on_the_way.len() < BLOCKS_IN_FLIGHT {
                 let data = rest.split_to(rest.len().min(BLOCK_SIZE_DEFAULT));
                 let size = data.len() as u64;
-                on_the_way.push_back(block::put(self.client.clone(), path.clone(), offset, data));
+                let (client, subject) = (self.client.clone(), path.to_string());
+                on_the_way.push_back(block::put(client, subject, inode.home(), offset, data));
                 offset += size;
             }
             if let Some(stored) = on_the_way.next().await {
@@ -159,7 +151,7 @@ impl Files {
             inode,
             extents,
             size: new_size,
-            replace_all,
+            replace_all: false,
             base_version: Some(attributes.version),
         };
         match self.client.command(inode.home(), command).await {
@@ -285,7 +277,8 @@ impl FileWriter {
         }
         self.on_the_way.push_back(Box::pin(block::put(
             self.client.clone(),
-            self.path.clone(),
+            self.path.to_string(),
+            self.entry.directory.home(),
             self.offset,
             data,
         )));
@@ -321,7 +314,12 @@ impl FileWriter {
         }
         let existing = self.existing().await?;
         let base_version = self.check(existing.as_ref())?;
-        if let (Some(existing), None) = (&existing, &self.temporary) {
+        // Blocks are for one partition: a file that was linked here from another directory's is replaced by
+        // a new one of this name instead.
+        let home = self.entry.directory.home();
+        if let (Some(existing), None) = (&existing, &self.temporary)
+            && existing.inode.home() == home
+        {
             let extents = std::mem::take(&mut self.extents);
             self.publish(existing.inode, extents, true, base_version).await?;
             return Ok(existing.inode);
@@ -394,8 +392,8 @@ impl FileWriter {
             Ok(_) => Ok(inode),
             Err(Failure::TooLargeForInline) => {
                 let size = data.len() as u64;
-                let path = self.path.clone();
-                let extent = block::put(self.client.clone(), path, 0, data).await?;
+                let (client, subject) = (self.client.clone(), self.path.to_string());
+                let extent = block::put(client, subject, inode.home(), 0, data).await?;
                 self.offset = size;
                 self.publish(inode, vec![extent], true, None).await?;
                 Ok(inode)
@@ -418,8 +416,8 @@ impl FileWriter {
     }
 
     async fn make_temporary(&mut self) -> Result<InodeId, Error> {
-        let block = self.client.new_block();
-        let name = format!(".bark-tmp-{:016x}-{}", block.client.0, block.counter);
+        let block = self.client.new_block(self.entry.directory.home());
+        let name = format!(".bark-tmp-{:016x}-{:x}", block.client.0, block.counter);
         let entry = Entry {
             directory: self.entry.directory,
             name: name.into(),
@@ -489,7 +487,10 @@ impl FileWriter {
         let operation = Namespace::Rename {
             from: temporary.entry.clone(),
             to: self.entry.clone(),
-            replace: self.only_if != Some(OnlyIf::Absent),
+            mode: match self.only_if {
+                Some(OnlyIf::Absent) => RenameMode::NoReplace,
+                _ => RenameMode::Replace,
+            },
         };
         match self.client.namespace(operation).await {
             Ok(_) => {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use bark_schema::data::{DataCommand, FileMap, Patch};
 use bark_schema::ids::{BlockId, InodeId, NodeNumber, PartitionId};
 use bark_schema::message::WelcomeNode;
 use bark_schema::operation::*;
@@ -33,6 +34,15 @@ fn refuse<T>(refusal: Refusal) -> Result<T, Failure> {
     Err(Failure::refused(refusal, "refused by the fake"))
 }
 
+fn mapped(extents: Vec<Extent>) -> Content {
+    let known_until = extents.last().map_or(0, Extent::end);
+    Content::Mapped(FileMap {
+        extents,
+        patches: Vec::new(),
+        known_until,
+    })
+}
+
 impl State {
     pub fn new(nodes: Vec<WelcomeNode>, partition_count: u16) -> State {
         let mut state = State {
@@ -46,8 +56,7 @@ impl State {
         };
         let attributes = NewInode {
             mode: 0o755,
-            owner: 0,
-            group: 0,
+            ..NewInode::default()
         };
         state.add(InodeId::ROOT, InodeId::ROOT, FileKind::Directory, &attributes);
         state
@@ -111,14 +120,21 @@ impl State {
             }
             Query::Attributes { inode } => Reply::Attributes(self.inode(*inode)?.attributes.clone()),
             Query::ReadLink { inode } => Reply::Link(self.inode(*inode)?.target.clone()),
-            Query::Layout { inode, offset, .. } => {
+            Query::Layout {
+                inode,
+                offset,
+                length,
+            } => {
                 let found = self.inode(*inode)?;
                 let content = match &found.content {
                     Content::Inline(bytes) => {
                         let start = (*offset as usize).min(bytes.len());
                         Content::Inline(bytes.slice(start..))
                     }
-                    other => other.clone(),
+                    Content::Mapped(map) => Content::Mapped(FileMap {
+                        known_until: offset.saturating_add(*length),
+                        ..map.clone()
+                    }),
                 };
                 Reply::Layout {
                     attributes: found.attributes.clone(),
@@ -131,7 +147,12 @@ impl State {
                 limit,
             } => {
                 let found = self.inode(*directory)?;
-                let rest = found.entries.iter().filter(|(name, _)| **name > *after);
+                let after = match after {
+                    ListPosition::Start => Bytes::new(),
+                    ListPosition::AfterName(name) => name.clone(),
+                    ListPosition::AfterCookie(_) => panic!("the fake pages by name"),
+                };
+                let rest = found.entries.iter().filter(|(name, _)| **name > after);
                 let mut entries = rest
                     .map(|(name, inode)| {
                         let attributes = self.inode(*inode)?.attributes.clone();
@@ -140,6 +161,7 @@ impl State {
                             inode: *inode,
                             kind: attributes.kind,
                             attributes: (inode.home() == directory.home()).then_some(attributes),
+                            cookie: 1,
                         })
                     })
                     .collect::<Result<Vec<_>, Failure>>()?;
@@ -237,6 +259,7 @@ impl State {
                 let (kind, bytes, target) = match content {
                     NewContent::Inline(bytes) => (FileKind::Regular, bytes.clone(), Bytes::new()),
                     NewContent::Symlink(target) => (FileKind::Symlink, Bytes::new(), target.clone()),
+                    NewContent::Special { kind, .. } => (*kind, Bytes::new(), Bytes::new()),
                 };
                 self.add(inode, *directory, kind, attributes);
                 let made = self.inode_mut(inode)?;
@@ -254,7 +277,9 @@ impl State {
                 let found = self.inode_mut(*inode)?;
                 let attributes = &mut found.attributes;
                 attributes.mode = change.mode.unwrap_or(attributes.mode);
-                attributes.modified = change.modified.unwrap_or(attributes.modified);
+                if let Some(SetTime::At(time)) = change.modified {
+                    attributes.modified = time;
+                }
                 attributes.size = change.size.unwrap_or(attributes.size);
                 Ok(Reply::Attributes(attributes.clone()))
             }
@@ -277,6 +302,29 @@ impl State {
                 found.content = Content::Inline(bytes.into());
                 Ok(Reply::Attributes(found.attributes.clone()))
             }
+            Command::Data(DataCommand::Write { inode, offset, data }) => {
+                let found = self.inode_mut(*inode)?;
+                let offset = offset.unwrap_or(found.attributes.size);
+                let end = offset + data.len() as u64;
+                let size = found.attributes.size.max(end);
+                match &mut found.content {
+                    Content::Inline(bytes) => {
+                        let mut whole = bytes.to_vec();
+                        whole.resize(size as usize, 0);
+                        whole[offset as usize..end as usize].copy_from_slice(data);
+                        found.content = Content::Inline(whole.into());
+                    }
+                    Content::Mapped(map) => {
+                        assert_eq!(offset, map.known_until, "the fake's mapped files only grow");
+                        let data = data.clone();
+                        map.patches.push(Patch { offset, data });
+                        map.known_until = end;
+                    }
+                }
+                found.attributes.size = size;
+                found.attributes.version += 1;
+                Ok(Reply::Attributes(found.attributes.clone()))
+            }
             Command::Publish {
                 inode,
                 extents,
@@ -288,12 +336,20 @@ impl State {
                 if base_version.is_some_and(|base| base != found.attributes.version) {
                     return refuse(Refusal::Conflict);
                 }
-                let mut all = match (&found.content, replace_all) {
-                    (Content::Extents(old), false) => old.clone(),
-                    _ => Vec::new(),
+                let mut map = match (&found.content, replace_all) {
+                    (Content::Mapped(old), false) => old.clone(),
+                    (Content::Inline(bytes), false) => FileMap {
+                        patches: vec![Patch {
+                            offset: 0,
+                            data: bytes.clone(),
+                        }],
+                        ..FileMap::default()
+                    },
+                    _ => FileMap::default(),
                 };
-                all.extend(extents.iter().cloned());
-                found.content = Content::Extents(all);
+                map.extents.extend(extents.iter().cloned());
+                map.known_until = *size;
+                found.content = Content::Mapped(map);
                 found.attributes.size = *size;
                 found.attributes.version += 1;
                 Ok(Reply::Attributes(found.attributes.clone()))
@@ -335,10 +391,10 @@ impl State {
                 self.inode_mut(*directory)?.entries.remove(name);
                 self.inodes.remove(&inode);
             }
-            Namespace::Rename { from, to, replace } => {
+            Namespace::Rename { from, to, mode } => {
                 let inode = self.entry(from.directory, &from.name)?;
                 let taken = self.directory(to.directory)?.entries.contains_key(&to.name);
-                if taken && !replace {
+                if taken && *mode == RenameMode::NoReplace {
                     return refuse(Refusal::Exists);
                 }
                 self.inode_mut(from.directory)?.entries.remove(&from.name);
@@ -372,9 +428,10 @@ impl State {
                     parent,
                     // Nodes may look at less than was asked for on a walk.
                     content: match &found.content {
-                        Content::Extents(extents) => {
-                            Content::Extents(extents.iter().take(2).cloned().collect())
+                        Content::Mapped(map) if map.patches.is_empty() => {
+                            mapped(map.extents.iter().take(2).cloned().collect())
                         }
+                        Content::Mapped(_) => mapped(Vec::new()),
                         inline => inline.clone(),
                     },
                 })
@@ -403,7 +460,9 @@ impl State {
                 None => refuse(Refusal::Corrupt),
             },
             NodeRequest::ClusterStatus => Ok(Reply::Cluster(self.cluster(node))),
-            NodeRequest::BlockDelete { .. } => panic!("clients do not delete blocks"),
+            NodeRequest::BlockDelete { .. } | NodeRequest::BlockList { .. } | NodeRequest::BlockCompact => {
+                panic!("clients leave the block store alone")
+            }
         }
     }
 
@@ -473,8 +532,13 @@ impl State {
             keys: self.keys.len() as u64,
             inodes: self.inodes.len() as u64,
             file_bytes: self.inodes.values().map(|inode| inode.attributes.size).sum(),
+            allocated_bytes: 0,
+            orphans: 0,
             log_entries: 0,
             snapshot_index: 0,
+            block_bytes: 0,
+            garbage_bytes: 0,
+            patch_bytes: 0,
         }
     }
 
@@ -496,6 +560,10 @@ impl State {
             modified: 0,
             changed: 0,
             version: 1,
+            device: 0,
+            blocks: 0,
+            block_size: 1 << 20,
+            xattr_count: 0,
         };
         let inode_state = Inode {
             attributes,

@@ -57,6 +57,8 @@ const HASH_INTERVAL_ENTRIES: u64 = 256;
 const HASH_POINTS_MAX: usize = 8;
 /// Keys dropped by one expiry entry.
 const EXPIRE_LIMIT: u32 = 1024;
+/// Inodes dropped with one entry.
+const REAP_LIMIT: u32 = 1024;
 /// A read round that got no answer for this many ticks is asked again, under a new id.
 const READ_ROUND_RETRY_TICKS: u32 = 3;
 
@@ -181,8 +183,13 @@ impl Partition {
                 keys: 0,
                 inodes: 0,
                 file_bytes: 0,
+                allocated_bytes: 0,
+                orphans: 0,
                 log_entries: 0,
                 snapshot_index: 0,
+                block_bytes: 0,
+                garbage_bytes: 0,
+                patch_bytes: 0,
             },
         };
         status.leader = self.leader();
@@ -305,6 +312,9 @@ impl Partition {
                 partition.ticks_as_leader += 1;
                 if partition.state.has_due_keys(now.unix_ms()) {
                     partition.submit_command(now, None, None, Command::KeyExpireDue { limit: EXPIRE_LIMIT });
+                }
+                if partition.state.has_due_orphans(now.unix_ns) {
+                    partition.submit_command(now, None, None, Command::ReapOrphans { limit: REAP_LIMIT });
                 }
             } else {
                 partition.ticks_as_leader = 0;

@@ -1,11 +1,15 @@
 //! Requests that take more than one partition or more than memory: straight code over the gateway.
 //!
 //! `namespace` decides what a directory operation touches, `transaction` carries it through two-phase
-//! commit, `recovery` finishes what a lost coordinator left, `walk` follows paths, `block` replicates data.
+//! commit, `recovery` finishes what a lost coordinator left, `walk` follows paths, `block` replicates data,
+//! `pack` moves small writes into blocks, `defragment` joins files in pieces, `collect` drops blocks nobody needs.
 
 mod block;
+pub mod collect;
+pub mod defragment;
 pub mod namespace;
 pub mod node;
+pub mod pack;
 pub mod recovery;
 mod transaction;
 mod walk;

@@ -8,9 +8,10 @@
 //! ancestors under it, so that no two renames can tie a loop (`mv a b/d` beside `mv b a/c`).
 
 use bark_schema::ids::{InodeId, TransactionId};
+use bark_schema::limits::BLOCK_SIZE_DEFAULT;
 use bark_schema::operation::{
-    Attributes, Command, Entry, Failure, FileKind, Namespace, NewInode, Query, Refusal, Reply, RequestId,
-    Step,
+    Attributes, Command, Entry, Failure, FileKind, Namespace, NewInode, Query, Refusal, RenameMode, Reply,
+    RequestId, Step,
 };
 use bark_schema::placement;
 use bytes::Bytes;
@@ -71,8 +72,11 @@ pub async fn carry_out(
 fn single_entry_form(operation: &Namespace) -> Option<Command> {
     match operation.clone() {
         Namespace::Unlink { directory, name } => Some(Command::Unlink { directory, name }),
-        Namespace::Rename { from, to, replace } if from.directory.home() == to.directory.home() => {
-            Some(Command::Rename { from, to, replace })
+        Namespace::Link { inode, to } if inode.home() == to.directory.home() => {
+            Some(Command::Link { inode, to })
+        }
+        Namespace::Rename { from, to, mode } if from.directory.home() == to.directory.home() => {
+            Some(Command::Rename { from, to, mode })
         }
         _ => None,
     }
@@ -90,7 +94,7 @@ async fn plan(gateway: &Gateway, operation: &Namespace) -> Result<(Plan, Reply),
         }
         Namespace::Unlink { directory, name } => plan_unlink(gateway, directory, name).await,
         Namespace::Link { inode, to } => plan_link(gateway, inode, to).await,
-        Namespace::Rename { from, to, replace } => plan_rename(gateway, from, to, replace).await,
+        Namespace::Rename { from, to, mode } => plan_rename(gateway, from, to, mode).await,
         Namespace::KeySetMany { pairs, .. } => {
             let mut plan = Plan::default();
             for (partition, key, value) in pairs {
@@ -175,6 +179,10 @@ fn new_directory_attributes(gateway: &Gateway, inode: InodeId, new: &NewInode) -
         modified: now,
         changed: now,
         version: 0,
+        device: 0,
+        blocks: 0,
+        block_size: BLOCK_SIZE_DEFAULT as u32,
+        xattr_count: new.xattrs.len() as u32,
     }
 }
 
@@ -220,7 +228,7 @@ async fn plan_link(gateway: &Gateway, inode: InodeId, to: Entry) -> Result<(Plan
     let attributes = attributes(gateway, inode).await?;
     if attributes.kind == FileKind::Directory {
         return Err(Failure::refused(
-            Refusal::PermissionDenied,
+            Refusal::NotPermitted,
             "directories have one name",
         ));
     }
@@ -246,51 +254,42 @@ async fn plan_rename(
     gateway: &Gateway,
     from: Entry,
     to: Entry,
-    replace: bool,
+    mode: RenameMode,
 ) -> Result<(Plan, Reply), Failure> {
-    let (inode, kind) = found(lookup(gateway, from.directory, &from.name).await?)?;
+    let source = found(lookup(gateway, from.directory, &from.name).await?)?;
     let target = lookup(gateway, to.directory, &to.name).await?;
+    match (mode, target) {
+        (RenameMode::NoReplace, Some(_)) => Err(Failure::refused(Refusal::Exists, "File exists")),
+        (RenameMode::Exchange, None) => Err(no_such_entry()),
+        _ if target.is_some_and(|(inode, _)| inode == source.0) => Ok((Plan::default(), Reply::Done)),
+        (RenameMode::Exchange, Some(target)) => Ok(plan_exchange((from, source), (to, target))),
+        (_, target) => plan_move((from, source), to, target),
+    }
+}
+
+/// What a name leads to.
+type Found = (InodeId, FileKind);
+
+fn plan_move(
+    (from, (inode, kind)): (Entry, Found),
+    to: Entry,
+    target: Option<Found>,
+) -> Result<(Plan, Reply), Failure> {
     let mut plan = Plan::default();
-    if let Some((replaced, replaced_kind)) = target {
-        if !replace {
-            return Err(Failure::refused(Refusal::Exists, "File exists"));
+    match target {
+        None => {}
+        Some((replaced, FileKind::Directory)) if kind == FileKind::Directory => {
+            plan.add(replaced.home(), Step::RemoveDirectory { inode: replaced });
         }
-        if replaced == inode {
-            return Ok((plan, Reply::Done));
+        Some(_) if kind == FileKind::Directory => {
+            return Err(Failure::refused(Refusal::NotDirectory, "Not a directory"));
         }
-        match (kind, replaced_kind) {
-            (FileKind::Directory, FileKind::Directory) => {
-                plan.add(replaced.home(), Step::RemoveDirectory { inode: replaced });
-            }
-            (FileKind::Directory, _) => {
-                return Err(Failure::refused(Refusal::NotDirectory, "Not a directory"));
-            }
-            (_, FileKind::Directory) => {
-                return Err(Failure::refused(Refusal::IsDirectory, "Is a directory"));
-            }
-            _ => plan.add(
-                replaced.home(),
-                Step::AddLinks {
-                    inode: replaced,
-                    count: -1,
-                },
-            ),
+        Some((_, FileKind::Directory)) => {
+            return Err(Failure::refused(Refusal::IsDirectory, "Is a directory"));
         }
+        Some((inode, _)) => plan.add(inode.home(), Step::AddLinks { inode, count: -1 }),
     }
-    if kind == FileKind::Directory && from.directory != to.directory {
-        plan.reparent = Some(Reparent {
-            moved: inode,
-            parent: to.directory,
-        });
-        plan.add(
-            inode.home(),
-            Step::SetParent {
-                inode,
-                parent: to.directory,
-            },
-        );
-    }
-    let expected = target.map(|(replaced, _)| replaced);
+    plan_new_place(&mut plan, (inode, kind), from.directory, to.directory);
     plan.add(from.directory.home(), Step::RemoveEntry { entry: from, inode });
     plan.add(
         to.directory.home(),
@@ -298,10 +297,43 @@ async fn plan_rename(
             entry: to,
             inode,
             kind,
-            expected,
+            expected: target.map(|(replaced, _)| replaced),
         },
     );
     Ok((plan, Reply::Done))
+}
+
+fn plan_exchange((from, source): (Entry, Found), (to, target): (Entry, Found)) -> (Plan, Reply) {
+    let mut plan = Plan::default();
+    plan_new_place(&mut plan, source, from.directory, to.directory);
+    plan_new_place(&mut plan, target, to.directory, from.directory);
+    for (entry, (inode, kind), (expected, _)) in [(from, target, source), (to, source, target)] {
+        plan.add(
+            entry.directory.home(),
+            Step::ExchangeEntry {
+                entry,
+                inode,
+                kind,
+                expected,
+            },
+        );
+    }
+    (plan, Reply::Done)
+}
+
+/// The moved inode's own part: its time of change, and a directory's parent.
+fn plan_new_place(plan: &mut Plan, (inode, kind): Found, from: InodeId, to: InodeId) {
+    if kind != FileKind::Directory {
+        plan.add(inode.home(), Step::AddLinks { inode, count: 0 });
+        return;
+    }
+    plan.add(inode.home(), Step::SetParent { inode, parent: to });
+    if from != to {
+        plan.reparents.push(Reparent {
+            moved: inode,
+            parent: to,
+        });
+    }
 }
 
 async fn lookup(
@@ -330,5 +362,9 @@ async fn attributes(gateway: &Gateway, inode: InodeId) -> Result<Attributes, Fai
 }
 
 fn found(entry: Option<(InodeId, FileKind)>) -> Result<(InodeId, FileKind), Failure> {
-    entry.ok_or_else(|| Failure::refused(Refusal::NotFound, "No such file or directory"))
+    entry.ok_or_else(no_such_entry)
+}
+
+fn no_such_entry() -> Failure {
+    Failure::refused(Refusal::NotFound, "No such file or directory")
 }

@@ -29,7 +29,10 @@ pub async fn carry_out(
             Some(status) => gather_status(gateway, status).await,
             None => Err(Failure::refused(Refusal::Internal, "the status is missing")),
         },
-        NodeRequest::BlockGet { .. } | NodeRequest::BlockDelete { .. } => Err(Failure::refused(
+        NodeRequest::BlockGet { .. }
+        | NodeRequest::BlockDelete { .. }
+        | NodeRequest::BlockList { .. }
+        | NodeRequest::BlockCompact => Err(Failure::refused(
             Refusal::Internal,
             "blocks are read by the disk thread",
         )),

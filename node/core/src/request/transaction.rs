@@ -28,8 +28,8 @@ const DEPTH_MAX: u32 = 4096;
 pub struct Plan {
     /// Steps by the partition that holds what they touch.
     pub steps: BTreeMap<PartitionId, Vec<Step>>,
-    /// A directory gets a new parent: under the cluster's rename lease, and not below itself.
-    pub reparent: Option<Reparent>,
+    /// Directories that get a new parent: under the cluster's rename lease, and not below themselves.
+    pub reparents: Vec<Reparent>,
 }
 
 #[derive(Clone, Copy)]
@@ -55,7 +55,7 @@ pub async fn attempt(
     reply: Reply,
 ) -> Result<Reply, Failure> {
     let own_steps = plan.steps.remove(&primary).unwrap_or_default();
-    if plan.reparent.is_some() {
+    if !plan.reparents.is_empty() {
         // Held from the prepare on, also when the root's partition is the first one: the ancestors are
         // looked at between prepare and decision. If the lease is lost meanwhile, so is the attempt.
         plan.add(InodeId::ROOT.home(), Step::HoldRenameLease);
@@ -80,11 +80,11 @@ pub async fn attempt(
             return Err(failure);
         }
     }
-    if let Some(reparent) = plan.reparent
-        && let Err(failure) = refuse_own_descendant(gateway, reparent).await
-    {
-        recovery::abort(gateway, transaction, primary, participants).await;
-        return Err(failure);
+    for reparent in plan.reparents {
+        if let Err(failure) = refuse_own_descendant(gateway, reparent).await {
+            recovery::abort(gateway, transaction, primary, participants).await;
+            return Err(failure);
+        }
     }
     let decide = Command::Decide {
         transaction,

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bark_schema::ids::InodeId;
 use bark_schema::limits;
-use bark_schema::operation::{Content, Failure, FileKind, Query, Refusal, Reply};
+use bark_schema::operation::{Content, Failure, FileKind, ListPosition, Query, Refusal, Reply};
 use bytes::Bytes;
 
 use super::unexpected;
@@ -131,7 +131,7 @@ async fn read_link(gateway: &Gateway, inode: InodeId) -> Result<Bytes, Failure> 
 async fn parent_of(gateway: &Gateway, directory: InodeId) -> Result<InodeId, Failure> {
     let query = Query::ReadDirectory {
         directory,
-        after: Bytes::new(),
+        after: ListPosition::Start,
         limit: 1,
     };
     match gateway.query(directory.home(), query).await? {

@@ -6,7 +6,7 @@
 
 use bark_schema::ids::InodeId;
 use bark_schema::limits::{FILE_SIZE_MAX, INLINE_SIZE_MAX};
-use bark_schema::operation::{AttributeChange, Failure, Refusal, Reply};
+use bark_schema::operation::{AttributeChange, Failure, Refusal, Reply, SetTime, UnixNanos};
 
 use super::State;
 use super::inode::{Body, mode_bits};
@@ -27,15 +27,15 @@ impl State {
             self.resize(inode, size);
         }
         let time = self.time;
-        self.inodes.update(&inode, |row| {
+        self.change_inode(inode, |row| {
             row.mode = change.mode.map_or(row.mode, mode_bits);
             row.owner = change.owner.unwrap_or(row.owner);
             row.group = change.group.unwrap_or(row.group);
-            row.accessed = change.accessed.unwrap_or(row.accessed);
-            row.modified = change.modified.unwrap_or(row.modified);
+            row.accessed = time_after(change.accessed, row.accessed, time);
+            row.modified = time_after(change.modified, row.modified, time);
             row.changed = time;
         });
-        Ok(Reply::Attributes(self.inode(inode)?.attributes(inode)))
+        self.answer_attributes(inode)
     }
 
     fn resize(&mut self, inode: InodeId, size: u64) {
@@ -43,14 +43,13 @@ impl State {
         self.cut_extents(inode, size, u64::MAX);
         self.settle_body(inode);
         self.set_size(inode, size);
-        self.inodes.update(&inode, |row| {
-            if let Body::Inline(bytes) = &mut row.body
-                && bytes.len() as u64 > size
-            {
-                *bytes = bytes[..size as usize].into();
-            }
-            row.touch_content(time);
-        });
+        if let Some(Body::Inline(bytes)) = self.inodes.get(&inode).map(|row| &row.body)
+            && bytes.len() as u64 > size
+        {
+            let kept = bytes[..size as usize].to_vec();
+            self.set_inline(inode, kept);
+        }
+        self.change_inode(inode, |row| row.touch_content(time));
     }
 
     pub(super) fn write_inline(
@@ -79,13 +78,17 @@ impl State {
             bytes.resize(end, 0);
         }
         bytes[start..end].copy_from_slice(data);
-        self.cut_extents(inode, 0, u64::MAX);
+        self.clear_content(inode);
+        self.set_inline(inode, bytes);
         self.set_size(inode, size);
-        let time = self.time;
-        self.inodes.update(&inode, |row| {
-            row.body = Body::Inline(bytes.into_boxed_slice());
-            row.touch_content(time);
-        });
-        Ok(Reply::Attributes(self.inode(inode)?.attributes(inode)))
+        self.touch_content(inode)
+    }
+}
+
+fn time_after(change: Option<SetTime>, old: UnixNanos, now: UnixNanos) -> UnixNanos {
+    match change {
+        None => old,
+        Some(SetTime::Now) => now,
+        Some(SetTime::At(time)) => time,
     }
 }

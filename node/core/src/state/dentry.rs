@@ -7,17 +7,61 @@
 //! - An entry's directory exists here, is a directory, and counts the entry in `children`.
 //! - An entry of kind directory counts once in its directory's link count.
 //! - An entry whose inode's home is here points at an inode that exists, but for transactions under way.
+//! - At most NAMES_PER_COOKIE_MAX names of a directory have the same cookie.
 
 use bark_schema::ids::InodeId;
 use bark_schema::limits::{INLINE_SIZE_MAX, NAME_SIZE_MAX, PATH_SIZE_MAX};
 use bark_schema::operation::{Failure, FileKind, NewContent, NewInode, Refusal, Reply};
 
-use super::codec::{Reader, Row, Sink, row_struct};
-use super::inode::{Body, Inode, is_at_home};
+use super::codec::{DigestSink, Reader, Row, Sink, row_struct};
+use super::inode::{Body, Inode, check_new_inode, is_at_home};
 use super::{Error, State};
 
-/// Directory and name.
-pub(crate) type DentryKey = (InodeId, Box<[u8]>);
+/// A name in a directory. Entries are ordered by the digest of their names: so their places, which listings
+/// go on after, are numbers that stay what they are while other entries come and go.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct DentryKey {
+    pub(crate) directory: InodeId,
+    pub(crate) cookie: u64,
+    pub(crate) name: Box<[u8]>,
+}
+row_struct!(DentryKey {
+    directory,
+    cookie,
+    name
+});
+
+impl DentryKey {
+    pub(crate) fn new(directory: InodeId, name: &[u8]) -> DentryKey {
+        DentryKey {
+            directory,
+            cookie: cookie(name),
+            name: name.into(),
+        }
+    }
+
+    /// Before every entry whose cookie is `cookie` or more.
+    pub(crate) fn first(directory: InodeId, cookie: u64) -> DentryKey {
+        DentryKey {
+            directory,
+            cookie,
+            name: Box::default(),
+        }
+    }
+}
+
+/// Lower cookies are for those who list: the start, `.` and `..`.
+const COOKIE_MIN: u64 = 16;
+/// Most names of one directory with the same cookie, which a page never parts. Only names chosen for it
+/// come to more than one.
+const NAMES_PER_COOKIE_MAX: usize = 64;
+
+/// An entry's place in listings: below 2^63, because programs keep it in a signed number.
+pub(crate) fn cookie(name: &[u8]) -> u64 {
+    let mut sink = DigestSink::new();
+    sink.put(name);
+    (sink.finish() >> 1).max(COOKIE_MIN)
+}
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Dentry {
@@ -49,7 +93,7 @@ pub(crate) fn check_name(name: &[u8]) -> Result<(), Failure> {
 
 impl State {
     pub(super) fn dentry(&self, directory: InodeId, name: &[u8]) -> Option<Dentry> {
-        self.dentries.get(&(directory, name.into())).copied()
+        self.dentries.get(&DentryKey::new(directory, name)).copied()
     }
 
     pub(super) fn create(
@@ -64,21 +108,19 @@ impl State {
         self.directory(directory)?;
         self.check_entry_unlocked(directory, name)?;
         if let Some(existing) = self.dentry(directory, name) {
-            let asks_for_link = matches!(content, NewContent::Symlink(_));
-            return self.open_existing(existing, exclusive || asks_for_link);
+            let asks_for_file = matches!(content, NewContent::Inline(_));
+            return self.open_existing(existing, exclusive || !asks_for_file);
         }
         let body = new_body(content)?;
-        let kind = match body {
-            Body::Symlink(_) => FileKind::Symlink,
-            _ => FileKind::Regular,
-        };
+        check_new_inode(attributes)?;
+        let kind = body.kind();
+        self.check_room_for(directory, name)?;
         let id = self.next_inode()?;
-        let inode = Inode::new(attributes, body, self.time);
-        let attributes = inode.attributes(id);
-        self.bear(id, inode);
+        self.bear(id, Inode::new(attributes, body, self.time));
+        self.put_xattrs(id, &attributes.xattrs);
         self.put_dentry(directory, name, Dentry { inode: id, kind });
         Ok(Reply::Created {
-            attributes,
+            attributes: self.inode(id)?.attributes(id),
             created: true,
         })
     }
@@ -91,8 +133,8 @@ impl State {
         match existing.kind {
             FileKind::Directory => Err(Failure::refused(Refusal::IsDirectory, "is a directory")),
             FileKind::Symlink => Err(Failure::refused(Refusal::Exists, "a symbolic link has this name")),
-            FileKind::Regular if !is_at_home(existing.inode, self.partition) => Err(Failure::CrossPartition),
-            FileKind::Regular => {
+            _ if !is_at_home(existing.inode, self.partition) => Err(Failure::CrossPartition),
+            _ => {
                 self.check_inode_unlocked(existing.inode)?;
                 let attributes = self.inode(existing.inode)?.attributes(existing.inode);
                 Ok(Reply::Created {
@@ -120,22 +162,35 @@ impl State {
         Ok(Reply::Done)
     }
 
+    /// Whether there is room for one more name at its place in the listing.
+    pub(super) fn check_room_for(&self, directory: InodeId, name: &[u8]) -> Result<(), Failure> {
+        let cookie = cookie(name);
+        let same = DentryKey::first(directory, cookie)..DentryKey::first(directory, cookie.saturating_add(1));
+        if self.dentries.range(same).count() >= NAMES_PER_COOKIE_MAX {
+            return Err(Failure::refused(
+                Refusal::NoSpace,
+                "too many names of this directory have the same digest",
+            ));
+        }
+        Ok(())
+    }
+
     /// Adds an entry, or points an existing one elsewhere.
     pub(super) fn put_dentry(&mut self, directory: InodeId, name: &[u8], dentry: Dentry) {
         self.remove_dentry(directory, name);
-        self.dentries.insert((directory, name.into()), dentry);
+        self.dentries.insert(DentryKey::new(directory, name), dentry);
         self.count_entry(directory, dentry.kind, 1);
     }
 
     pub(super) fn remove_dentry(&mut self, directory: InodeId, name: &[u8]) {
-        if let Some(old) = self.dentries.remove(&(directory, Box::from(name))) {
+        if let Some(old) = self.dentries.remove(&DentryKey::new(directory, name)) {
             self.count_entry(directory, old.kind, -1);
         }
     }
 
     fn count_entry(&mut self, directory: InodeId, kind: FileKind, by: i32) {
         let time = self.time;
-        self.inodes.update(&directory, |inode| {
+        self.change_inode(directory, |inode| {
             if let Body::Directory { children, .. } = &mut inode.body {
                 *children = children.saturating_add_signed(i64::from(by));
             }
@@ -162,6 +217,20 @@ fn new_body(content: &NewContent) -> Result<Body, Failure> {
             Err(Failure::refused(Refusal::InvalidArgument, "target holds a NUL"))
         }
         NewContent::Symlink(target) => Ok(Body::Symlink(target[..].into())),
+        NewContent::Special { kind, device } => match kind {
+            FileKind::Fifo | FileKind::Socket => Ok(Body::Special {
+                kind: *kind,
+                device: 0,
+            }),
+            FileKind::CharacterDevice | FileKind::BlockDevice => Ok(Body::Special {
+                kind: *kind,
+                device: *device,
+            }),
+            FileKind::Regular | FileKind::Directory | FileKind::Symlink => Err(Failure::refused(
+                Refusal::InvalidArgument,
+                "not a kind of special file",
+            )),
+        },
     }
 }
 
@@ -171,6 +240,10 @@ impl Row for FileKind {
             FileKind::Regular => 0,
             FileKind::Directory => 1,
             FileKind::Symlink => 2,
+            FileKind::Fifo => 3,
+            FileKind::Socket => 4,
+            FileKind::CharacterDevice => 5,
+            FileKind::BlockDevice => 6,
         };
         tag.encode(sink);
     }
@@ -180,6 +253,10 @@ impl Row for FileKind {
             0 => Ok(FileKind::Regular),
             1 => Ok(FileKind::Directory),
             2 => Ok(FileKind::Symlink),
+            3 => Ok(FileKind::Fifo),
+            4 => Ok(FileKind::Socket),
+            5 => Ok(FileKind::CharacterDevice),
+            6 => Ok(FileKind::BlockDevice),
             _ => Err(Error::Corrupt("an entry of unknown kind")),
         }
     }

@@ -1,212 +1,229 @@
-//! Where a large file's bytes are: extents, the blocks they point into, and the ledger of dropped blocks.
+//! Where a large file's bytes are: the map from ranges of the file to blocks, and to patches.
 //!
-//! An extent is a run of a file inside a block. Publishing overlays: what lies below is cut away. A block
-//! has one row however many extents point into it; when the last one goes, the block moves to the ledger
-//! `garbage`, from where the block stores are told to drop it after a while. Blocks are never found to
-//! be garbage by comparing lists.
+//! An extent is a run of a file inside a block; a patch is bytes that came in a log entry and are not in a
+//! block yet. Both are rows of one ordered table, so that every change of a range is the same: cut away what
+//! is there, put the new row in. Finding a byte costs O(log n), changing a range O(log n + rows in it).
+//! Neighbours that go on in the same block are joined, so that packing patches ends with few rows.
+//!
+//! Previous in the flow: [`super::data`] and [`super::publish`]. Next: [`super::block`] counts references.
 //!
 //! Invariants:
-//! - Extents of a file do not overlap, lie within its size, and are counted in its inode.
-//! - A block's `references` is the number of extents that point into it, at least one.
-//! - No block is in `blocks` and in `garbage`; one that is garbage is never published again.
+//! - Rows of a file do not overlap, are not empty, and lie within its size.
+//! - An inode's `count` and `allocated` are the number and the bytes of its rows.
+//! - `patches` names exactly the rows that are patches, `patch_bytes` is the sum of their sizes.
 
 use std::ops::Bound;
 
-use bark_schema::ids::{BlockId, InodeId, NodeNumber};
-use bark_schema::limits::{BLOCK_SIZE_MAX, EXTENTS_PER_COMMAND_MAX, FILE_SIZE_MAX};
-use bark_schema::operation::{Extent, Failure, Refusal, Reply, UnixNanos};
+use bark_schema::data::{FileMap, Patch};
+use bark_schema::ids::{BlockId, InodeId};
+use bark_schema::limits::{EXTENTS_PER_COMMAND_MAX, KIB, LAYOUT_PATCH_BYTES_MAX};
+use bark_schema::operation::Extent;
+use bytes::Bytes;
 
-use super::State;
-use super::codec::row_struct;
+use super::codec::{Reader, Row, Sink};
 use super::inode::Body;
+use super::{Error, State};
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct ExtentRow {
-    pub(crate) length: u32,
-    pub(crate) block_offset: u32,
-    pub(crate) block: BlockId,
-}
-row_struct!(ExtentRow {
-    length,
-    block_offset,
-    block
-});
-
+/// What a run of a file is made of.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct BlockRow {
-    pub(crate) references: u32,
-    pub(crate) size: u32,
-    pub(crate) checksum: u32,
-    pub(crate) nodes: Vec<NodeNumber>,
+pub(crate) enum ExtentRow {
+    Block {
+        length: u32,
+        block_offset: u32,
+        block: BlockId,
+    },
+    Patch {
+        /// Index of the entry that wrote the bytes, or joined the last of them.
+        written: u64,
+        bytes: Box<[u8]>,
+    },
 }
-row_struct!(BlockRow {
-    references,
-    size,
-    checksum,
-    nodes
-});
 
-/// A block nothing points into any more: who has it, since when, and for how many bytes to be freed.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct GarbageRow {
-    pub(crate) since: UnixNanos,
-    pub(crate) size: u32,
-    pub(crate) nodes: Vec<NodeNumber>,
+/// A fragmented file has hundreds of thousands of these.
+const _: () = assert!(size_of::<ExtentRow>() <= 32);
+
+/// A write that goes on where a patch ends joins it up to this size, so that a log written line by line
+/// does not become a row a line. 8 KiB: what joining copies and hashes again stays under 4 µs.
+const PATCH_JOIN_SIZE_MAX: usize = 8 * KIB;
+
+impl ExtentRow {
+    pub(super) fn length(&self) -> u64 {
+        match self {
+            ExtentRow::Block { length, .. } => u64::from(*length),
+            ExtentRow::Patch { bytes, .. } => bytes.len() as u64,
+        }
+    }
+
+    /// The part `from .. to` of it, both relative to its start.
+    pub(super) fn part(&self, from: u64, to: u64) -> ExtentRow {
+        match self {
+            ExtentRow::Block {
+                block_offset, block, ..
+            } => ExtentRow::Block {
+                length: (to - from) as u32,
+                block_offset: block_offset + from as u32,
+                block: *block,
+            },
+            ExtentRow::Patch { written, bytes } => ExtentRow::Patch {
+                written: *written,
+                bytes: bytes[from as usize..to as usize].into(),
+            },
+        }
+    }
+
+    /// Whether `next`, which begins in the file where this ends, goes on in the same block.
+    fn goes_on_in(&self, next: &ExtentRow) -> bool {
+        match (self, next) {
+            (
+                ExtentRow::Block {
+                    length,
+                    block_offset,
+                    block,
+                },
+                ExtentRow::Block {
+                    block_offset: next_offset,
+                    block: next_block,
+                    ..
+                },
+            ) => block == next_block && block_offset.checked_add(*length) == Some(*next_offset),
+            _ => false,
+        }
+    }
 }
-row_struct!(GarbageRow { since, size, nodes });
-
-/// Most nodes one block can be on.
-const NODES_PER_BLOCK_MAX: usize = 64;
 
 impl State {
-    pub(super) fn publish(
-        &mut self,
-        inode: InodeId,
-        extents: &[Extent],
-        size: u64,
-        replace_all: bool,
-        base_version: Option<u64>,
-    ) -> Result<Reply, Failure> {
-        let row = self.regular(inode)?;
-        self.check_inode_unlocked(inode)?;
-        if base_version.is_some_and(|version| version != row.version) {
-            return Err(Failure::refused(
-                Refusal::Conflict,
-                "the file changed since it was read",
-            ));
-        }
-        let size = if replace_all { size } else { size.max(row.size) };
-        check_extents(extents, size)?;
-        if let Body::Inline(bytes) = &row.body
-            && !replace_all
-            && !covers(extents, bytes.len() as u64)
+    /// Puts a row where there is none. It takes over a reference the caller has counted.
+    pub(super) fn put_extent(&mut self, inode: InodeId, mut offset: u64, mut row: ExtentRow) {
+        let before = self.extents.range((inode, 0)..(inode, offset)).next_back();
+        if let Some(((_, start), left)) = before
+            && start + left.length() == offset
+            && left.goes_on_in(&row)
         {
-            return Err(Failure::refused(
-                Refusal::Conflict,
-                "the file has inline bytes the blocks do not cover",
-            ));
+            offset = *start;
+            row = self.joined(inode, offset, row);
         }
-        self.check_blocks(extents)?;
-
-        // New references first: a block that is published again over itself must not become garbage.
-        for extent in extents {
-            self.reference(extent);
-        }
-        self.inodes.update(&inode, |row| {
-            if let Body::Inline(_) = row.body {
-                row.body = Body::Extents { count: 0 };
-            }
-        });
-        if replace_all {
-            self.cut_extents(inode, 0, u64::MAX);
-        }
-        for extent in extents {
-            self.cut_extents(inode, extent.offset, extent.offset + u64::from(extent.length));
-            let row = ExtentRow {
-                length: extent.length,
-                block_offset: extent.block_offset,
-                block: extent.block,
-            };
-            self.extents.insert((inode, extent.offset), row);
-            self.count_extents(inode, 1);
-        }
-        self.set_size(inode, size);
-        self.settle_body(inode);
-        let time = self.time;
-        self.inodes.update(&inode, |row| row.touch_content(time));
-        Ok(Reply::Attributes(self.inode(inode)?.attributes(inode)))
-    }
-
-    /// Blocks must be what they were published as before, and not garbage.
-    fn check_blocks(&self, extents: &[Extent]) -> Result<(), Failure> {
-        for extent in extents {
-            if self.garbage.contains(&extent.block) {
-                return Err(Failure::refused(Refusal::Conflict, "a block was dropped before"));
-            }
-            let known = self.blocks.get(&extent.block);
-            if known.is_some_and(|row| row.size != extent.block_size || row.checksum != extent.checksum) {
-                return Err(Failure::refused(
-                    Refusal::Conflict,
-                    "a block is known with other content",
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn reference(&mut self, extent: &Extent) {
-        let known = self.blocks.update(&extent.block, |row| row.references += 1);
-        if !known {
-            let row = BlockRow {
-                references: 1,
-                size: extent.block_size,
-                checksum: extent.checksum,
-                nodes: extent.nodes.clone(),
-            };
-            self.blocks.insert(extent.block, row);
-        }
-    }
-
-    fn release(&mut self, block: BlockId) {
-        let mut left = 0;
-        self.blocks.update(&block, |row| {
-            row.references -= 1;
-            left = row.references;
-        });
-        if left == 0
-            && let Some(row) = self.blocks.remove(&block)
-        {
-            let since = self.time;
-            self.garbage.insert(
+        let end = offset + row.length();
+        if let Some(right) = self.extents.get(&(inode, end))
+            && row.goes_on_in(right)
+            && let ExtentRow::Block {
+                length,
+                block_offset,
                 block,
-                GarbageRow {
-                    since,
-                    size: row.size,
-                    nodes: row.nodes,
-                },
-            );
+            } = row
+        {
+            let joined = ExtentRow::Block {
+                length: length + right.length() as u32,
+                block_offset,
+                block,
+            };
+            self.take_extent(inode, end);
+            self.release(block);
+            row = joined;
+        }
+        self.add_extent(inode, offset, row);
+    }
+
+    /// Takes out the row at `offset`, which goes on in `next`, and makes one of both.
+    fn joined(&mut self, inode: InodeId, offset: u64, next: ExtentRow) -> ExtentRow {
+        match (self.take_extent(inode, offset), next) {
+            (
+                Some(ExtentRow::Block {
+                    length,
+                    block_offset,
+                    block,
+                }),
+                next,
+            ) => {
+                self.release(block);
+                ExtentRow::Block {
+                    length: length + next.length() as u32,
+                    block_offset,
+                    block,
+                }
+            }
+            (_, next) => next,
         }
     }
 
-    /// Takes the bytes `from .. to` away from a file's extents, cutting those that reach over the ends.
+    /// Puts bytes of a log entry where there is nothing, joined with a small patch before them.
+    pub(super) fn put_patch(&mut self, inode: InodeId, mut offset: u64, data: &[u8]) {
+        if data.is_empty() {
+            return;
+        }
+        let before = self.extents.range((inode, 0)..(inode, offset)).next_back();
+        let mut bytes: Box<[u8]> = data.into();
+        if let Some(((_, start), ExtentRow::Patch { bytes: left, .. })) = before
+            && start + left.len() as u64 == offset
+            && left.len() + data.len() <= PATCH_JOIN_SIZE_MAX
+        {
+            offset = *start;
+            bytes = [left, data].concat().into();
+            self.take_extent(inode, offset);
+        }
+        let written = self.applied;
+        self.add_extent(inode, offset, ExtentRow::Patch { written, bytes });
+    }
+
+    fn add_extent(&mut self, inode: InodeId, offset: u64, row: ExtentRow) {
+        self.count_extent(inode, 1, row.length() as i64);
+        if let ExtentRow::Patch { bytes, .. } = &row {
+            self.patch_bytes += bytes.len() as u64;
+            self.patches.insert((inode, offset));
+        }
+        self.extents.insert((inode, offset), row);
+    }
+
+    /// Takes a row out. Its reference is the caller's to release.
+    pub(super) fn take_extent(&mut self, inode: InodeId, offset: u64) -> Option<ExtentRow> {
+        let row = self.extents.remove(&(inode, offset))?;
+        self.count_extent(inode, -1, -(row.length() as i64));
+        if let ExtentRow::Patch { bytes, .. } = &row {
+            self.patch_bytes -= bytes.len() as u64;
+            self.patches.remove(&(inode, offset));
+        }
+        Some(row)
+    }
+
+    fn count_extent(&mut self, inode: InodeId, rows: i64, bytes: i64) {
+        self.change_inode(inode, |row| {
+            if let Body::Extents { count, allocated } = &mut row.body {
+                *count = count.wrapping_add_signed(rows);
+                *allocated = allocated.wrapping_add_signed(bytes);
+            }
+        });
+    }
+
+    /// Takes the bytes `from .. to` away from a file's map, cutting what reaches over the ends.
     pub(super) fn cut_extents(&mut self, inode: InodeId, from: u64, to: u64) {
-        for (offset, row) in self.overlapping(inode, from, to) {
-            let end = offset + u64::from(row.length);
-            self.extents.remove(&(inode, offset));
-            self.count_extents(inode, -1);
-            if offset < from {
-                let left = ExtentRow {
-                    length: (from - offset) as u32,
-                    ..row
-                };
-                self.blocks.update(&row.block, |block| block.references += 1);
-                self.extents.insert((inode, offset), left);
-                self.count_extents(inode, 1);
+        let starts: Vec<u64> = self.overlaps(inode, from, to).map(|(offset, _)| offset).collect();
+        for offset in starts {
+            let Some(row) = self.take_extent(inode, offset) else {
+                continue;
+            };
+            let end = offset + row.length();
+            let parts = [(offset, from.min(end)), (to.max(offset), end)];
+            for (start, stop) in parts {
+                if start < stop {
+                    self.retain(&row);
+                    self.add_extent(inode, start, row.part(start - offset, stop - offset));
+                }
             }
-            if end > to {
-                let skipped = (to - offset) as u32;
-                let right = ExtentRow {
-                    length: row.length - skipped,
-                    block_offset: row.block_offset + skipped,
-                    block: row.block,
-                };
-                self.blocks.update(&row.block, |block| block.references += 1);
-                self.extents.insert((inode, to), right);
-                self.count_extents(inode, 1);
+            if let ExtentRow::Block { block, .. } = row {
+                self.release(block);
             }
-            self.release(row.block);
         }
     }
 
-    /// Extents that overlap `from .. to`, by offset.
-    fn overlapping(&self, inode: InodeId, from: u64, to: u64) -> Vec<(u64, ExtentRow)> {
-        self.overlaps(inode, from, to).collect()
-    }
-
-    fn overlaps(&self, inode: InodeId, from: u64, to: u64) -> impl Iterator<Item = (u64, ExtentRow)> {
+    /// Rows that overlap `from .. to`, by offset.
+    pub(super) fn overlaps(
+        &self,
+        inode: InodeId,
+        from: u64,
+        to: u64,
+    ) -> impl Iterator<Item = (u64, &ExtentRow)> {
         let before = self.extents.range((inode, 0)..(inode, from)).next_back();
         let first = match before {
-            Some(((_, offset), row)) if offset + u64::from(row.length) > from => *offset,
+            Some(((_, offset), row)) if offset + row.length() > from => *offset,
             _ => from,
         };
         let bounds = (
@@ -215,122 +232,116 @@ impl State {
         );
         self.extents
             .range(bounds)
-            .map(|((_, offset), row)| (*offset, *row))
+            .map(|((_, offset), row)| (*offset, row))
     }
 
-    /// At most `count_max` extents that overlap `from .. to`, by offset.
-    pub(super) fn extents_between(
-        &self,
-        inode: InodeId,
-        from: u64,
-        to: u64,
-        count_max: usize,
-    ) -> Vec<Extent> {
-        let rows = self.overlaps(inode, from, to).take(count_max);
-        rows.filter_map(|(offset, row)| {
-            let block = self.blocks.get(&row.block)?;
-            Some(Extent {
-                offset,
-                length: row.length,
-                block: row.block,
-                block_offset: row.block_offset,
-                block_size: block.size,
-                checksum: block.checksum,
-                nodes: block.nodes.clone(),
-            })
-        })
-        .collect()
-    }
-
-    /// Blocks nothing points into any more, since when, and who has them.
-    pub fn garbage(&self) -> impl Iterator<Item = (BlockId, UnixNanos, &[NodeNumber])> {
-        self.garbage
-            .iter()
-            .map(|(block, row)| (*block, row.since, &row.nodes[..]))
-    }
-
-    fn count_extents(&mut self, inode: InodeId, by: i64) {
-        self.inodes.update(&inode, |row| {
-            if let Body::Extents { count } = &mut row.body {
-                *count = count.saturating_add_signed(by);
+    /// The map of `from .. to`, as much of it as one answer holds.
+    pub(super) fn file_map(&self, inode: InodeId, from: u64, to: u64) -> FileMap {
+        let mut map = FileMap {
+            known_until: to,
+            ..FileMap::default()
+        };
+        let mut patch_bytes = 0;
+        for (offset, row) in self.overlaps(inode, from, to) {
+            let rows = map.extents.len() + map.patches.len();
+            if rows >= EXTENTS_PER_COMMAND_MAX || patch_bytes >= LAYOUT_PATCH_BYTES_MAX {
+                map.known_until = offset;
+                break;
             }
-        });
+            match row {
+                ExtentRow::Block {
+                    length,
+                    block_offset,
+                    block,
+                } => {
+                    let Some(known) = self.blocks.get(block) else {
+                        continue;
+                    };
+                    map.extents.push(Extent {
+                        offset,
+                        length: *length,
+                        block: *block,
+                        block_offset: *block_offset,
+                        block_size: known.size,
+                        checksum: known.checksum,
+                        nodes: known.nodes.clone(),
+                    });
+                }
+                ExtentRow::Patch { bytes, .. } => {
+                    let start = offset.max(from);
+                    let stop = (offset + bytes.len() as u64).min(to);
+                    let bytes = &bytes[(start - offset) as usize..(stop - offset) as usize];
+                    patch_bytes += bytes.len();
+                    map.patches.push(Patch {
+                        offset: start,
+                        data: Bytes::copy_from_slice(bytes),
+                    });
+                }
+            }
+        }
+        map
     }
 
-    /// A file that lost its last extent may hold inline bytes again.
+    /// A file that lost its last row may hold inline bytes again.
     pub(super) fn settle_body(&mut self, inode: InodeId) {
-        self.inodes.update(&inode, |row| {
-            if row.body == (Body::Extents { count: 0 }) {
+        self.change_inode(inode, |row| {
+            if let Body::Extents { count: 0, .. } = row.body {
                 row.body = Body::Inline(Box::default());
             }
         });
     }
+
+    /// Makes a mapped file of an inline one; its bytes become a patch.
+    pub(super) fn map_body(&mut self, inode: InodeId) {
+        let mut inline = None;
+        self.change_inode(inode, |row| {
+            if let Body::Inline(bytes) = &mut row.body {
+                inline = Some(std::mem::take(bytes));
+                row.body = Body::Extents {
+                    count: 0,
+                    allocated: 0,
+                };
+            }
+        });
+        if let Some(bytes) = inline {
+            self.put_patch(inode, 0, &bytes);
+        }
+    }
 }
 
-/// Extents of one command: in order, apart, inside their blocks and inside the file.
-fn check_extents(extents: &[Extent], size: u64) -> Result<(), Failure> {
-    let invalid = |sentence: &str| Err(Failure::refused(Refusal::InvalidArgument, sentence));
-    if size > FILE_SIZE_MAX {
-        return Err(Failure::refused(Refusal::FileTooLarge, "file is too large"));
-    }
-    if extents.len() > EXTENTS_PER_COMMAND_MAX {
-        return invalid("too many extents in one command");
-    }
-    let mut end = 0;
-    for extent in extents {
-        if extent.length == 0 || extent.offset < end {
-            return invalid("extents are empty, out of order or overlap");
-        }
-        end = extent.offset.saturating_add(u64::from(extent.length));
-        if end > size {
-            return invalid("an extent reaches beyond the file's size");
-        }
-        let block_end = u64::from(extent.block_offset) + u64::from(extent.length);
-        if block_end > u64::from(extent.block_size) || extent.block_size as usize > BLOCK_SIZE_MAX {
-            return invalid("an extent reaches beyond its block");
-        }
-        if extent.nodes.len() > NODES_PER_BLOCK_MAX {
-            return invalid("a block is on too many nodes");
+impl Row for ExtentRow {
+    fn encode<S: Sink>(&self, sink: &mut S) {
+        match self {
+            ExtentRow::Block {
+                length,
+                block_offset,
+                block,
+            } => {
+                0u8.encode(sink);
+                length.encode(sink);
+                block_offset.encode(sink);
+                block.encode(sink);
+            }
+            ExtentRow::Patch { written, bytes } => {
+                1u8.encode(sink);
+                written.encode(sink);
+                bytes.encode(sink);
+            }
         }
     }
-    Ok(())
-}
 
-/// Whether ordered `extents` cover the first `length` bytes of a file.
-fn covers(extents: &[Extent], length: u64) -> bool {
-    let mut covered = 0;
-    for extent in extents {
-        if extent.offset > covered {
-            break;
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Error> {
+        match u8::decode(reader)? {
+            0 => Ok(ExtentRow::Block {
+                length: Row::decode(reader)?,
+                block_offset: Row::decode(reader)?,
+                block: Row::decode(reader)?,
+            }),
+            1 => Ok(ExtentRow::Patch {
+                written: Row::decode(reader)?,
+                bytes: Row::decode(reader)?,
+            }),
+            _ => Err(Error::Corrupt("an extent of unknown kind")),
         }
-        covered = extent.offset + u64::from(extent.length);
-    }
-    covered >= length
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Covering is decided run by run: a gap before the length counts, one after it does not.
-    #[test]
-    fn covers_notices_gaps() {
-        let extent = |offset, length| Extent {
-            offset,
-            length,
-            block: BlockId {
-                client: bark_schema::ids::ClientId(1),
-                counter: 1,
-            },
-            block_offset: 0,
-            block_size: length,
-            checksum: 0,
-            nodes: Vec::new(),
-        };
-        assert!(covers(&[], 0));
-        assert!(!covers(&[], 1));
-        assert!(covers(&[extent(0, 4), extent(4, 4)], 8));
-        assert!(!covers(&[extent(0, 4), extent(5, 4)], 8));
-        assert!(covers(&[extent(0, 8), extent(10, 4)], 8));
     }
 }

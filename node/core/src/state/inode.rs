@@ -7,17 +7,24 @@
 //! Invariants:
 //! - Inline content never exceeds the size or INLINE_SIZE_MAX; a file has inline bytes or extents, not both.
 //! - A directory's link count is 2 and one for each subdirectory; `children` counts its entries.
+//! - An inode with link count 0 has no name; it goes when nobody has it open ([`super::open`]).
 //! - An inode's counter is below `inode_counter_next`, and no id is given twice.
 
 use bark_schema::ids::{InodeId, PartitionId};
+use bark_schema::limits::{BLOCK_SIZE_DEFAULT, BLOCK_SIZE_MAX, BLOCK_SIZE_MIN};
 use bark_schema::operation::{Attributes, Failure, FileKind, NewInode, Refusal, Reply, UnixNanos};
 
 use super::codec::{Reader, Row, Sink, row_struct};
+use super::xattr::check_xattrs;
 use super::{Error, State};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Inode {
     pub(crate) mode: u16,
+    /// Rows in the table of extended attributes.
+    pub(crate) xattr_count: u8,
+    /// Logarithm of the size of its blocks; 0: the usual one.
+    pub(crate) block_size_log2: u8,
     pub(crate) owner: u32,
     pub(crate) group: u32,
     pub(crate) link_count: u32,
@@ -30,6 +37,8 @@ pub(crate) struct Inode {
 }
 row_struct!(Inode {
     mode,
+    xattr_count,
+    block_size_log2,
     owner,
     group,
     link_count,
@@ -44,9 +53,32 @@ row_struct!(Inode {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Body {
     Inline(Box<[u8]>),
-    Extents { count: u64 },
+    /// How many rows of the extent map the file has, and how many bytes they are.
+    Extents {
+        count: u64,
+        allocated: u64,
+    },
     Symlink(Box<[u8]>),
-    Directory { parent: InodeId, children: u64 },
+    Directory {
+        parent: InodeId,
+        children: u64,
+    },
+    /// A fifo, a socket or a device: its kind and number are all there is.
+    Special {
+        kind: FileKind,
+        device: u64,
+    },
+}
+
+impl Body {
+    pub(crate) fn kind(&self) -> FileKind {
+        match self {
+            Body::Inline(_) | Body::Extents { .. } => FileKind::Regular,
+            Body::Symlink(_) => FileKind::Symlink,
+            Body::Directory { .. } => FileKind::Directory,
+            Body::Special { kind, .. } => *kind,
+        }
+    }
 }
 
 /// Millions of these are in memory: a field more is a decision.
@@ -55,16 +87,31 @@ const _: () = assert!(size_of::<Inode>() <= 80);
 /// Most numbers one command sets aside.
 const RESERVE_NUMBERS_MAX: u32 = 1 << 16;
 const MODE_MASK: u32 = 0o7777;
+/// The unit of `Attributes::blocks`.
+const BLOCK_UNIT: u64 = 512;
+
+/// What one inode adds to the counters of the partition.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Usage {
+    file_bytes: u64,
+    pub(super) allocated_bytes: u64,
+    pub(super) orphans: u64,
+}
 
 impl Inode {
     pub(crate) fn new(attributes: &NewInode, body: Body, time: UnixNanos) -> Inode {
         let (link_count, size) = match &body {
             Body::Directory { .. } => (2, 0),
             Body::Inline(bytes) | Body::Symlink(bytes) => (1, bytes.len() as u64),
-            Body::Extents { .. } => (1, 0),
+            Body::Extents { .. } | Body::Special { .. } => (1, 0),
         };
         Inode {
             mode: mode_bits(attributes.mode),
+            xattr_count: 0,
+            block_size_log2: match attributes.block_size {
+                0 => 0,
+                size => size.ilog2() as u8,
+            },
             owner: attributes.owner,
             group: attributes.group,
             link_count,
@@ -85,8 +132,7 @@ impl Inode {
         Inode::new(
             &NewInode {
                 mode: 0o755,
-                owner: 0,
-                group: 0,
+                ..NewInode::default()
             },
             body,
             0,
@@ -94,11 +140,7 @@ impl Inode {
     }
 
     pub(crate) fn kind(&self) -> FileKind {
-        match self.body {
-            Body::Inline(_) | Body::Extents { .. } => FileKind::Regular,
-            Body::Symlink(_) => FileKind::Symlink,
-            Body::Directory { .. } => FileKind::Directory,
-        }
+        self.body.kind()
     }
 
     pub(crate) fn attributes(&self, inode: InodeId) -> Attributes {
@@ -114,6 +156,43 @@ impl Inode {
             modified: self.modified,
             changed: self.changed,
             version: self.version,
+            device: match self.body {
+                Body::Special { device, .. } => device,
+                _ => 0,
+            },
+            blocks: self.allocated().div_ceil(BLOCK_UNIT),
+            block_size: match self.block_size_log2 {
+                0 => BLOCK_SIZE_DEFAULT as u32,
+                log2 => 1 << log2,
+            },
+            xattr_count: u32::from(self.xattr_count),
+        }
+    }
+
+    /// Bytes stored of it: holes do not count.
+    pub(crate) fn allocated(&self) -> u64 {
+        match &self.body {
+            Body::Inline(bytes) | Body::Symlink(bytes) => bytes.len() as u64,
+            Body::Extents { allocated, .. } => *allocated,
+            Body::Directory { .. } | Body::Special { .. } => 0,
+        }
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        if self.link_count == 0 {
+            return Usage {
+                orphans: 1,
+                ..Usage::default()
+            };
+        }
+        Usage {
+            file_bytes: if self.kind() == FileKind::Regular {
+                self.size
+            } else {
+                0
+            },
+            allocated_bytes: self.allocated(),
+            orphans: 0,
         }
     }
 
@@ -151,12 +230,19 @@ impl State {
             FileKind::Regular => Ok(row),
             FileKind::Directory => Err(Failure::refused(Refusal::IsDirectory, "is a directory")),
             FileKind::Symlink => Err(Failure::refused(Refusal::InvalidArgument, "is a symbolic link")),
+            _ => Err(Failure::refused(
+                Refusal::InvalidArgument,
+                "is not a regular file",
+            )),
         }
     }
 
     /// A directory's parent and its number of entries.
     pub(super) fn directory(&self, inode: InodeId) -> Result<(InodeId, u64), Failure> {
-        match self.inode(inode)?.body {
+        let row = self.inode(inode)?;
+        match row.body {
+            // Removed, though somebody may have it open: nothing is in it, and nothing comes into it.
+            Body::Directory { .. } if row.link_count == 0 => Err(no_such_inode()),
             Body::Directory { parent, children } => Ok((parent, children)),
             _ => Err(Failure::refused(Refusal::NotDirectory, "not a directory")),
         }
@@ -183,10 +269,31 @@ impl State {
     pub(super) fn bear(&mut self, id: InodeId, inode: Inode) {
         debug_assert!(!self.inodes.contains(&id));
         self.reserve(id);
-        if inode.kind() == FileKind::Regular {
-            self.file_bytes = self.file_bytes.wrapping_add(inode.size);
-        }
+        self.count_usage(Usage::default(), inode.usage());
         self.inodes.insert(id, inode);
+    }
+
+    /// Changes an inode, and with it the counters of the partition; false if there is none.
+    pub(super) fn change_inode(&mut self, id: InodeId, change: impl FnOnce(&mut Inode)) -> bool {
+        let mut usages = (Usage::default(), Usage::default());
+        let found = self.inodes.update(&id, |inode| {
+            usages.0 = inode.usage();
+            change(inode);
+            usages.1 = inode.usage();
+        });
+        self.count_usage(usages.0, usages.1);
+        found
+    }
+
+    fn count_usage(&mut self, old: Usage, new: Usage) {
+        let moved = |counter: u64, old, new| counter.wrapping_sub(old).wrapping_add(new);
+        self.file_bytes = moved(self.file_bytes, old.file_bytes, new.file_bytes);
+        self.allocated_bytes = moved(self.allocated_bytes, old.allocated_bytes, new.allocated_bytes);
+        self.orphan_count = moved(self.orphan_count, old.orphans, new.orphans);
+    }
+
+    pub(super) fn answer_attributes(&self, inode: InodeId) -> Result<Reply, Failure> {
+        Ok(Reply::Attributes(self.inode(inode)?.attributes(inode)))
     }
 
     /// Moves the counter past `count` numbers, which only the asker will use; answers the first.
@@ -202,7 +309,7 @@ impl State {
         self.inode_counter_next = self.inode_counter_next.max((id.0 & InodeId::COUNTER_MAX) + 1);
     }
 
-    /// Takes one link from a non-directory; the last one takes the inode.
+    /// Takes one link from a non-directory; without one it is an orphan.
     pub(super) fn drop_link(&mut self, id: InodeId) {
         self.add_links(id, -1);
     }
@@ -210,35 +317,52 @@ impl State {
     pub(super) fn add_links(&mut self, id: InodeId, count: i32) {
         let time = self.time;
         let mut left = 0;
-        let found = self.inodes.update(&id, |inode| {
+        let found = self.change_inode(id, |inode| {
             left = inode.link_count.saturating_add_signed(count);
             inode.link_count = left;
             inode.changed = time;
         });
-        if found && left == 0 {
-            self.remove_inode(id);
+        if found && left == 0 && count < 0 {
+            self.make_due(id);
+        }
+    }
+
+    /// Takes a directory out of the tree; it was empty.
+    pub(super) fn orphan_directory(&mut self, id: InodeId) {
+        let time = self.time;
+        let found = self.change_inode(id, |inode| {
+            inode.link_count = 0;
+            inode.changed = time;
+        });
+        if found {
+            self.make_due(id);
         }
     }
 
     /// Removes an inode and what it had. Its blocks go to the garbage ledger.
     pub(super) fn remove_inode(&mut self, id: InodeId) {
         self.cut_extents(id, 0, u64::MAX);
-        if let Some(inode) = self.inodes.remove(&id)
-            && inode.kind() == FileKind::Regular
-        {
-            self.file_bytes = self.file_bytes.wrapping_sub(inode.size);
+        self.remove_xattrs(id);
+        if let Some(inode) = self.inodes.remove(&id) {
+            self.count_usage(inode.usage(), Usage::default());
         }
     }
 
-    /// Sets a regular file's size, keeping `file_bytes` exact.
     pub(super) fn set_size(&mut self, id: InodeId, size: u64) {
-        let mut old = size;
-        self.inodes.update(&id, |inode| {
-            old = inode.size;
-            inode.size = size;
-        });
-        self.file_bytes = self.file_bytes.wrapping_sub(old).wrapping_add(size);
+        self.change_inode(id, |inode| inode.size = size);
     }
+}
+
+/// What a new inode may be asked to be.
+pub(crate) fn check_new_inode(new: &NewInode) -> Result<(), Failure> {
+    let sizes = BLOCK_SIZE_MIN as u32..=BLOCK_SIZE_MAX as u32;
+    if new.block_size != 0 && !(new.block_size.is_power_of_two() && sizes.contains(&new.block_size)) {
+        return Err(Failure::refused(
+            Refusal::InvalidArgument,
+            "not a size blocks can have",
+        ));
+    }
+    check_xattrs(&new.xattrs)
 }
 
 /// Whether `inode` lives in `partition`.
@@ -253,9 +377,10 @@ impl Row for Body {
                 0u8.encode(sink);
                 bytes.encode(sink);
             }
-            Body::Extents { count } => {
+            Body::Extents { count, allocated } => {
                 1u8.encode(sink);
                 count.encode(sink);
+                allocated.encode(sink);
             }
             Body::Symlink(target) => {
                 2u8.encode(sink);
@@ -266,6 +391,11 @@ impl Row for Body {
                 parent.encode(sink);
                 children.encode(sink);
             }
+            Body::Special { kind, device } => {
+                4u8.encode(sink);
+                kind.encode(sink);
+                device.encode(sink);
+            }
         }
     }
 
@@ -274,11 +404,16 @@ impl Row for Body {
             0 => Ok(Body::Inline(Row::decode(reader)?)),
             1 => Ok(Body::Extents {
                 count: Row::decode(reader)?,
+                allocated: Row::decode(reader)?,
             }),
             2 => Ok(Body::Symlink(Row::decode(reader)?)),
             3 => Ok(Body::Directory {
                 parent: Row::decode(reader)?,
                 children: Row::decode(reader)?,
+            }),
+            4 => Ok(Body::Special {
+                kind: Row::decode(reader)?,
+                device: Row::decode(reader)?,
             }),
             _ => Err(Error::Corrupt("an inode of unknown kind")),
         }

@@ -36,9 +36,9 @@ impl LockKey {
     /// The one thing a step changes.
     pub(crate) fn of_step(step: &Step) -> LockKey {
         match step {
-            Step::InsertEntry { entry, .. } | Step::RemoveEntry { entry, .. } => {
-                LockKey::entry(entry.directory, &entry.name)
-            }
+            Step::InsertEntry { entry, .. }
+            | Step::RemoveEntry { entry, .. }
+            | Step::ExchangeEntry { entry, .. } => LockKey::entry(entry.directory, &entry.name),
             Step::CreateDirectory { inode, .. }
             | Step::RemoveDirectory { inode }
             | Step::SetParent { inode, .. }

@@ -10,22 +10,31 @@
 //! - What `apply` does depends on the state, the index and the proposal alone; time is the proposal's.
 //! - Replicas that applied the same entries have the same [`State::hash`].
 //! - A failure other than a recorded refusal leaves no trace, apart from `applied` and `time`.
-//! - `file_bytes` is the sum of the sizes of the regular files at all times; it wraps, because a million
-//!   sparse files of the largest size exceed 64 bits and must not stop the partition.
+//! - `file_bytes` is the sum of the sizes of the regular files that have a name, `allocated_bytes` of what is
+//!   stored of these and of links, `orphans` the number of inodes without a name, at all times. The first
+//!   wraps, because a million sparse files of the largest size exceed 64 bits and must not stop the partition.
 
 mod attributes;
+mod block;
 mod codec;
+mod counters;
+mod data;
 mod dentry;
 mod extent;
+mod fragment;
 mod inode;
 mod key;
 mod key_run;
 mod key_table;
+mod link;
 mod lock;
+mod open;
+mod publish;
 mod query;
 pub(crate) mod refusal;
 mod rename;
 mod reply;
+mod seek;
 mod session;
 mod snapshot;
 mod step;
@@ -33,21 +42,31 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod xattr;
+
+use std::collections::BTreeSet;
 
 use bark_schema::ids::{BlockId, ClientId, InodeId, PartitionId, TransactionId};
 use bark_schema::operation::{Command, Failure, Proposal, Reply, UnixMillis, UnixNanos};
 
+pub use counters::SpaceCounters;
+pub use data::PatchToPack;
+pub use fragment::{Fragment, FragmentPlace};
+
+use block::{BlockRow, GarbageRow};
 use dentry::{Dentry, DentryKey};
-use extent::{BlockRow, ExtentRow, GarbageRow};
+use extent::ExtentRow;
 use inode::Inode;
 pub use key::{KeyFound, TOUCHED_KEYS_MAX};
 use key_table::KeyTable;
 use lock::LockKey;
+use open::LeaseRow;
 use session::{Retiree, SessionRow};
 use snapshot::Snapshot;
 pub use snapshot::{SnapshotMark, StateLoader};
 use table::Table;
 use transaction::{OutcomeRow, Prepared, TombstoneKind};
+use xattr::XattrKey;
 
 /// Why a snapshot could not be loaded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,6 +90,14 @@ pub struct State {
     /// Every inode born here has a counter below this one.
     inode_counter_next: u64,
     file_bytes: u64,
+    orphan_count: u64,
+    /// Sums over the rows below, kept up to date by every change; not part of snapshots.
+    allocated_bytes: u64,
+    block_bytes: u64,
+    garbage_bytes: u64,
+    patch_bytes: u64,
+    /// The rows of `extents` that are patches.
+    patches: BTreeSet<(InodeId, u64)>,
     snapshot: Option<Snapshot>,
 
     keys: KeyTable,
@@ -87,17 +114,26 @@ pub struct State {
     locks: Table<LockKey, TransactionId>,
     tombstones: Table<(TombstoneKind, TransactionId), ()>,
     outcomes: Table<TransactionId, OutcomeRow>,
+    xattrs: Table<XattrKey, Box<[u8]>>,
+    orphans: Table<(UnixNanos, InodeId), ()>,
+    opens: Table<(InodeId, ClientId), ()>,
+    opens_by_client: Table<(ClientId, InodeId), ()>,
+    leases: Table<ClientId, LeaseRow>,
+    /// The youngest condemned block of each client that is forgotten by now.
+    fences: Table<ClientId, u64>,
 }
 
 /// Does the same with every table of a state, in the order of their tags.
 macro_rules! each_table {
     ($state:expr, $table:ident, $action:expr) => {
         each_table!(@ (&mut $state), $table, $action, keys expiries inodes dentries extents blocks garbage
-            sessions replies retirements prepared locks tombstones outcomes)
+            sessions replies retirements prepared locks tombstones outcomes
+            xattrs orphans opens opens_by_client leases fences)
     };
     (shared $state:expr, $table:ident, $action:expr) => {
         each_table!(@ (&$state), $table, $action, keys expiries inodes dentries extents blocks garbage
-            sessions replies retirements prepared locks tombstones outcomes)
+            sessions replies retirements prepared locks tombstones outcomes
+            xattrs orphans opens opens_by_client leases fences)
     };
     (@ (&mut $state:expr), $table:ident, $action:expr, $($field:ident)*) => {
         $( { let $table = &mut $state.$field; $action; } )*
@@ -113,8 +149,7 @@ impl State {
     pub fn new(partition: PartitionId, partition_count: u16) -> State {
         let mut state = State::empty(partition, partition_count);
         if partition == InodeId::ROOT.home() {
-            state.inodes.insert(InodeId::ROOT, Inode::root());
-            state.inode_counter_next = 2;
+            state.bear(InodeId::ROOT, Inode::root());
         }
         state
     }
@@ -127,6 +162,12 @@ impl State {
             time: 0,
             inode_counter_next: 1,
             file_bytes: 0,
+            allocated_bytes: 0,
+            block_bytes: 0,
+            garbage_bytes: 0,
+            patch_bytes: 0,
+            patches: BTreeSet::new(),
+            orphan_count: 0,
             snapshot: None,
             keys: KeyTable::new(1),
             expiries: Table::new(2),
@@ -142,6 +183,12 @@ impl State {
             locks: Table::new(12),
             tombstones: Table::new(13),
             outcomes: Table::new(14),
+            xattrs: Table::new(15),
+            orphans: Table::new(16),
+            opens: Table::new(17),
+            opens_by_client: Table::new(18),
+            leases: Table::new(19),
+            fences: Table::new(20),
         }
     }
 
@@ -282,8 +329,9 @@ impl State {
                 exclusive,
             } => self.create(*directory, name, attributes, content, *exclusive),
             Command::Unlink { directory, name } => self.unlink(*directory, name),
-            Command::Rename { from, to, replace } => self.rename(from, to, *replace),
+            Command::Rename { from, to, mode } => self.rename(from, to, *mode),
             Command::SetAttributes { inode, change } => self.set_attributes(*inode, change),
+            Command::Data(command) => self.change_data(command),
             Command::WriteInline {
                 inode,
                 offset,
@@ -297,6 +345,21 @@ impl State {
                 replace_all,
                 base_version,
             } => self.publish(*inode, extents, *size, *replace_all, *base_version),
+            Command::Link { inode, to } => self.link(*inode, to),
+            Command::XattrSet {
+                inode,
+                xattr,
+                condition,
+                mode,
+            } => self.xattr_set(*inode, xattr, *condition, *mode),
+            Command::XattrRemove { inode, name } => self.xattr_remove(*inode, name),
+            Command::UpdateOpens {
+                client,
+                opened,
+                closed,
+                lease_ms,
+            } => self.update_opens(*client, opened, closed, *lease_ms),
+            Command::ReapOrphans { limit } => self.reap_orphans(*limit),
             Command::Prepare { .. }
             | Command::Decide { .. }
             | Command::Finish { .. }

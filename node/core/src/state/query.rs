@@ -9,16 +9,17 @@
 
 use std::ops::Bound;
 
+use bark_schema::data::FileMap;
 use bark_schema::ids::{InodeId, PartitionId, TransactionId};
-use bark_schema::limits::{EXTENTS_PER_COMMAND_MAX, MIB, PAGE_ENTRIES_MAX, VALUE_SIZE_MAX};
+use bark_schema::limits::{MIB, PAGE_ENTRIES_MAX, VALUE_SIZE_MAX};
 use bark_schema::operation::{
-    Attributes, Content, DirectoryEntry, Failure, FileKind, KeyValue, PartitionStatus, Query, Refusal, Reply,
-    TransactionOutcome, UnixMillis, UnixNanos,
+    Attributes, Content, DirectoryEntry, Failure, FileKind, KeyValue, ListPosition, PartitionStatus, Query,
+    Refusal, Reply, TransactionOutcome, UnixMillis, UnixNanos,
 };
 use bytes::Bytes;
 
 use super::State;
-use super::dentry::no_such_entry;
+use super::dentry::{DentryKey, no_such_entry};
 use super::inode::{Body, is_at_home};
 use super::lock::LockKey;
 use super::transaction::TombstoneKind;
@@ -80,8 +81,11 @@ impl State {
                 offset,
                 length,
             } => self.layout(*inode, *offset, *length),
+            Query::XattrGet { inode, name } => self.xattr_get(*inode, name),
+            Query::XattrList { inode } => self.xattr_list(*inode),
             Query::PartitionStatus => Ok(Reply::Partition(self.status())),
             Query::TransactionOutcome { transaction } => Ok(Reply::Outcome(self.outcome(*transaction))),
+            Query::Data(query) => self.query_data(query),
         }
     }
 
@@ -199,26 +203,37 @@ impl State {
         Ok(row.attributes(inode))
     }
 
-    fn read_directory(&self, directory: InodeId, after: &[u8], limit: u32) -> Result<Reply, Failure> {
+    fn read_directory(&self, directory: InodeId, after: &ListPosition, limit: u32) -> Result<Reply, Failure> {
         let (parent, _) = self.directory(directory)?;
         self.check_inode_unlocked(directory)?;
         self.check_entries_held_by(directory, None)?;
         let limit = limit.min(PAGE_ENTRIES_MAX) as usize;
-        let start = (directory, Box::from(after));
-        let rows = self.dentries.range((Bound::Excluded(start), Bound::Unbounded));
-        let inside = rows.take_while(|((of, _), _)| *of == directory);
-        let mut entries = Vec::new();
+        let start = match after {
+            ListPosition::Start => Bound::Included(DentryKey::first(directory, 0)),
+            ListPosition::AfterName(name) => Bound::Excluded(DentryKey::new(directory, name)),
+            ListPosition::AfterCookie(cookie) => {
+                Bound::Included(DentryKey::first(directory, cookie.saturating_add(1)))
+            }
+        };
+        let rows = self.dentries.range((start, Bound::Unbounded));
+        let inside = rows.take_while(|(key, _)| key.directory == directory);
+        let mut entries: Vec<DirectoryEntry> = Vec::new();
         let mut more = false;
-        for ((_, name), entry) in inside {
-            if entries.len() >= limit {
+        let mut size = 0;
+        for (key, entry) in inside {
+            // Those with the same cookie stay together: whoever goes on after it would miss the rest.
+            let is_parted = entries.last().is_none_or(|last| last.cookie != key.cookie);
+            if (entries.len() >= limit || size >= PAGE_SIZE_MAX) && is_parted {
                 more = true;
                 break;
             }
+            size += key.name.len();
             entries.push(DirectoryEntry {
-                name: Bytes::copy_from_slice(name),
+                name: Bytes::copy_from_slice(&key.name),
                 inode: entry.inode,
                 kind: entry.kind,
                 attributes: self.attributes_if_settled(entry.inode),
+                cookie: key.cookie,
             });
         }
         Ok(Reply::Directory {
@@ -232,7 +247,8 @@ impl State {
     fn layout(&self, inode: InodeId, offset: u64, length: u64) -> Result<Reply, Failure> {
         let row = self.regular(inode)?;
         self.check_inode_unlocked(inode)?;
-        let end = offset.saturating_add(length).min(row.size);
+        let known_until = offset.saturating_add(length);
+        let end = known_until.min(row.size);
         let content = match &row.body {
             Body::Inline(bytes) if offset < bytes.len() as u64 || row.size <= INLINE_REPLY_SIZE_MAX => {
                 let end = end.min(offset.saturating_add(INLINE_REPLY_SIZE_MAX)).max(offset);
@@ -244,9 +260,12 @@ impl State {
                 Content::Inline(Bytes::from(range))
             }
             Body::Extents { .. } if offset < end => {
-                Content::Extents(self.extents_between(inode, offset, end, EXTENTS_PER_COMMAND_MAX))
+                Content::Mapped(self.file_map(inode, offset, known_until))
             }
-            _ => Content::Extents(Vec::new()),
+            _ => Content::Mapped(FileMap {
+                known_until,
+                ..FileMap::default()
+            }),
         };
         Ok(Reply::Layout {
             attributes: row.attributes(inode),
@@ -263,10 +282,15 @@ impl State {
             applied: self.applied,
             state_hash: self.hash(),
             keys: self.keys.len(),
-            inodes: self.inodes.len(),
+            inodes: self.inodes.len() - self.orphan_count,
             file_bytes: self.file_bytes,
+            orphans: self.orphan_count,
             log_entries: 0,
             snapshot_index: 0,
+            allocated_bytes: self.allocated_bytes,
+            block_bytes: self.block_bytes,
+            garbage_bytes: self.garbage_bytes,
+            patch_bytes: self.patch_bytes,
         }
     }
 

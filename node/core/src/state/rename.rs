@@ -5,16 +5,18 @@
 //!
 //! Invariants:
 //! - Source and target change together; a replaced file loses one link, a replaced directory was empty.
+//! - Whatever was moved has a new time of change.
 //! - Renaming a file onto another name of the same file does nothing and succeeds (POSIX).
 
-use bark_schema::operation::{Entry, Failure, FileKind, Refusal, Reply};
+use bark_schema::ids::InodeId;
+use bark_schema::operation::{Entry, Failure, FileKind, Refusal, RenameMode, Reply};
 
 use super::State;
 use super::dentry::{Dentry, check_name, no_such_entry};
 use super::inode::is_at_home;
 
 impl State {
-    pub(super) fn rename(&mut self, from: &Entry, to: &Entry, replace: bool) -> Result<Reply, Failure> {
+    pub(super) fn rename(&mut self, from: &Entry, to: &Entry, mode: RenameMode) -> Result<Reply, Failure> {
         check_name(&from.name)?;
         check_name(&to.name)?;
         if !is_at_home(from.directory, self.partition) || !is_at_home(to.directory, self.partition) {
@@ -27,32 +29,53 @@ impl State {
         let source = self
             .dentry(from.directory, &from.name)
             .ok_or_else(no_such_entry)?;
-        if source.kind == FileKind::Directory && from.directory != to.directory {
-            return Err(Failure::CrossPartition);
-        }
         let target = self.dentry(to.directory, &to.name);
-        if let Some(target) = target {
-            if !replace {
+        let is_same = target.is_some_and(|target| target.inode == source.inode);
+        match (mode, target) {
+            (RenameMode::NoReplace, Some(_)) => {
                 return Err(Failure::refused(Refusal::Exists, "file exists"));
             }
-            if target.inode == source.inode {
-                return Ok(Reply::Done);
+            (RenameMode::Exchange, None) => return Err(no_such_entry()),
+            _ if is_same => return Ok(Reply::Done),
+            (RenameMode::Exchange, Some(target)) => {
+                self.check_movable(source, from, to)?;
+                self.check_movable(target, to, from)?;
+                self.put_dentry(from.directory, &from.name, target);
+                self.touch(target.inode);
             }
-            self.check_replaceable(source, target)?;
+            (RenameMode::Replace, Some(target)) => {
+                self.check_replaceable(source, target)?;
+                self.check_movable(source, from, to)?;
+                self.remove_dentry(from.directory, &from.name);
+                match target.kind {
+                    FileKind::Directory => self.orphan_directory(target.inode),
+                    _ => self.drop_link(target.inode),
+                }
+            }
+            (_, None) => {
+                self.check_movable(source, from, to)?;
+                self.check_room_for(to.directory, &to.name)?;
+                self.remove_dentry(from.directory, &from.name);
+            }
         }
-        if is_at_home(source.inode, self.partition) {
-            self.check_inode_unlocked(source.inode)?;
-        }
-        self.remove_dentry(from.directory, &from.name);
         self.put_dentry(to.directory, &to.name, source);
-        match target {
-            Some(target) if target.kind == FileKind::Directory => self.remove_inode(target.inode),
-            Some(target) => self.drop_link(target.inode),
-            None => {}
-        }
-        let time = self.time;
-        self.inodes.update(&source.inode, |inode| inode.changed = time);
+        self.touch(source.inode);
         Ok(Reply::Done)
+    }
+
+    /// Whether an entry can go from one directory to another by one log entry: its inode, which changes
+    /// too, is here, and no directory gets another parent.
+    fn check_movable(&self, moved: Dentry, from: &Entry, to: &Entry) -> Result<(), Failure> {
+        let changes_parent = moved.kind == FileKind::Directory && from.directory != to.directory;
+        if changes_parent || !is_at_home(moved.inode, self.partition) {
+            return Err(Failure::CrossPartition);
+        }
+        self.check_inode_unlocked(moved.inode)
+    }
+
+    fn touch(&mut self, inode: InodeId) {
+        let time = self.time;
+        self.change_inode(inode, |row| row.changed = time);
     }
 
     /// Whether `source` may take the place of `target`, by kind, home, content and locks.
@@ -69,7 +92,7 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn check_empty(&self, directory: bark_schema::ids::InodeId) -> Result<(), Failure> {
+    pub(super) fn check_empty(&self, directory: InodeId) -> Result<(), Failure> {
         let (_, children) = self.directory(directory)?;
         if children > 0 {
             return Err(Failure::refused(Refusal::NotEmpty, "directory not empty"));

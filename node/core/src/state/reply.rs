@@ -1,5 +1,6 @@
 //! How recorded answers are stored: the replies a change can have, and decided refusals.
 
+use bark_schema::data::Copied;
 use bark_schema::operation::{Attributes, Failure, KeyValue, Refusal, Reply};
 
 use super::Error;
@@ -17,6 +18,10 @@ row_struct!(Attributes {
     modified,
     changed,
     version,
+    device,
+    blocks,
+    block_size,
+    xattr_count,
 });
 row_struct!(KeyValue {
     value,
@@ -96,6 +101,16 @@ fn encode_reply(reply: &Reply, bytes: &mut Vec<u8>) -> bool {
             attributes.encode(bytes);
             created.encode(bytes);
         }
+        Reply::Opens { missing, renewed } => {
+            10u8.encode(bytes);
+            missing.encode(bytes);
+            renewed.encode(bytes);
+        }
+        Reply::Copied(copied) => {
+            11u8.encode(bytes);
+            copied.length.encode(bytes);
+            copied.attributes.encode(bytes);
+        }
         _ => return false,
     }
     true
@@ -127,13 +142,21 @@ pub(crate) fn decode_result(reader: &mut Reader<'_>) -> Result<Result<Reply, Fai
             attributes: Row::decode(reader)?,
             created: Row::decode(reader)?,
         },
+        10 => Reply::Opens {
+            missing: Row::decode(reader)?,
+            renewed: Row::decode(reader)?,
+        },
+        11 => Reply::Copied(Copied {
+            length: Row::decode(reader)?,
+            attributes: Row::decode(reader)?,
+        }),
         _ => return Err(Error::Corrupt("a reply of unknown kind")),
     };
     Ok(Ok(reply))
 }
 
 /// Codes are positions here: append only.
-const REFUSALS: [Refusal; 19] = [
+const REFUSALS: [Refusal; 26] = [
     Refusal::NotFound,
     Refusal::Exists,
     Refusal::NotDirectory,
@@ -153,6 +176,13 @@ const REFUSALS: [Refusal; 19] = [
     Refusal::PermissionDenied,
     Refusal::Unsupported,
     Refusal::Internal,
+    Refusal::NoData,
+    Refusal::Range,
+    Refusal::NotPermitted,
+    Refusal::CrossDevice,
+    Refusal::TooBig,
+    Refusal::QuotaExceeded,
+    Refusal::BeyondEnd,
 ];
 
 pub(super) fn refusal_code(refusal: Refusal) -> u8 {

@@ -15,7 +15,7 @@
 //! | ---: | ---: | --- |
 //! | 0 | 4 | `BKSN` |
 //! | 4 | 2 | format version |
-//! | 6 | 1 | what it holds: 0 first chunk, 1 to 14 rows of that table, 255 last chunk |
+//! | 6 | 1 | what it holds: 0 first chunk, 1 to 20 rows of that table, 255 last chunk |
 //! | 7 | 1 | zero |
 //! | 8 | 4 | number of rows |
 //! | 12 | 4 | size of the payload |
@@ -191,10 +191,11 @@ impl StateLoader {
 
     /// The state, once its last chunk was fed and its hash is what it was.
     pub fn finish(self) -> Result<State, Error> {
-        let state = self.state.ok_or(Error::Incomplete)?;
+        let mut state = self.state.ok_or(Error::Incomplete)?;
         if !self.is_complete || !self.pending.is_empty() {
             return Err(Error::Incomplete);
         }
+        state.recount();
         let found = state.hash();
         if found != self.hash {
             return Err(Error::Hash {

@@ -10,11 +10,11 @@
 use std::collections::BTreeSet;
 
 use bark_schema::ids::{InodeId, TransactionId};
-use bark_schema::operation::{Entry, Failure, FileKind, NewInode, Refusal, Step};
+use bark_schema::operation::{Entry, Failure, FileKind, NewInode, Refusal, Step, Xattr};
 
 use super::codec::{Reader, Row, Sink, row_struct};
 use super::dentry::{Dentry, check_name, no_such_entry};
-use super::inode::{Body, Inode, is_at_home};
+use super::inode::{Body, Inode, check_new_inode, is_at_home, no_such_inode};
 use super::key::{check_key, check_value};
 use super::lock::LockKey;
 use super::rename::check_kinds;
@@ -79,6 +79,13 @@ impl State {
                 self.check_entry_step(transaction, entry)?;
                 self.check_expected(entry, *kind, *expected, steps)
             }
+            Step::ExchangeEntry { entry, expected, .. } => {
+                self.check_entry_step(transaction, entry)?;
+                match self.dentry(entry.directory, &entry.name) {
+                    Some(found) if found.inode == *expected => Ok(()),
+                    _ => Err(entry_changed()),
+                }
+            }
             Step::RemoveEntry { entry, inode } => {
                 self.check_entry_step(transaction, entry)?;
                 let found = self
@@ -90,7 +97,9 @@ impl State {
                     Err(entry_changed())
                 }
             }
-            Step::CreateDirectory { inode, .. } => self.check_new_directory(*inode),
+            Step::CreateDirectory {
+                inode, attributes, ..
+            } => check_new_inode(attributes).and_then(|()| self.check_new_directory(*inode)),
             Step::RemoveDirectory { inode } => {
                 self.directory(*inode)?;
                 if *inode == InodeId::ROOT {
@@ -128,7 +137,7 @@ impl State {
         steps: &[Step],
     ) -> Result<(), Failure> {
         match (self.dentry(entry.directory, &entry.name), expected) {
-            (None, None) => Ok(()),
+            (None, None) => self.check_room_for(entry.directory, &entry.name),
             (Some(found), Some(expected)) if found.inode == expected => check_kinds(kind, found.kind),
             // For a rename that may replace, a name taken meanwhile is a reason to look again.
             (Some(_), None) if !steps.iter().any(|step| matches!(step, Step::RemoveEntry { .. })) => {
@@ -164,10 +173,13 @@ impl State {
         Ok(())
     }
 
-    fn check_links(&self, inode: InodeId, count: i32) -> Result<(), Failure> {
+    pub(super) fn check_links(&self, inode: InodeId, count: i32) -> Result<(), Failure> {
         let row = self.inode(inode)?;
         if row.kind() == FileKind::Directory {
             return Err(Failure::refused(Refusal::IsDirectory, "is a directory"));
+        }
+        if row.link_count == 0 && count > 0 {
+            return Err(no_such_inode());
         }
         match row.link_count.checked_add_signed(count) {
             Some(_) => Ok(()),
@@ -188,6 +200,9 @@ impl State {
     pub(super) fn apply_step(&mut self, step: &Step) {
         match step {
             Step::InsertEntry {
+                entry, inode, kind, ..
+            }
+            | Step::ExchangeEntry {
                 entry, inode, kind, ..
             } => {
                 self.put_dentry(
@@ -210,11 +225,12 @@ impl State {
                     children: 0,
                 };
                 self.bear(*inode, Inode::new(attributes, body, self.time));
+                self.put_xattrs(*inode, &attributes.xattrs);
             }
-            Step::RemoveDirectory { inode } => self.remove_inode(*inode),
+            Step::RemoveDirectory { inode } => self.orphan_directory(*inode),
             Step::SetParent { inode, parent } => {
                 let time = self.time;
-                self.inodes.update(inode, |row| {
+                self.change_inode(*inode, |row| {
                     if let Body::Directory { parent: old, .. } = &mut row.body {
                         *old = *parent;
                     }
@@ -234,7 +250,14 @@ fn entry_changed() -> Failure {
 }
 
 row_struct!(Entry { directory, name });
-row_struct!(NewInode { mode, owner, group });
+row_struct!(NewInode {
+    mode,
+    owner,
+    group,
+    block_size,
+    xattrs
+});
+row_struct!(Xattr { name, value });
 
 impl Row for Step {
     fn encode<S: Sink>(&self, sink: &mut S) {
@@ -290,6 +313,18 @@ impl Row for Step {
                 8u8.encode(sink);
                 key.encode(sink);
             }
+            Step::ExchangeEntry {
+                entry,
+                inode,
+                kind,
+                expected,
+            } => {
+                9u8.encode(sink);
+                entry.encode(sink);
+                inode.encode(sink);
+                kind.encode(sink);
+                expected.encode(sink);
+            }
         }
     }
 
@@ -329,6 +364,12 @@ impl Row for Step {
             },
             8 => Step::KeyDelete {
                 key: Row::decode(reader)?,
+            },
+            9 => Step::ExchangeEntry {
+                entry: Row::decode(reader)?,
+                inode: Row::decode(reader)?,
+                kind: Row::decode(reader)?,
+                expected: Row::decode(reader)?,
             },
             _ => return Err(Error::Corrupt("a step of unknown kind")),
         })

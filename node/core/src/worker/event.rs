@@ -92,6 +92,15 @@ pub enum StorageRequest {
         call: CallId,
         blocks: Vec<BlockId>,
     },
+    BlockList {
+        call: CallId,
+        after: Option<BlockId>,
+        limit: u32,
+    },
+    /// Compacts one segment, if one is worth it.
+    BlockCompact {
+        call: CallId,
+    },
     Snapshot(SnapshotRequest),
 }
 

@@ -16,7 +16,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use bark_schema::ids::{ClientId, InodeId, NodeNumber, PartitionId};
+use bark_schema::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId};
 use bark_schema::operation::{Command, Failure, NodeRequest, Query, Reply, Request, RequestId};
 use futures::FutureExt;
 
@@ -134,6 +134,8 @@ pub struct Shared {
     timers: RefCell<BTreeMap<(u64, u64), Waker>>,
     timer_count: Cell<u64>,
     client: ClientId,
+    /// Blocks this worker named.
+    block_count: Cell<u64>,
     sequences: RefCell<BTreeMap<PartitionId, Sequences>>,
     /// Inode numbers set aside for this worker and not used yet.
     inode_numbers: RefCell<BTreeMap<PartitionId, std::ops::Range<u64>>>,
@@ -157,6 +159,7 @@ impl Gateway {
             timers: RefCell::default(),
             timer_count: Cell::new(0),
             client,
+            block_count: Cell::new(0),
             sequences: RefCell::default(),
             inode_numbers: RefCell::default(),
         }))
@@ -350,6 +353,13 @@ impl Gateway {
                 other => return Err(crate::request::unexpected(&other)),
             }
         }
+    }
+
+    /// A name for a block this worker makes for files of `home`.
+    pub fn new_block(&self, home: PartitionId) -> BlockId {
+        let counter = self.0.block_count.get() + 1;
+        self.0.block_count.set(counter);
+        BlockId::new(self.0.client, home, counter)
     }
 
     /// Waits in the worker's time.

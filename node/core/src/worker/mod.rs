@@ -16,6 +16,7 @@
 //! - The same inputs at the same times give the same effects.
 
 mod calls;
+mod cleaning;
 mod coordinators;
 pub mod event;
 pub mod gateway;
@@ -40,6 +41,7 @@ use crate::partition::{Partition, SnapshotConfig};
 use crate::random::Random;
 use crate::time::Now;
 use calls::Calls;
+pub use cleaning::CleaningConfig;
 use coordinators::Coordinators;
 use event::{Effect, Input, SiblingMessage, StorageEvent, StorageRequest};
 use gateway::{Gateway, Reach, Waiter};
@@ -70,6 +72,7 @@ pub struct WorkerConfig {
     pub nodes: Arc<Vec<bark_schema::operation::NodeStatus>>,
     /// Replicas of each partition, the preferred leader first.
     pub placement: Arc<Vec<Vec<NodeNumber>>>,
+    pub cleaning: CleaningConfig,
     pub snapshots: SnapshotConfig,
 }
 

@@ -208,6 +208,13 @@ impl Worker {
                     length,
                 });
             }
+            NodeRequest::BlockList { after, limit } => {
+                let call = id;
+                self.storage(super::event::StorageRequest::BlockList { call, after, limit });
+            }
+            NodeRequest::BlockCompact => {
+                self.storage(super::event::StorageRequest::BlockCompact { call: id });
+            }
             NodeRequest::BlockDelete { blocks } => {
                 self.storage(super::event::StorageRequest::BlockDelete { call: id, blocks });
             }

@@ -7,6 +7,7 @@
 //! Invariants:
 //! - What was proposed is never refused here, nor what ends a transaction or makes the state smaller.
 
+use bark_schema::data::DataCommand;
 use bark_schema::operation::{Command, Failure, NodeRequest, Refusal, Request};
 
 use super::Worker;
@@ -42,6 +43,8 @@ fn grows(request: &Request) -> bool {
             Command::KeySet { .. }
                 | Command::KeyIncrement { .. }
                 | Command::Create { .. }
+                | Command::XattrSet { .. }
+                | Command::Data(DataCommand::Write { .. } | DataCommand::CopyRange { .. })
                 | Command::WriteInline { .. }
                 | Command::Publish { .. }
                 | Command::Prepare { .. }

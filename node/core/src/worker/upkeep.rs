@@ -8,12 +8,15 @@ use std::rc::Rc;
 use bark_schema::ids::TransactionId;
 use bark_schema::operation::ClusterStatus;
 
+use super::cleaning::Cleaning;
 use super::{Durability, TICK_US, Worker};
 use crate::request::recovery;
 use crate::time::Now;
 
 /// Every 5 ticks (200 ms): calls to moved leaders, unfinished transactions.
 const RECOVERY_TICKS: u64 = 5;
+/// Every 5 ticks (200 ms): patches to pack, blocks to drop.
+const CLEANING_TICKS: u64 = 5;
 /// Every 25 ticks (1 s): is another node the better leader?
 const BALANCE_TICKS: u64 = 25;
 /// A leader stays at least this long (4 s), so that leadership does not wander while nodes come and go.
@@ -27,6 +30,7 @@ const PREPARED_AGE_NS: i64 = 1_000_000_000;
 pub struct Upkeep {
     /// Transactions a coroutine of this worker is finishing.
     pub finishing: Rc<RefCell<BTreeSet<TransactionId>>>,
+    pub cleaning: Cleaning,
 }
 
 impl Worker {
@@ -45,8 +49,30 @@ impl Worker {
             self.follow_leaders();
             self.recover_transactions(now);
         }
+        if self.ticks.is_multiple_of(CLEANING_TICKS) {
+            self.clean(now);
+        }
         if self.ticks.is_multiple_of(BALANCE_TICKS) {
             self.spread_leaders();
+            for partition in self.partitions.values().filter(|partition| partition.is_leader()) {
+                self.upkeep.cleaning.defragment(&self.gateway, partition);
+            }
+            if self.config.worker == 0 {
+                self.upkeep.cleaning.clean_store(&self.gateway, now);
+            }
+        }
+    }
+
+    /// Packs patches and drops garbage of the partitions led here.
+    fn clean(&mut self, now: Now) {
+        for partition in self.partitions.values() {
+            if partition.is_leader() {
+                self.upkeep
+                    .cleaning
+                    .clean_partition(&self.gateway, partition, now);
+            } else {
+                self.upkeep.cleaning.forget_partition(partition.id());
+            }
         }
     }
 

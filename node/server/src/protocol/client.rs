@@ -18,6 +18,7 @@ use std::rc::{Rc, Weak};
 
 use bark_core::worker::gateway::{CompletionSink, Reach};
 use bark_schema::codec;
+use bark_schema::data::{DataCommand, DataQuery};
 use bark_schema::frame::FrameDecoder;
 use bark_schema::limits::{self, MIB};
 use bark_schema::message::{ClientMessage, ServerMessage};
@@ -293,18 +294,28 @@ fn refusal(request: &Request) -> Option<&'static str> {
             | Command::Finish { .. }
             | Command::Forget { .. } => Some("the steps of transactions are for nodes only"),
             Command::KeyExpireDue { .. } => Some("only the leader drops expired keys"),
+            Command::Data(
+                DataCommand::Repack { .. }
+                | DataCommand::CondemnBlocks { .. }
+                | DataCommand::ForgetBlocks { .. },
+            ) => Some("only nodes pack and drop blocks"),
+            Command::ReapOrphans { .. } => Some("only the leader drops inodes without a name"),
             _ => None,
         },
         Request::Query {
             query: Query::TransactionOutcome { .. },
             ..
         } => Some("the outcomes of transactions are for nodes only"),
+        Request::Query {
+            query: Query::Data(DataQuery::UnknownBlocks { .. }),
+            ..
+        } => Some("the ledger of blocks is for nodes only"),
         Request::Node(NodeRequest::BlockPut { local_only: true, .. }) => {
             Some("a block is stored on all its replicas, not on one node")
         }
-        Request::Node(NodeRequest::BlockDelete { .. }) => {
-            Some("blocks are dropped by the nodes, when no file has them")
-        }
+        Request::Node(
+            NodeRequest::BlockDelete { .. } | NodeRequest::BlockList { .. } | NodeRequest::BlockCompact,
+        ) => Some("blocks are dropped by the nodes, when no file has them"),
         Request::Query { .. } | Request::Namespace { .. } | Request::Node(_) => None,
     }
 }

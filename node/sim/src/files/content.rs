@@ -207,8 +207,8 @@ impl Private {
                 let count = data.len().min(size);
                 found[..count].copy_from_slice(&data[..count]);
             }
-            Content::Extents(extents) => {
-                for extent in extents {
+            Content::Mapped(map) => {
+                for extent in map.extents {
                     let Some(data) = self.read_extent(&extent).await else {
                         return false;
                     };

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use bark_client::session::Call;
 use bark_core::random::Random;
 use bark_schema::ids::{InodeId, PartitionId};
-use bark_schema::operation::{Command, Entry, Failure, Namespace, NewContent, Refusal, Reply};
+use bark_schema::operation::{Command, Entry, Failure, Namespace, NewContent, Refusal, RenameMode, Reply};
 use bytes::Bytes;
 
 use super::{ATTRIBUTES, WORK_DEADLINE_MS, bytes};
@@ -71,7 +71,11 @@ pub async fn crowd(port: Port, mut random: Random, tree: Rc<RefCell<SharedTree>>
             6..=8 => Call::Namespace(Namespace::Rename {
                 from,
                 to,
-                replace: random.chance(2),
+                mode: match random.below(4) {
+                    0 => RenameMode::NoReplace,
+                    1 => RenameMode::Exchange,
+                    _ => RenameMode::Replace,
+                },
             }),
             9 => Call::Namespace(Namespace::Unlink { directory: one, name }),
             10 => Call::Namespace(Namespace::RemoveDirectory { directory: one, name }),

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bark_client::session::Call;
 use bark_core::random::Random;
 use bark_schema::ids::InodeId;
-use bark_schema::operation::{Attributes, Failure, NewInode, Outcome, Query, Refusal, Reply};
+use bark_schema::operation::{Attributes, Failure, ListPosition, NewInode, Outcome, Query, Refusal, Reply};
 use bytes::Bytes;
 
 use crate::client::{Phase, Port};
@@ -27,6 +27,8 @@ const ATTRIBUTES: NewInode = NewInode {
     mode: 0o755,
     owner: 1,
     group: 1,
+    block_size: 0,
+    xattrs: Vec::new(),
 };
 
 struct Directory {
@@ -240,7 +242,7 @@ impl Private {
     async fn list(&mut self, directory: InodeId) -> bool {
         let query = Query::ReadDirectory {
             directory,
-            after: Bytes::new(),
+            after: ListPosition::Start,
             limit: 4096,
         };
         let call = Call::Query {

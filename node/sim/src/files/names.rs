@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bark_client::session::Call;
 use bark_schema::ids::InodeId;
-use bark_schema::operation::{Entry, Namespace, Reply};
+use bark_schema::operation::{Entry, Namespace, RenameMode, Reply};
 
 use super::{ATTRIBUTES, Directory, Fate, Private, bytes};
 
@@ -89,7 +89,7 @@ impl Private {
                 directory: to_directory,
                 name: bytes(&to_name),
             },
-            replace: true,
+            mode: RenameMode::Replace,
         };
         let what = format!("rename {from_directory}/{from_name} to {to_directory}/{to_name}");
         let fate = self.change(Call::Namespace(operation)).await;

@@ -1,6 +1,6 @@
 //! What is checked while a run goes on, and when it is over.
 //!
-//! Previous in the flow: every turn and every `Audit` event. Next: `tree` for the file tree at rest.
+//! Previous in the flow: every turn and every `Audit` event. Next: `tree` for the file tree at rest, `ledger` for blocks.
 //!
 //! Invariants checked:
 //! - One leader a term.
@@ -9,10 +9,12 @@
 
 use std::collections::BTreeMap;
 
-use bark_schema::ids::PartitionId;
+use bark_core::block_store::BlockStore;
+use bark_schema::ids::{NodeNumber, PartitionId};
 
 use super::{AUDIT_INTERVAL_US, REST_US_MAX, Simulation};
 use crate::client::Phase;
+use crate::ledger;
 use crate::tree;
 use crate::world::Event;
 
@@ -72,9 +74,14 @@ impl Simulation {
             }
             return false;
         }
-        match self.rest() {
+        let clean = || ledger::check_clean(&self.states(), &self.stores());
+        match self.rest().and_then(|()| clean()) {
             Ok(()) => {
-                if let Err(reason) = tree::check(&self.states()) {
+                let states = self.states();
+                if let Err(reason) = tree::check(&states) {
+                    self.stage.fail(reason);
+                }
+                if let Err(reason) = ledger::check(&states, &self.stores()) {
                     self.stage.fail(reason);
                 }
                 true
@@ -151,6 +158,16 @@ impl Simulation {
             return Err(format!("{led} of {} partitions are led", self.shape.partitions));
         }
         Ok(())
+    }
+
+    fn stores(&self) -> BTreeMap<NodeNumber, &BlockStore> {
+        let running = self
+            .nodes
+            .iter()
+            .filter_map(|node| Some((node.number, node.running.as_ref()?)));
+        running
+            .map(|(number, running)| (NodeNumber(number), running.blocks()))
+            .collect()
     }
 
     fn states(&self) -> BTreeMap<PartitionId, &bark_core::state::State> {

@@ -24,6 +24,7 @@ use bark_schema::ids::{ClientId, NodeNumber, PartitionId};
 use bark_schema::message::ServerMessage;
 use bark_schema::operation::NodeStatus;
 
+use crate::bytes as file_bytes;
 use crate::checker;
 use crate::client::{Client, Phase, Stage};
 use crate::cluster::{Answer, Node, Shape, Stop};
@@ -204,6 +205,9 @@ impl Simulation {
                     }
                 }
             } else if index < key_clients + file_clients {
+                let bytes_random = bark_core::random::Random::new(self.world.random.next_u64());
+                let nodes = self.shape.nodes;
+                client.run(file_bytes::work(port.clone(), bytes_random, number, nodes));
                 client.run(files::private(
                     port,
                     random,

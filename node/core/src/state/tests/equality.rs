@@ -1,13 +1,15 @@
 //! What must hold after any history: equal replicas, exact snapshots, exact counters, exactly-once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::random::Random;
+use crate::state::extent::ExtentRow;
 use crate::state::inode::Body;
 use crate::state::{Error, StateLoader, each_table};
+use bark_schema::data::{Allocation, DataCommand, PackedBlock, PackedFrom, PackedPiece};
 use bark_schema::ids::TransactionId;
-use bark_schema::operation::{AttributeChange, Entry, Step};
+use bark_schema::operation::{AttributeChange, Entry, RenameMode, Step, Xattr};
 
 const OPERATIONS: u64 = 2_000;
 
@@ -20,7 +22,7 @@ struct Workload {
 
 impl Workload {
     fn command(&mut self, state: &State) -> Command {
-        match self.random.below(16) {
+        match self.random.below(28) {
             0..=2 => set_with(
                 &self.key(),
                 &"v".repeat(self.below(400)),
@@ -44,7 +46,11 @@ impl Workload {
             9 => Command::Rename {
                 from: self.entry(state),
                 to: self.entry(state),
-                replace: self.random.chance(2),
+                mode: match self.random.below(4) {
+                    0 => RenameMode::NoReplace,
+                    1 => RenameMode::Exchange,
+                    _ => RenameMode::Replace,
+                },
             },
             10 => Command::SetAttributes {
                 inode: self.inode(state),
@@ -60,7 +66,108 @@ impl Workload {
                 truncate: self.random.chance(4),
             },
             12..=13 => self.publish(state),
+            14..=19 => Command::Data(self.data(state)),
+            22 => Command::Link {
+                inode: self.inode(state),
+                to: self.entry(state),
+            },
+            23 if self.random.chance(4) => Command::XattrRemove {
+                inode: self.inode(state),
+                name: bytes(&self.key()),
+            },
+            23 => Command::XattrSet {
+                inode: self.inode(state),
+                xattr: Xattr {
+                    name: bytes(&self.key()),
+                    value: Bytes::from(vec![3; self.below(30_000)]),
+                },
+                condition: Condition::Always,
+                mode: None,
+            },
+            24 => Command::UpdateOpens {
+                client: ClientId(self.random.below(3)),
+                opened: vec![self.inode(state), self.inode(state), InodeId(1 << 40)],
+                closed: vec![self.inode(state)],
+                lease_ms: self.random.below(60_000) as u32,
+            },
+            25..=26 => Command::ReapOrphans {
+                limit: self.random.below(10) as u32,
+            },
             _ => self.transaction(state),
+        }
+    }
+
+    fn data(&mut self, state: &State) -> DataCommand {
+        let (inode, offset) = (self.inode(state), self.random.below(20_000));
+        let known = |skip: u64| state.extents.iter().nth(skip as usize);
+        match self.random.below(9) {
+            0..=3 => DataCommand::Write {
+                inode,
+                offset: Some(offset).filter(|_| !self.random.chance(3)),
+                data: Bytes::from(vec![3; self.below(5_000)]),
+            },
+            4 => DataCommand::Allocate {
+                inode,
+                offset,
+                length: self.random.below(9_000),
+                how: [Allocation::PunchHole, Allocation::ZeroRange, Allocation::Reserve][self.below(3)],
+                keep_size: self.random.chance(2),
+            },
+            5 => DataCommand::CopyRange {
+                from: inode,
+                from_offset: offset,
+                to: self.inode(state),
+                to_offset: self.random.below(20_000),
+                length: self.random.below(9_000),
+            },
+            6 => {
+                let blocks = state.garbage.iter().map(|(block, _)| *block).take(self.below(3));
+                DataCommand::ForgetBlocks {
+                    blocks: blocks.collect(),
+                }
+            }
+            7 => {
+                let blocks = (0..2).map(|_| BlockId::new(ClientId(8), PartitionId(0), self.random.below(50)));
+                DataCommand::CondemnBlocks {
+                    node: NodeNumber(1),
+                    blocks: blocks.collect(),
+                }
+            }
+            _ => match known(self.random.below(state.extents.len() + 1)) {
+                Some(((inode, offset), row)) => self.repack(*inode, *offset, row),
+                None => DataCommand::ForgetBlocks { blocks: Vec::new() },
+            },
+        }
+    }
+
+    /// Moves one row, or what is left of it in the state that applies it.
+    fn repack(&mut self, inode: InodeId, offset: u64, row: &ExtentRow) -> DataCommand {
+        self.blocks += 1;
+        let from = match row {
+            ExtentRow::Block {
+                block, block_offset, ..
+            } => PackedFrom::Block {
+                block: *block,
+                block_offset: *block_offset,
+            },
+            ExtentRow::Patch { written, .. } => PackedFrom::Patch { written: *written },
+        };
+        let length = row.length() as u32;
+        let block = extent(0, length, self.blocks);
+        DataCommand::Repack {
+            block: PackedBlock {
+                block: block.block,
+                size: length,
+                checksum: block.checksum,
+                nodes: block.nodes,
+            },
+            pieces: vec![PackedPiece {
+                inode,
+                offset,
+                length,
+                block_offset: 0,
+                from,
+            }],
         }
     }
 
@@ -90,7 +197,7 @@ impl Workload {
             sequence: self.random.next_u64(),
             attempt: 1,
         };
-        let steps = match self.random.below(4) {
+        let steps = match self.random.below(5) {
             0 => vec![Step::KeySet {
                 key: bytes(&self.key()),
                 value: bytes("t"),
@@ -117,7 +224,10 @@ impl Workload {
             }
             2 => vec![Step::AddLinks {
                 inode: self.inode(state),
-                count: 1,
+                count: 1 - self.random.below(3) as i32,
+            }],
+            3 => vec![Step::RemoveDirectory {
+                inode: self.inode(state),
             }],
             _ => vec![
                 Step::HoldRenameLease,
@@ -227,52 +337,83 @@ fn proposals(seed: u64) -> Vec<Proposal> {
 }
 
 /// The digest and every counter, recomputed by a full scan.
-fn check_everything(state: &State) {
+fn check_everything(state: &mut State) {
     let mut digest = 0u64;
     each_table!(shared state, table, digest = digest.wrapping_add(table.digest_from_scratch()));
     assert_eq!(digest, state.tables_digest());
 
     let mut children = BTreeMap::<InodeId, (u64, u32)>::new();
-    for ((directory, _), entry) in state.dentries.iter() {
-        let counts = children.entry(*directory).or_default();
+    for (key, entry) in state.dentries.iter() {
+        let counts = children.entry(key.directory).or_default();
         counts.0 += 1;
         counts.1 += u32::from(entry.kind == FileKind::Directory);
     }
     let mut references = BTreeMap::new();
-    let mut runs = BTreeMap::<InodeId, (u64, u64)>::new();
+    let mut runs = BTreeMap::<InodeId, (u64, u64, u64)>::new();
     for ((inode, offset), row) in state.extents.iter() {
-        *references.entry(row.block).or_insert(0) += 1;
-        let (count, end) = runs.entry(*inode).or_default();
-        assert!(*end <= *offset, "extents overlap");
+        if let ExtentRow::Block { block, .. } = row {
+            *references.entry(*block).or_insert(0) += 1;
+        }
+        let (count, bytes, end) = runs.entry(*inode).or_default();
+        assert!(
+            *end <= *offset && row.length() > 0,
+            "extents overlap or are empty"
+        );
         *count += 1;
-        *end = offset + u64::from(row.length);
+        *bytes += row.length();
+        *end = offset + row.length();
     }
-    let mut file_bytes = 0;
+    let mut xattrs = BTreeMap::<InodeId, u8>::new();
+    for ((inode, _), _) in state.xattrs.iter() {
+        *xattrs.entry(*inode).or_default() += 1;
+    }
+    let due: BTreeSet<InodeId> = state.orphans.iter().map(|((_, inode), ())| *inode).collect();
+    let open: BTreeSet<InodeId> = state.opens.iter().map(|((inode, _), ())| *inode).collect();
+    let (mut file_bytes, mut allocated_bytes, mut orphans) = (0, 0, 0);
     for (inode, row) in state.inodes.iter() {
-        let (count, end) = runs.remove(inode).unwrap_or_default();
+        let (count, bytes, end) = runs.remove(inode).unwrap_or_default();
+        assert_eq!(row.xattr_count, xattrs.remove(inode).unwrap_or_default());
         match &row.body {
             Body::Directory {
                 children: counted, ..
             } => {
                 let (entries, directories) = children.remove(inode).unwrap_or_default();
-                assert_eq!((*counted, row.link_count), (entries, 2 + directories));
+                let links = if row.link_count == 0 { 0 } else { 2 + directories };
+                assert_eq!((*counted, row.link_count), (entries, links));
             }
             Body::Inline(bytes) => assert!(bytes.len() as u64 <= row.size && count == 0),
-            Body::Extents { count: counted } => assert_eq!(*counted, count),
-            Body::Symlink(_) => assert_eq!(count, 0),
+            Body::Symlink(_) | Body::Special { .. } => assert_eq!(count, 0),
+            Body::Extents {
+                count: counted,
+                allocated,
+            } => assert_eq!((*counted, *allocated), (count, bytes)),
         }
         assert!(end <= row.size, "an extent beyond the end");
+        if row.link_count == 0 {
+            orphans += 1;
+            assert!(due.contains(inode) || open.contains(inode), "an orphan for ever");
+            continue;
+        }
+        allocated_bytes += row.allocated();
         file_bytes += if row.kind() == FileKind::Regular {
             row.size
         } else {
             0
         };
     }
-    assert_eq!(file_bytes, state.file_bytes);
-    assert!(
-        children.is_empty() && runs.is_empty(),
-        "entries or extents without inode"
+    assert_eq!(
+        (file_bytes, allocated_bytes, orphans),
+        (state.file_bytes, state.allocated_bytes, state.orphan_count)
     );
+    assert!(
+        children.is_empty() && runs.is_empty() && xattrs.is_empty(),
+        "entries, extents or attributes without inode"
+    );
+    let open_by_client: BTreeSet<_> = state.opens_by_client.iter().map(|(pair, ())| *pair).collect();
+    let turned = state.opens.iter().map(|((inode, client), ())| (*client, *inode));
+    assert_eq!(turned.collect::<BTreeSet<_>>(), open_by_client);
+    let told: u32 = state.leases.iter().map(|(_, lease)| lease.opens).sum();
+    assert_eq!(u64::from(told), state.opens.len());
     let counted: BTreeMap<_, _> = state
         .blocks
         .iter()
@@ -285,6 +426,10 @@ fn check_everything(state: &State) {
             .iter()
             .all(|(block, _)| !references.contains_key(block))
     );
+    let counted = state.space();
+    let patches = state.patches.clone();
+    state.recount();
+    assert_eq!((counted, patches), (state.space(), state.patches.clone()));
     let expiring = state.keys.iter().filter(|(_, row)| row.expires.is_some()).count();
     assert_eq!(expiring as u64, state.expiries.len());
     let held: usize = state
@@ -307,7 +452,7 @@ fn replicas_that_apply_the_same_entries_are_equal() {
             assert_eq!(left, right);
             assert_eq!(states[0].hash(), states[1].hash(), "seed {seed} index {index}");
             if index % 50 == 0 {
-                check_everything(&states[0]);
+                check_everything(&mut states[0]);
             }
         }
         assert!(
@@ -348,13 +493,13 @@ fn a_snapshot_is_the_state_as_it_was_though_entries_go_on() {
         for piece in snapshot.chunks(1 + random.below(999) as usize) {
             loader.feed(piece).unwrap();
         }
-        let loaded = loader.finish().unwrap();
+        let mut loaded = loader.finish().unwrap();
         assert_eq!(
             (loaded.applied(), loaded.hash()),
             (mark.index, mark.hash),
             "seed {seed}"
         );
-        check_everything(&loaded);
+        check_everything(&mut loaded);
     }
 }
 

@@ -1,12 +1,17 @@
 //! Behaviour of the state, by what it holds; `equality` has the properties that must hold after anything.
 
+mod blocks;
+mod data;
 mod equality;
 mod files;
 mod keys;
+mod opens;
+mod posix;
 mod sessions;
 mod transactions;
 
 use bark_schema::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId};
+use bark_schema::limits::ORPHAN_GRACE_MS;
 use bark_schema::operation::{
     Attributes, Command, Condition, Content, Expiry, Extent, Failure, FileKind, NewContent, NewInode,
     Proposal, Query, Refusal, Reply, RequestId,
@@ -53,6 +58,12 @@ impl Machine {
                 command,
             },
         )
+    }
+
+    /// Lets the grace time of inodes without a name pass.
+    fn reap(&mut self) {
+        self.time += ORPHAN_GRACE_MS as i64 * 1_000_000;
+        self.apply(Command::ReapOrphans { limit: 100 }).unwrap();
     }
 
     fn query(&self, query: Query) -> Result<Reply, Failure> {
@@ -115,6 +126,7 @@ fn new_inode() -> NewInode {
         mode: 0o100644,
         owner: 1,
         group: 2,
+        ..NewInode::default()
     }
 }
 

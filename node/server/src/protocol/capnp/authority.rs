@@ -85,12 +85,10 @@ impl Connection {
         &self.context.gateway
     }
 
-    pub fn next_block(&self) -> BlockId {
+    /// A name for a block of files whose inodes live in `home`.
+    pub fn next_block(&self, home: PartitionId) -> BlockId {
         self.blocks.set(self.blocks.get() + 1);
-        BlockId {
-            client: self.block_client,
-            counter: self.blocks.get(),
-        }
+        BlockId::new(self.block_client, home, self.blocks.get())
     }
 
     /// The nodes a block belongs on.

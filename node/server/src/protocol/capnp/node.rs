@@ -7,8 +7,8 @@ use bark_schema::generated::client_capnp::{file, node};
 use bark_schema::ids::InodeId;
 use bark_schema::limits::{INLINE_SIZE_MAX, PAGE_ENTRIES_MAX};
 use bark_schema::operation::{
-    AttributeChange, Attributes, Command, Entry, Failure, FileKind, Namespace, NewContent, NewInode, Query,
-    Refusal, Reply,
+    AttributeChange, Attributes, Command, Entry, Failure, FileKind, ListPosition, Namespace, NewContent,
+    NewInode, Query, Refusal, RenameMode, Reply,
 };
 use bytes::Bytes;
 
@@ -67,8 +67,7 @@ impl Node {
             name: Bytes::copy_from_slice(name),
             attributes: NewInode {
                 mode,
-                owner: 0,
-                group: 0,
+                ..NewInode::default()
             },
             content,
             exclusive,
@@ -101,6 +100,10 @@ impl Node {
                 let sentence = "a symbolic link cannot be opened: walk with followLast";
                 return Err(exception(Failure::refused(Refusal::TooManySymlinks, sentence)));
             }
+            FileKind::Fifo | FileKind::Socket | FileKind::CharacterDevice | FileKind::BlockDevice => {
+                let sentence = "special files have no content";
+                return Err(exception(Failure::refused(Refusal::InvalidArgument, sentence)));
+            }
         }
         if truncate {
             let change = AttributeChange {
@@ -126,8 +129,7 @@ impl Node {
             let Entry { directory, name } = self.entry(params.get_entry_name()?);
             let attributes = NewInode {
                 mode: params.get_mode(),
-                owner: 0,
-                group: 0,
+                ..NewInode::default()
             };
             Namespace::MakeDirectory {
                 directory,
@@ -240,7 +242,10 @@ impl node::Server for Node {
         let (after, limit) = {
             let params = params.get()?;
             (
-                Bytes::copy_from_slice(params.get_after()?),
+                match params.get_after()? {
+                    [] => ListPosition::Start,
+                    name => ListPosition::AfterName(Bytes::copy_from_slice(name)),
+                },
                 params.get_limit().clamp(1, PAGE_ENTRIES_MAX),
             )
         };
@@ -342,7 +347,10 @@ impl node::Server for Node {
         let operation = Namespace::Rename {
             from,
             to,
-            replace: params.get_replace(),
+            mode: match params.get_replace() {
+                true => RenameMode::Replace,
+                false => RenameMode::NoReplace,
+            },
         };
         self.authority.namespace(operation).await.map_err(exception)?;
         Ok(())

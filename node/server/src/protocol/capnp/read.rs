@@ -4,6 +4,7 @@
 //! has it. A block that is gone from everywhere was replaced since: the layout is asked for again.
 
 use bark_core::worker::gateway::Gateway;
+use bark_schema::data::Place;
 use bark_schema::ids::{InodeId, NodeNumber};
 use bark_schema::operation::{Content, Extent, Failure, NodeRequest, Query, Refusal, Reply};
 use bytes::Bytes;
@@ -48,15 +49,18 @@ async fn read_once(
         Reply::Layout { attributes, content } => (attributes.size, content),
         other => return Err(unexpected(&other)),
     };
-    let extents = match content {
+    let map = match content {
         Content::Inline(bytes) => return Ok((bytes, size)),
-        Content::Extents(extents) => extents,
+        Content::Mapped(map) => map,
     };
-    let end = size.min(offset + u64::from(length));
+    let end = size.min(offset + u64::from(length)).min(map.known_until);
     let Some(count) = end.checked_sub(offset).filter(|count| *count > 0) else {
         return Ok((Bytes::new(), size));
     };
-    let parts = extents.iter().filter_map(|extent| part_of(extent, offset, end));
+    let parts = map
+        .extents
+        .iter()
+        .filter_map(|extent| part_of(extent, offset, end));
     let gateway = authority.gateway();
     let fetched = try_join_all(parts.map(|part| fetch(gateway, part))).await?;
     if let [(0, whole)] = fetched.as_slice()
@@ -64,8 +68,14 @@ async fn read_once(
     {
         return Ok((whole.clone(), size));
     }
-    // What no extent covers is zeros. The count fits: it is at most `length`.
+    // What neither an extent nor a patch covers is zeros. The count fits: it is at most `length`.
     let mut bytes = vec![0; count as usize];
+    for piece in map.pieces(offset, end) {
+        if let Place::Bytes(data) = piece.place {
+            let at = (piece.offset - offset) as usize;
+            bytes[at..at + data.len()].copy_from_slice(&data);
+        }
+    }
     for (at, data) in fetched {
         bytes[at..at + data.len()].copy_from_slice(&data);
     }

@@ -11,7 +11,9 @@ use std::collections::VecDeque;
 
 use bark_schema::ids::InodeId;
 use bark_schema::limits;
-use bark_schema::operation::{Attributes, Failure, FileKind, NodeRequest, Query, Refusal, Reply};
+use bark_schema::operation::{
+    Attributes, Failure, FileKind, ListPosition, NodeRequest, Query, Refusal, Reply,
+};
 use bytes::Bytes;
 
 use super::authority::{Authority, unexpected};
@@ -136,7 +138,7 @@ async fn above(authority: &Authority, directory: InodeId) -> Result<InodeId, Fai
 async fn parent_of(authority: &Authority, directory: InodeId) -> Result<InodeId, Failure> {
     let query = Query::ReadDirectory {
         directory,
-        after: Bytes::new(),
+        after: ListPosition::Start,
         limit: 1,
     };
     match authority.query(directory.home(), query).await? {

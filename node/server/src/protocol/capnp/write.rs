@@ -300,7 +300,7 @@ impl Writer {
         let extent = Extent {
             offset,
             length: size,
-            block: self.authority.connection.next_block(),
+            block: self.authority.connection.next_block(self.inode.home()),
             block_offset: 0,
             block_size: size,
             checksum: crc32c(&[&data]),

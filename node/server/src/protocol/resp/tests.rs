@@ -10,7 +10,7 @@ use bark_core::partition::{Partition, SnapshotConfig, Start};
 use bark_core::random::Random;
 use bark_core::state::State;
 use bark_core::time::Now;
-use bark_core::worker::{Durability, Worker, WorkerConfig};
+use bark_core::worker::{CleaningConfig, Durability, Worker, WorkerConfig};
 use bark_schema::cluster_file;
 use bark_schema::ids::{NodeNumber, PartitionId};
 
@@ -59,6 +59,7 @@ impl Node {
             durability: Durability::None,
             nodes: Arc::default(),
             placement: Arc::new(vec![vec![node]; usize::from(PARTITIONS)]),
+            cleaning: CleaningConfig::STANDARD,
             snapshots: SnapshotConfig::default(),
         };
         let partitions = (0..PARTITIONS).map(|id| {

@@ -17,7 +17,7 @@ use bark_core::random::Random;
 use bark_core::state::State;
 use bark_core::time::Now;
 use bark_core::worker::event::{Effect, Input, StorageEvent, StorageRequest};
-use bark_core::worker::{Durability, Worker, WorkerConfig};
+use bark_core::worker::{CleaningConfig, Durability, Worker, WorkerConfig};
 use bark_node::protocol::capnp_port::CapnpPort;
 use bark_node::protocol::wire::{DirtyWires, WireId};
 use bark_node::protocol::{Context, Protocol, Settings, Wire};
@@ -95,6 +95,7 @@ impl SingleNode {
             durability: Durability::None,
             nodes: Arc::new(Vec::new()),
             placement: Arc::new(vec![vec![NODE]; usize::from(PARTITIONS)]),
+            cleaning: CleaningConfig::STANDARD,
             snapshots: SnapshotConfig::default(),
         };
         let now = Now {

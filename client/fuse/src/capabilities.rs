@@ -1,0 +1,38 @@
+//! What the mount and the kernel agree on when they meet.
+//!
+//! Not asked for: the kernel's write-back cache (DECISIONS), and locks, which the kernel keeps by itself then.
+
+use bark_schema::limits::MIB;
+use fuser::{InitFlags, KernelConfig};
+
+/// Largest request of data; the kernel has no larger ones.
+const REQUEST_SIZE: u32 = MIB as u32;
+/// Requests the kernel keeps going by itself: read-ahead and write-back of mapped pages.
+const BACKGROUND_MAX: u16 = 64;
+
+pub(crate) fn negotiate(config: &mut KernelConfig) {
+    let wanted = [
+        InitFlags::FUSE_DO_READDIRPLUS,
+        InitFlags::FUSE_READDIRPLUS_AUTO,
+        InitFlags::FUSE_PARALLEL_DIROPS,
+        InitFlags::FUSE_ATOMIC_O_TRUNC,
+        // Without it the kernel would ask for an extended attribute before every write.
+        InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+        InitFlags::FUSE_ASYNC_DIO,
+        InitFlags::FUSE_CACHE_SYMLINKS,
+        InitFlags::FUSE_MAX_PAGES,
+    ];
+    for capability in wanted {
+        if let Err(missing) = config.add_capabilities(capability) {
+            tracing::debug!(?missing, "the kernel lacks a capability");
+        }
+    }
+    // Each of these answers a value out of range with the nearest one it takes.
+    if let Err(nearest) = config.set_max_write(REQUEST_SIZE) {
+        let _ = config.set_max_write(nearest);
+    }
+    if let Err(nearest) = config.set_max_readahead(REQUEST_SIZE) {
+        let _ = config.set_max_readahead(nearest);
+    }
+    let _ = config.set_max_background(BACKGROUND_MAX);
+}

@@ -1,0 +1,360 @@
+//! What the mount asks of the cluster, one function a request, by inode.
+//!
+//! Next in the flow: the client library, which finds the leader, repeats and gives up at its deadline.
+//! Here lives the policy for that moment: `Soft` hands the failure on, `Hard` asks again for as long as it
+//! takes. A change whose outcome is not known is never asked again: that would be a second change.
+
+use bark_client::Client;
+use bark_client::session::Call;
+use bark_schema::data::{Allocation, Copied, DataCommand, DataQuery, SeekTarget};
+use bark_schema::ids::{InodeId, PartitionId};
+use bark_schema::operation::{
+    AttributeChange, Attributes, ClusterStatus, Command, Condition, Content, DirectoryEntry, Entry, Extent,
+    Failure, ListPosition, Namespace, NewContent, NewInode, NodeRequest, PartitionStatus, Query, Reply,
+    Xattr,
+};
+use bytes::Bytes;
+
+/// What happens when an operation reaches its deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// The program gets EIO.
+    Soft,
+    /// The program waits until the cluster is back.
+    Hard,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Cluster {
+    client: Client,
+    patience: Patience,
+}
+
+/// One page of a directory.
+pub(crate) struct Page {
+    pub(crate) entries: Vec<DirectoryEntry>,
+    pub(crate) more: bool,
+    pub(crate) parent: InodeId,
+}
+
+impl Cluster {
+    pub(crate) fn new(client: Client, patience: Patience) -> Cluster {
+        Cluster { client, patience }
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) async fn lookup(&self, directory: InodeId, name: Bytes) -> Result<Attributes, Failure> {
+        let query = Query::Lookup { directory, name };
+        match self.query(directory.home(), query).await? {
+            Reply::Entry {
+                attributes: Some(attributes),
+                ..
+            } => Ok(attributes),
+            Reply::Entry { inode, .. } => self.attributes(inode).await,
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub(crate) async fn attributes(&self, inode: InodeId) -> Result<Attributes, Failure> {
+        attributes_of(self.query(inode.home(), Query::Attributes { inode }).await?)
+    }
+
+    pub(crate) async fn read_link(&self, inode: InodeId) -> Result<Bytes, Failure> {
+        match self.query(inode.home(), Query::ReadLink { inode }).await? {
+            Reply::Link(target) => Ok(target),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub(crate) async fn read_directory(
+        &self,
+        directory: InodeId,
+        after: ListPosition,
+        limit: u32,
+    ) -> Result<Page, Failure> {
+        let query = Query::ReadDirectory {
+            directory,
+            after,
+            limit,
+        };
+        match self.query(directory.home(), query).await? {
+            Reply::Directory {
+                entries,
+                more,
+                parent,
+            } => Ok(Page {
+                entries,
+                more,
+                parent,
+            }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Where the bytes from `offset` on are, and the attributes of that moment.
+    pub(crate) async fn layout(
+        &self,
+        inode: InodeId,
+        offset: u64,
+        length: u64,
+    ) -> Result<(Attributes, Content), Failure> {
+        let query = Query::Layout {
+            inode,
+            offset,
+            length,
+        };
+        match self.query(inode.home(), query).await? {
+            Reply::Layout { attributes, content } => Ok((attributes, content)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// A new inode under a name; or, unless `exclusive`, the regular file that has it. Says whether it is new.
+    pub(crate) async fn create(
+        &self,
+        entry: Entry,
+        attributes: NewInode,
+        content: NewContent,
+        exclusive: bool,
+    ) -> Result<(Attributes, bool), Failure> {
+        let home = entry.directory.home();
+        let command = Command::Create {
+            directory: entry.directory,
+            name: entry.name.clone(),
+            attributes,
+            content,
+            exclusive,
+        };
+        match self.command(home, command).await {
+            Ok(Reply::Created { attributes, created }) => Ok((attributes, created)),
+            Ok(other) => Err(unexpected(&other)),
+            // The name is taken by a file that is at home elsewhere.
+            Err(Failure::CrossPartition) => Ok((self.lookup(entry.directory, entry.name).await?, false)),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    pub(crate) async fn make_directory(
+        &self,
+        entry: Entry,
+        attributes: NewInode,
+    ) -> Result<Attributes, Failure> {
+        let Entry { directory, name } = entry;
+        let operation = Namespace::MakeDirectory {
+            directory,
+            name,
+            attributes,
+        };
+        match self.namespace(operation).await? {
+            Reply::Created { attributes, .. } => Ok(attributes),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub(crate) async fn namespace(&self, operation: Namespace) -> Result<Reply, Failure> {
+        self.call(Call::Namespace(operation)).await
+    }
+
+    pub(crate) async fn set_attributes(
+        &self,
+        inode: InodeId,
+        change: AttributeChange,
+    ) -> Result<Attributes, Failure> {
+        let command = Command::SetAttributes { inode, change };
+        attributes_of(self.command(inode.home(), command).await?)
+    }
+
+    /// Writes at most WRITE_SIZE_MAX bytes in one log entry.
+    pub(crate) async fn write(
+        &self,
+        inode: InodeId,
+        offset: u64,
+        data: Bytes,
+    ) -> Result<Attributes, Failure> {
+        let command = DataCommand::Write {
+            inode,
+            offset: Some(offset),
+            data,
+        };
+        attributes_of(self.data(inode, command).await?)
+    }
+
+    pub(crate) async fn allocate(
+        &self,
+        inode: InodeId,
+        offset: u64,
+        length: u64,
+        how: Allocation,
+        keep_size: bool,
+    ) -> Result<Attributes, Failure> {
+        let command = DataCommand::Allocate {
+            inode,
+            offset,
+            length,
+            how,
+            keep_size,
+        };
+        attributes_of(self.data(inode, command).await?)
+    }
+
+    /// Copies by sharing blocks; `CrossPartition` where it cannot.
+    pub(crate) async fn copy_range(
+        &self,
+        from: (InodeId, u64),
+        to: (InodeId, u64),
+        length: u64,
+    ) -> Result<Copied, Failure> {
+        let command = DataCommand::CopyRange {
+            from: from.0,
+            from_offset: from.1,
+            to: to.0,
+            to_offset: to.1,
+            length,
+        };
+        match self.data(to.0, command).await? {
+            Reply::Copied(copied) => Ok(copied),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The next data or hole at or after `offset`.
+    pub(crate) async fn seek(&self, inode: InodeId, offset: u64, target: SeekTarget) -> Result<u64, Failure> {
+        let query = Query::Data(DataQuery::Seek {
+            inode,
+            offset,
+            target,
+        });
+        match self.query(inode.home(), query).await? {
+            Reply::Count(place) => Ok(place),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn data(&self, inode: InodeId, command: DataCommand) -> Result<Reply, Failure> {
+        self.command(inode.home(), Command::Data(command)).await
+    }
+
+    /// Lays extents, in order and apart, over what the file has. It grows to `size` if it was shorter.
+    pub(crate) async fn publish(
+        &self,
+        inode: InodeId,
+        extents: Vec<Extent>,
+        size: u64,
+    ) -> Result<Attributes, Failure> {
+        let command = Command::Publish {
+            inode,
+            extents,
+            size,
+            replace_all: false,
+            base_version: None,
+        };
+        attributes_of(self.command(inode.home(), command).await?)
+    }
+
+    pub(crate) async fn xattr(&self, inode: InodeId, name: Bytes) -> Result<Bytes, Failure> {
+        match self.query(inode.home(), Query::XattrGet { inode, name }).await? {
+            Reply::Xattr(value) => Ok(value),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub(crate) async fn xattrs(&self, inode: InodeId) -> Result<Vec<Bytes>, Failure> {
+        match self.query(inode.home(), Query::XattrList { inode }).await? {
+            Reply::Xattrs(names) => Ok(names),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub(crate) async fn set_xattr(
+        &self,
+        inode: InodeId,
+        xattr: Xattr,
+        condition: Condition,
+    ) -> Result<Attributes, Failure> {
+        let command = Command::XattrSet {
+            inode,
+            xattr,
+            condition,
+            mode: None,
+        };
+        attributes_of(self.command(inode.home(), command).await?)
+    }
+
+    pub(crate) async fn remove_xattr(&self, inode: InodeId, name: Bytes) -> Result<Attributes, Failure> {
+        let command = Command::XattrRemove { inode, name };
+        attributes_of(self.command(inode.home(), command).await?)
+    }
+
+    /// Tells what is open here from now on and what no longer is. Says whether the lease had not run out.
+    pub(crate) async fn update_opens(
+        &self,
+        partition: PartitionId,
+        opened: Vec<InodeId>,
+        closed: Vec<InodeId>,
+        lease_ms: u32,
+    ) -> Result<bool, Failure> {
+        let command = Command::UpdateOpens {
+            client: self.client.id(),
+            opened,
+            closed,
+            lease_ms,
+        };
+        match self.command(partition, command).await? {
+            Reply::Opens { renewed, .. } => Ok(renewed),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub(crate) async fn cluster_status(&self) -> Result<ClusterStatus, Failure> {
+        match self.call(Call::AnyNode(NodeRequest::ClusterStatus)).await? {
+            Reply::Cluster(status) => Ok(status),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub(crate) async fn partition_status(&self, partition: PartitionId) -> Result<PartitionStatus, Failure> {
+        match self.query(partition, Query::PartitionStatus).await? {
+            Reply::Partition(status) => Ok(status),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn query(&self, partition: PartitionId, query: Query) -> Result<Reply, Failure> {
+        self.call(Call::Query { partition, query }).await
+    }
+
+    async fn command(&self, partition: PartitionId, command: Command) -> Result<Reply, Failure> {
+        self.call(Call::Command { partition, command }).await
+    }
+
+    async fn call(&self, call: Call) -> Result<Reply, Failure> {
+        if self.patience == Patience::Soft {
+            return self.client.call(call).await;
+        }
+        loop {
+            match self.client.call(call.clone()).await {
+                Err(Failure::Busy(reason)) => {
+                    tracing::warn!(reason, "the cluster does not answer; asking again");
+                }
+                result => return result,
+            }
+        }
+    }
+}
+
+fn attributes_of(reply: Reply) -> Result<Attributes, Failure> {
+    match reply {
+        Reply::Attributes(attributes) => Ok(attributes),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// A reply of a kind that does not answer the request: the node is of another version or broken.
+fn unexpected(reply: &Reply) -> Failure {
+    let mut shown = format!("{reply:?}");
+    shown.truncate(shown.floor_char_boundary(120));
+    Failure::Busy(format!("unexpected answer: {shown}"))
+}

@@ -1,0 +1,616 @@
+//! Requests of the kernel, each handed to a task that answers it.
+//!
+//! Previous in the flow: the kernel, through fuser's threads. Next: `volume`.
+//! A thread that reads requests never waits for the cluster: it starts a task and takes the next request.
+//! Writes that find room are answered on the spot.
+//!
+//! Invariants:
+//! - Every request is answered once; one whose task dies is answered with EIO by its reply's drop.
+//! - Notifications to the kernel leave from a thread of their own that holds no lock (`notices`).
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bark_schema::limits::KIB;
+use bark_schema::operation::{Entry, RenameMode};
+use bytes::Bytes;
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
+};
+use tokio::runtime::Handle as Runtime;
+
+use crate::attributes::file_type;
+use crate::capabilities;
+use crate::directory::DirectoryStream;
+use crate::handles::{Handle, Handles};
+use crate::notices::Notices;
+use crate::open_files::VALID;
+use crate::volume::{Caller, Volume, Wanted};
+use crate::xattr;
+
+/// Entries looked at for one page of a listing; a page is as large as the kernel's buffer.
+const LIST_ENTRIES: usize = 256;
+const SYNC_FLAGS: i32 = libc::O_SYNC | libc::O_DSYNC;
+
+pub(crate) struct Filesystem {
+    volume: Arc<Volume>,
+    handles: Arc<Handles>,
+    notices: Notices,
+    runtime: Runtime,
+}
+
+impl Filesystem {
+    pub(crate) fn new(volume: Arc<Volume>, notices: Notices, runtime: Runtime) -> Filesystem {
+        Filesystem {
+            volume,
+            handles: Arc::new(Handles::default()),
+            notices,
+            runtime,
+        }
+    }
+
+    /// Starts a task with what every operation needs.
+    fn start<F>(&self, operation: impl FnOnce(Arc<Volume>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.runtime.spawn(operation(self.volume.clone()));
+    }
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller {
+        user: request.uid(),
+        group: request.gid(),
+    }
+}
+
+/// Whether the kernel keeps the pages it has of a file that is opened.
+fn cache(keep: bool) -> FopenFlags {
+    match keep {
+        true => FopenFlags::FOPEN_KEEP_CACHE,
+        false => FopenFlags::empty(),
+    }
+}
+
+fn name(name: &OsStr) -> Bytes {
+    Bytes::copy_from_slice(name.as_bytes())
+}
+
+macro_rules! answer {
+    ($reply:ident, $result:expr, $value:pat => $success:expr) => {
+        match $result {
+            Ok($value) => $success,
+            Err(error) => $reply.error(error),
+        }
+    };
+}
+
+/// The file a handle stands for; a handle that stands for none ends the request.
+macro_rules! opened {
+    ($self:ident, $handle:ident, $reply:ident) => {
+        match $self.handles.file($handle) {
+            Ok(file) => file,
+            Err(error) => return $reply.error(error),
+        }
+    };
+}
+
+impl fuser::Filesystem for Filesystem {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        capabilities::negotiate(config);
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, entry: &OsStr, reply: ReplyEntry) {
+        let entry = name(entry);
+        self.start(|volume| async move {
+            let found = volume.lookup(volume.inode(parent), entry).await;
+            answer!(reply, found, attributes => reply.entry(&VALID, &attributes, Generation(0)));
+        });
+    }
+
+    fn forget(&self, _request: &Request, inode: INodeNo, _lookups: u64) {
+        self.volume.files.forget(self.volume.inode(inode));
+    }
+
+    fn getattr(&self, _request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        self.start(|volume| async move {
+            let found = volume.attributes(volume.inode(inode)).await;
+            answer!(reply, found, attributes => reply.attr(&VALID, &attributes));
+        });
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        inode: INodeNo,
+        mode: Option<u32>,
+        owner: Option<u32>,
+        group: Option<u32>,
+        size: Option<u64>,
+        accessed: Option<TimeOrNow>,
+        modified: Option<TimeOrNow>,
+        _changed: Option<SystemTime>,
+        _handle: Option<FileHandle>,
+        _created: Option<SystemTime>,
+        _change_time: Option<SystemTime>,
+        _backup_time: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let caller = caller(request);
+        let wanted = Wanted {
+            mode,
+            owner,
+            group,
+            size,
+            accessed,
+            modified,
+        };
+        self.start(|volume| async move {
+            let set = volume.set_attributes(caller, volume.inode(inode), wanted).await;
+            answer!(reply, set, attributes => reply.attr(&VALID, &attributes));
+        });
+    }
+
+    fn readlink(&self, _request: &Request, inode: INodeNo, reply: ReplyData) {
+        self.start(|volume| async move {
+            let target = volume.read_link(volume.inode(inode)).await;
+            answer!(reply, target, target => reply.data(&target));
+        });
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        entry: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let (caller, entry) = (caller(request), name(entry));
+        self.start(|volume| async move {
+            let directory = volume.inode(parent);
+            let made = volume.make_directory(caller, directory, entry, mode).await;
+            answer!(reply, made, attributes => reply.entry(&VALID, &attributes, Generation(0)));
+        });
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, entry: &OsStr, reply: ReplyEmpty) {
+        let entry = name(entry);
+        self.start(|volume| async move {
+            let removed = volume.unlink(volume.inode(parent), entry).await;
+            answer!(reply, removed, () => reply.ok());
+        });
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, entry: &OsStr, reply: ReplyEmpty) {
+        let entry = name(entry);
+        self.start(|volume| async move {
+            let removed = volume.remove_directory(volume.inode(parent), entry).await;
+            answer!(reply, removed, () => reply.ok());
+        });
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, entry: &OsStr, target: &Path, reply: ReplyEntry) {
+        let (caller, entry, target) = (caller(request), name(entry), name(target.as_os_str()));
+        self.start(|volume| async move {
+            let made = volume.symlink(caller, volume.inode(parent), entry, target).await;
+            answer!(reply, made, attributes => reply.entry(&VALID, &attributes, Generation(0)));
+        });
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        entry: &OsStr,
+        new_parent: INodeNo,
+        new_entry: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let mode = match flags {
+            flags if flags.is_empty() => RenameMode::Replace,
+            RenameFlags::RENAME_NOREPLACE => RenameMode::NoReplace,
+            RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let (entry, new_entry) = (name(entry), name(new_entry));
+        self.start(|volume| async move {
+            let from = Entry {
+                directory: volume.inode(parent),
+                name: entry,
+            };
+            let to = Entry {
+                directory: volume.inode(new_parent),
+                name: new_entry,
+            };
+            let renamed = volume.rename(from, to, mode).await;
+            answer!(reply, renamed, () => reply.ok());
+        });
+    }
+
+    fn link(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        new_parent: INodeNo,
+        new_entry: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let new_entry = name(new_entry);
+        self.start(|volume| async move {
+            let to = Entry {
+                directory: volume.inode(new_parent),
+                name: new_entry,
+            };
+            let linked = volume.link(volume.inode(inode), to).await;
+            answer!(reply, linked, attributes => reply.entry(&VALID, &attributes, Generation(0)));
+        });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        entry: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (caller, entry) = (caller(request), name(entry));
+        let handles = self.handles.clone();
+        self.start(|volume| async move {
+            let directory = volume.inode(parent);
+            match volume.create_open(caller, directory, entry, mode, flags).await {
+                Ok((attributes, file, keep)) => {
+                    let handle = handles.add(Handle::File(file));
+                    reply.created(&VALID, &attributes, Generation(0), handle, cache(keep));
+                }
+                Err(error) => reply.error(error),
+            }
+        });
+    }
+
+    fn open(&self, _request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (handles, notices) = (self.handles.clone(), self.notices.clone());
+        self.start(|volume| async move {
+            let truncate = flags.0 & libc::O_TRUNC != 0;
+            match volume.open(volume.inode(inode), truncate).await {
+                Ok((file, keep, stale)) => {
+                    if stale {
+                        notices.attributes_changed(inode).await;
+                    }
+                    reply.opened(handles.add(Handle::File(file)), cache(keep));
+                }
+                Err(error) => reply.error(error),
+            }
+        });
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let file = opened!(self, handle, reply);
+        self.runtime.spawn(async move {
+            answer!(reply, file.read(offset, size).await, data => reply.data(&data));
+        });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let file = opened!(self, handle, reply);
+        let written = data.len() as u32;
+        {
+            let _entered = self.runtime.enter();
+            file.write(offset, data);
+        }
+        let kills = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let synchronous = flags.0 & SYNC_FLAGS != 0;
+        if !kills && !synchronous && !file.memory.is_full() {
+            return reply.written(written);
+        }
+        self.start(|volume| async move {
+            if kills && let Err(error) = volume.drop_privileges(volume.inode(inode)).await {
+                return reply.error(error);
+            }
+            if synchronous && let Err(error) = volume.publish(&file).await {
+                return reply.error(error);
+            }
+            file.memory.freed().await;
+            reply.written(written);
+        });
+    }
+
+    fn flush(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        let file = opened!(self, handle, reply);
+        if !file.is_dirty() {
+            answer!(reply, file.take_error(), () => reply.ok());
+            return;
+        }
+        self.start(|volume| async move {
+            answer!(reply, volume.publish(&file).await, () => reply.ok());
+        });
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        if let Some(Handle::File(file)) = self.handles.remove(handle) {
+            self.volume.files.close(&file);
+        }
+        reply.ok();
+    }
+
+    fn fsync(&self, _request: &Request, _inode: INodeNo, handle: FileHandle, _data: bool, reply: ReplyEmpty) {
+        let file = opened!(self, handle, reply);
+        self.start(|volume| async move {
+            answer!(reply, volume.publish(&file).await, () => reply.ok());
+        });
+    }
+
+    fn opendir(&self, _request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let directory = DirectoryStream::new(self.volume.inode(inode));
+        let handle = self.handles.add(Handle::Directory(Arc::new(directory)));
+        reply.opened(handle, FopenFlags::empty());
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let directory = match self.handles.directory(handle) {
+            Ok(directory) => directory,
+            Err(error) => return reply.error(error),
+        };
+        self.start(|volume| async move {
+            match directory.entries(&volume.cluster, offset, LIST_ENTRIES).await {
+                Ok(entries) => {
+                    for entry in entries {
+                        let (number, kind) = (volume.number(entry.inode), file_type(entry.kind));
+                        if reply.add(number, entry.next, kind, OsStr::from_bytes(&entry.name)) {
+                            break;
+                        }
+                    }
+                    reply.ok();
+                }
+                Err(error) => reply.error(error),
+            }
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let directory = match self.handles.directory(handle) {
+            Ok(directory) => directory,
+            Err(error) => return reply.error(error),
+        };
+        self.start(|volume| async move {
+            match volume.list(&directory, offset, LIST_ENTRIES / 8).await {
+                Ok(entries) => {
+                    for (entry, shown) in entries {
+                        let entry_name = OsStr::from_bytes(&entry.name);
+                        if reply.add(shown.ino, entry.next, entry_name, &VALID, &shown, Generation(0)) {
+                            break;
+                        }
+                    }
+                    reply.ok();
+                }
+                Err(error) => reply.error(error),
+            }
+        });
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.handles.remove(handle);
+        reply.ok();
+    }
+
+    /// Changes of names are in the cluster before they are answered; of the root this writes out everything,
+    /// which is what unmounting asks for.
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        _handle: FileHandle,
+        _data: bool,
+        reply: ReplyEmpty,
+    ) {
+        if inode != INodeNo::ROOT {
+            return reply.ok();
+        }
+        self.start(|volume| async move {
+            volume.files.publish_all().await;
+            reply.ok();
+        });
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        entry: &OsStr,
+        mode: u32,
+        _umask: u32,
+        device: u32,
+        reply: ReplyEntry,
+    ) {
+        let (caller, entry) = (caller(request), name(entry));
+        self.start(|volume| async move {
+            let directory = volume.inode(parent);
+            let made = volume.make_node(caller, directory, entry, mode, device).await;
+            answer!(reply, made, attributes => reply.entry(&VALID, &attributes, Generation(0)));
+        });
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        attribute: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let (attribute, value) = (name(attribute), Bytes::copy_from_slice(value));
+        self.start(|volume| async move {
+            let inode = volume.inode(inode);
+            answer!(reply, volume.set_xattr(inode, attribute, value, flags).await, () => reply.ok());
+        });
+    }
+
+    fn getxattr(&self, _request: &Request, inode: INodeNo, attribute: &OsStr, size: u32, reply: ReplyXattr) {
+        let attribute = name(attribute);
+        self.start(|volume| async move {
+            xattr::answer(reply, size, volume.xattr(volume.inode(inode), attribute).await);
+        });
+    }
+
+    fn listxattr(&self, _request: &Request, inode: INodeNo, size: u32, reply: ReplyXattr) {
+        self.start(|volume| async move {
+            xattr::answer(reply, size, volume.xattrs(volume.inode(inode)).await);
+        });
+    }
+
+    fn removexattr(&self, _request: &Request, inode: INodeNo, attribute: &OsStr, reply: ReplyEmpty) {
+        let attribute = name(attribute);
+        self.start(|volume| async move {
+            let removed = volume.remove_xattr(volume.inode(inode), attribute).await;
+            answer!(reply, removed, () => reply.ok());
+        });
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let file = opened!(self, handle, reply);
+        self.start(|volume| async move {
+            answer!(reply, volume.allocate(&file, offset, length, mode).await, () => reply.ok());
+        });
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let file = opened!(self, handle, reply);
+        self.start(|volume| async move {
+            answer!(reply, volume.seek(&file, offset, whence).await, place => reply.offset(place));
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        _from_inode: INodeNo,
+        from: FileHandle,
+        from_offset: u64,
+        _to_inode: INodeNo,
+        to: FileHandle,
+        to_offset: u64,
+        length: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let (from, to) = match (self.handles.file(from), self.handles.file(to)) {
+            (Ok(from), Ok(to)) => (from, to),
+            (Err(error), _) | (_, Err(error)) => return reply.error(error),
+        };
+        self.start(|volume| async move {
+            let copied = volume
+                .copy_range((&from, from_offset), (&to, to_offset), length)
+                .await;
+            answer!(reply, copied, length => reply.written(length));
+        });
+    }
+
+    fn statfs(&self, _request: &Request, _inode: INodeNo, reply: ReplyStatfs) {
+        self.start(|volume| async move {
+            match volume.capacity().await {
+                Ok(capacity) => reply.statfs(
+                    capacity.blocks,
+                    capacity.free,
+                    capacity.free,
+                    capacity.inodes.saturating_add(capacity.free_inodes),
+                    capacity.free_inodes,
+                    (4 * KIB) as u32,
+                    255,
+                    (4 * KIB) as u32,
+                ),
+                Err(error) => reply.error(error),
+            }
+        });
+    }
+}

@@ -1,0 +1,44 @@
+//! The mount: a BarkFS cluster as a file system of the kernel, through FUSE.
+//!
+//! Reading order, in the direction of a request: `filesystem` takes it from the kernel, `volume` says what it
+//! means, `cluster` asks. The content of open files takes a longer way: `open_file` keeps what was written,
+//! `publish` makes it part of the file, `read` puts both together; `range_buffer`, `extent_map` and `layout`
+//! are what they count with.
+//!
+//! The kernel's page cache is the only cache of content, and the kernel does not write back late: a write
+//! reaches this process before it returns, so that sizes come from one place. Coherence is close-to-open: an
+//! open asks the cluster, and the kernel's pages stay only if the version is the one they were read at; close
+//! and fsync publish. Price: a small write costs a request, where the kernel's own write-back would
+//! gather several.
+//!
+//! Invariants:
+//! - Acknowledged names and attributes are in the cluster; acknowledged bytes are there after close or fsync.
+//! - An error of a write in the background is told by the next fsync or close of the file.
+//! - A request waits in a task, never on a thread that others need.
+
+mod attributes;
+mod capabilities;
+mod capacity;
+mod cluster;
+mod directory;
+mod errno;
+mod extent_map;
+mod filesystem;
+mod handles;
+mod layout;
+mod leases;
+mod memory;
+mod mount;
+mod mount_table;
+mod notices;
+mod open_file;
+mod open_files;
+mod publish;
+mod range_buffer;
+mod ranges;
+mod read;
+mod volume;
+mod xattr;
+
+pub use cluster::Patience;
+pub use mount::{Error, Mount, MountOptions, unmount};

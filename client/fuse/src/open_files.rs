@@ -1,0 +1,198 @@
+//! The files programs have open, and what the kernel was shown of every file it remembers.
+//!
+//! Invariants:
+//! - There is one [`OpenFile`] for an inode, however often it is open.
+//! - A file leaves the table when nobody has it open and nothing of it is unpublished.
+//! - `shown` has no entry for an inode the kernel has forgotten.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bark_schema::ids::InodeId;
+use bark_schema::operation::{Attributes, FileKind};
+
+use crate::cluster::Cluster;
+use crate::memory::Memory;
+use crate::open_file::OpenFile;
+
+/// For how long names and attributes are believed without asking.
+pub(crate) const VALID: Duration = Duration::from_secs(1);
+/// What is written and not published is published after this.
+const PUBLISH_AFTER: Duration = Duration::from_secs(1);
+const PUBLISH_PERIOD: Duration = Duration::from_millis(250);
+
+#[derive(Debug)]
+pub(crate) struct OpenFiles {
+    cluster: Cluster,
+    pub(crate) memory: Arc<Memory>,
+    open: Mutex<HashMap<InodeId, Entry>>,
+    shown: Mutex<HashMap<InodeId, Shown>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    file: Arc<OpenFile>,
+    handles: usize,
+}
+
+/// What the kernel has of an inode.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shown {
+    /// Of the attributes it was given last.
+    pub(crate) version: u64,
+    pub(crate) mode: u32,
+    pub(crate) group: u32,
+    /// Of the content its pages may hold.
+    pub(crate) pages: Option<u64>,
+    /// It had no extended attributes then.
+    bare: bool,
+    at: Instant,
+}
+
+impl OpenFiles {
+    pub(crate) fn new(cluster: Cluster) -> OpenFiles {
+        OpenFiles {
+            cluster,
+            memory: Arc::new(Memory::new()),
+            open: Mutex::new(HashMap::new()),
+            shown: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Opens a file once more. Its attributes are fresh from the cluster. Says whether the kernel may keep
+    /// the pages it has of the file.
+    pub(crate) fn open(&self, attributes: &Attributes) -> (Arc<OpenFile>, bool) {
+        let pages = self.shown(attributes.inode).and_then(|shown| shown.pages);
+        let mut open = self.lock();
+        let entry = open.entry(attributes.inode).or_insert_with(|| {
+            let file = OpenFile::new(self.cluster.clone(), self.memory.clone(), attributes.clone());
+            file.lock().pages = pages;
+            Entry { file, handles: 0 }
+        });
+        entry.handles += 1;
+        let file = entry.file.clone();
+        drop(open);
+        file.learn(attributes);
+        let keep = file.lock().renew_pages();
+        (file, keep)
+    }
+
+    /// Closes it once.
+    pub(crate) fn close(&self, file: &Arc<OpenFile>) {
+        let mut open = self.lock();
+        if let Some(entry) = open.get_mut(&file.inode) {
+            entry.handles = entry.handles.saturating_sub(1);
+        }
+        drop(open);
+        self.drop_if_closed(file);
+    }
+
+    pub(crate) fn get(&self, inode: InodeId) -> Option<Arc<OpenFile>> {
+        self.lock().get(&inode).map(|entry| entry.file.clone())
+    }
+
+    pub(crate) fn open_inodes(&self) -> Vec<InodeId> {
+        self.lock().keys().copied().collect()
+    }
+
+    /// Attributes with what is written here; what the kernel sees from now on.
+    pub(crate) fn show(&self, attributes: Attributes) -> Attributes {
+        let attributes = match attributes.kind {
+            FileKind::Regular => match self.get(attributes.inode) {
+                Some(file) => {
+                    file.learn(&attributes);
+                    file.attributes()
+                }
+                None => attributes,
+            },
+            _ => attributes,
+        };
+        let mut shown = self.lock_shown();
+        let pages = shown.get(&attributes.inode).and_then(|shown| shown.pages);
+        shown.insert(
+            attributes.inode,
+            Shown {
+                version: attributes.version,
+                mode: attributes.mode,
+                group: attributes.group,
+                pages,
+                bare: attributes.xattr_count == 0,
+                at: Instant::now(),
+            },
+        );
+        attributes
+    }
+
+    pub(crate) fn shown(&self, inode: InodeId) -> Option<Shown> {
+        self.lock_shown().get(&inode).copied()
+    }
+
+    /// Whether the inode is known to have no extended attributes, as surely as its other attributes. The
+    /// kernel asks for one before the first write to a file.
+    pub(crate) fn is_bare(&self, inode: InodeId) -> bool {
+        let shown = self.shown(inode);
+        shown.is_some_and(|shown| shown.bare && shown.at.elapsed() < VALID)
+    }
+
+    /// The kernel has dropped the inode.
+    pub(crate) fn forget(&self, inode: InodeId) {
+        self.lock_shown().remove(&inode);
+    }
+
+    /// Publishes what has waited long enough, for as long as the mount lives.
+    pub(crate) async fn publish_due(&self) {
+        let mut ticks = tokio::time::interval(PUBLISH_PERIOD);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.publish_where(|file| file.is_due(PUBLISH_AFTER)).await;
+        }
+    }
+
+    /// Publishes everything; what fails is told by the files' next fsync or close.
+    pub(crate) async fn publish_all(&self) {
+        self.publish_where(|file| file.is_dirty()).await;
+    }
+
+    async fn publish_where(&self, wanted: impl Fn(&OpenFile) -> bool) {
+        let full = self.memory.is_full();
+        let files: Vec<Arc<OpenFile>> = {
+            let open = self.lock();
+            let files = open.values().map(|entry| &entry.file);
+            files
+                .filter(|file| wanted(file) || (full && file.is_dirty()))
+                .cloned()
+                .collect()
+        };
+        let publications = files.into_iter().map(|file| async move {
+            if let Err(error) = file.publish().await {
+                tracing::warn!(inode = file.inode.0, ?error, "written data not published");
+                file.lock().error = Some(error);
+            }
+            self.drop_if_closed(&file);
+        });
+        futures::future::join_all(publications).await;
+    }
+
+    fn drop_if_closed(&self, file: &Arc<OpenFile>) {
+        let mut open = self.lock();
+        if open.get(&file.inode).is_some_and(|entry| entry.handles == 0) && !file.is_dirty() {
+            open.remove(&file.inode);
+            drop(open);
+            let pages = file.lock().pages;
+            if let Some(shown) = self.lock_shown().get_mut(&file.inode) {
+                shown.pages = pages;
+                shown.version = pages.unwrap_or(shown.version);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<InodeId, Entry>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_shown(&self) -> MutexGuard<'_, HashMap<InodeId, Shown>> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

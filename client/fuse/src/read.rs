@@ -1,0 +1,159 @@
+//! Reading a file that is open: the cluster's bytes below, what is not published yet above.
+//!
+//! The kernel reads ahead and asks for several ranges at once, so blocks are fetched in parallel without a
+//! cache of their own here: the kernel's page cache is the cache.
+
+use bark_schema::operation::{Extent, Refusal};
+use bytes::Bytes;
+use fuser::Errno;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+
+use crate::errno::{errno, errno_of_error};
+use crate::layout::{Layout, Place};
+use crate::open_file::OpenFile;
+use crate::range_buffer::Piece;
+
+/// Extents are asked for this much of the file at a time: about a thousand of them.
+const LAYOUT_SIZE: u64 = 1 << 30;
+/// How often a read starts over because the file changed meanwhile.
+const READ_ATTEMPTS_MAX: u32 = 8;
+
+/// What is known of a range at one moment.
+struct View {
+    length: usize,
+    /// None where the cluster has to be asked.
+    place: Option<Place>,
+    stored: Vec<Extent>,
+    newer: Vec<Piece>,
+}
+
+impl OpenFile {
+    /// Bytes from `offset` on, fewer than `size` at the end of the file.
+    pub(crate) async fn read(&self, offset: u64, size: u32) -> Result<Bytes, Errno> {
+        for _ in 0..READ_ATTEMPTS_MAX {
+            let mut view = self.view(offset, size);
+            if view.length == 0 {
+                return Ok(Bytes::new());
+            }
+            if let [piece] = &view.newer[..]
+                && piece.offset == offset
+                && piece.data.len() == view.length
+            {
+                return Ok(piece.data.clone());
+            }
+            if view.place.is_none() {
+                self.learn_layout(offset).await?;
+                view = self.view(offset, size);
+            }
+            match self.assemble(offset, view).await? {
+                Some(bytes) => return Ok(bytes),
+                // Blocks are gone because the file was changed by somebody else: look where it is now.
+                None => self.lock().layout.forget(),
+            }
+        }
+        tracing::warn!(inode = self.inode.0, "blocks of the file cannot be read");
+        Err(Errno::EIO)
+    }
+
+    fn view(&self, offset: u64, size: u32) -> View {
+        let state = self.lock();
+        let end = offset.saturating_add(u64::from(size)).min(state.size);
+        let length = end.saturating_sub(offset) as usize;
+        let published_end = end.min(state.attributes.size);
+        let place = match published_end > offset {
+            true => state.layout.place(offset, published_end),
+            false => Some(Place::Mapped {
+                extents: Vec::new(),
+                patches: Vec::new(),
+            }),
+        };
+        let sending = state.sending.iter().map(|sending| sending.piece.clone());
+        let newer = sending
+            .filter(|piece| piece.offset < end && piece.end() > offset)
+            .chain(state.dirty.overlapping(offset, end))
+            .collect();
+        View {
+            length,
+            place,
+            stored: state.stored.overlapping(offset, end),
+            newer,
+        }
+    }
+
+    async fn learn_layout(&self, offset: u64) -> Result<(), Errno> {
+        // The first question is for the file from its start, so that the answer serves most later reads.
+        let from = match self.lock().layout.is_known() {
+            false if offset < LAYOUT_SIZE / 2 => 0,
+            _ => offset,
+        };
+        let (attributes, content) = self
+            .cluster
+            .layout(self.inode, from, LAYOUT_SIZE)
+            .await
+            .map_err(errno)?;
+        let mut state = self.lock();
+        state.learn(&attributes);
+        if attributes.version == state.attributes.version {
+            state.layout = Layout::from_answer(from, content);
+        }
+        Ok(())
+    }
+
+    /// None if the blocks are not where they were thought to be.
+    async fn assemble(&self, offset: u64, view: View) -> Result<Option<Bytes>, Errno> {
+        let mut bytes = vec![0; view.length];
+        let (extents, patches) = match view.place {
+            None => return Ok(None),
+            Some(Place::Inline(data)) => (Vec::new(), vec![Piece { offset: 0, data }]),
+            Some(Place::Mapped { extents, patches }) => (extents, patches),
+        };
+        if let ([], [], [], [extent]) = (&view.newer[..], &view.stored[..], &patches[..], &extents[..])
+            && extent.offset <= offset
+            && extent.end() >= offset + view.length as u64
+        {
+            let fetched = self.fetch(extent.clone(), offset, view.length as u64).await;
+            return gone_as_none(fetched.map(|piece| piece.data));
+        }
+        for piece in patches {
+            piece.copy_onto(offset, &mut bytes);
+        }
+        for extents in [extents, view.stored] {
+            let mut on_the_way: FuturesUnordered<_> = extents
+                .into_iter()
+                .map(|extent| self.fetch(extent, offset, view.length as u64))
+                .collect();
+            while let Some(fetched) = on_the_way.next().await {
+                match gone_as_none(fetched)? {
+                    Some(piece) => piece.copy_onto(offset, &mut bytes),
+                    None => return Ok(None),
+                }
+            }
+        }
+        for piece in view.newer {
+            piece.copy_onto(offset, &mut bytes);
+        }
+        Ok(Some(bytes.into()))
+    }
+
+    /// The part of an extent that lies in `offset .. offset + length`.
+    async fn fetch(&self, extent: Extent, offset: u64, length: u64) -> Result<Piece, bark_client::Error> {
+        let low = extent.offset.max(offset);
+        let high = extent.end().min(offset + length);
+        let skip = (low - extent.offset) as u32;
+        let files = self.cluster.client().files();
+        let data = files
+            .read_block(self.inode, extent, skip, high.saturating_sub(low) as u32)
+            .await?;
+        Ok(Piece { offset: low, data })
+    }
+}
+
+/// A block nobody has may be one that was replaced; anything else is an error.
+fn gone_as_none<T>(fetched: Result<T, bark_client::Error>) -> Result<Option<T>, Errno> {
+    match fetched {
+        Ok(fetched) => Ok(Some(fetched)),
+        Err(error) if matches!(error.refusal(), Some(Refusal::NotFound | Refusal::Corrupt)) => Ok(None),
+        Err(error) => Err(errno_of_error(&error)),
+    }
+}

@@ -1,0 +1,433 @@
+//! The file system as operations on inodes: what each FUSE request means for the cluster.
+//!
+//! Previous in the flow: `filesystem`, which takes requests from the kernel. Next: `cluster` and the files of
+//! `open_files`. The kernel has checked permissions already (`default_permissions`); what it leaves to the
+//! file system are the groups of new inodes and the bits a change of owner or size takes away.
+//!
+//! Invariants:
+//! - A change of names or attributes is done in the cluster before it is answered.
+//! - What was written is published before its times or size are set by anybody else.
+
+use std::sync::Arc;
+
+use bark_schema::ids::InodeId;
+use bark_schema::limits::{FILE_SIZE_MAX, NAME_SIZE_MAX};
+use bark_schema::operation::{
+    AttributeChange, Attributes, Entry, Failure, FileKind, Namespace, NewContent, NewInode, Refusal,
+    RenameMode, SetTime,
+};
+use bytes::Bytes;
+use fuser::{Errno, FileAttr, INodeNo, TimeOrNow};
+
+use crate::attributes::{file_attributes, unix_nanos};
+use crate::capacity::{Capacity, CapacityCache};
+use crate::cluster::Cluster;
+use crate::directory::{DirectoryStream, Listed, complete};
+use crate::errno::errno;
+use crate::open_file::OpenFile;
+use crate::open_files::OpenFiles;
+
+const SET_USER: u32 = libc::S_ISUID;
+const SET_GROUP: u32 = libc::S_ISGID;
+const GROUP_EXECUTE: u32 = libc::S_IXGRP;
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    pub(crate) user: u32,
+    pub(crate) group: u32,
+}
+
+/// What a setattr request asks for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wanted {
+    pub(crate) mode: Option<u32>,
+    pub(crate) owner: Option<u32>,
+    pub(crate) group: Option<u32>,
+    pub(crate) size: Option<u64>,
+    pub(crate) accessed: Option<TimeOrNow>,
+    pub(crate) modified: Option<TimeOrNow>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Volume {
+    pub(crate) cluster: Cluster,
+    pub(crate) files: OpenFiles,
+    capacity: CapacityCache,
+    /// The directory that is mounted.
+    root: InodeId,
+}
+
+impl Volume {
+    pub(crate) fn new(cluster: Cluster, root: InodeId) -> Volume {
+        Volume {
+            files: OpenFiles::new(cluster.clone()),
+            cluster,
+            capacity: CapacityCache::default(),
+            root,
+        }
+    }
+
+    /// The kernel calls the root 1, whatever directory is mounted.
+    pub(crate) fn inode(&self, number: INodeNo) -> InodeId {
+        match number {
+            INodeNo::ROOT => self.root,
+            INodeNo(number) => InodeId(number),
+        }
+    }
+
+    pub(crate) fn number(&self, inode: InodeId) -> INodeNo {
+        match inode == self.root {
+            true => INodeNo::ROOT,
+            false => INodeNo(inode.0),
+        }
+    }
+
+    /// Attributes on their way to the kernel.
+    pub(crate) fn show(&self, attributes: Attributes) -> FileAttr {
+        let attributes = self.files.show(attributes);
+        file_attributes(&attributes, self.number(attributes.inode))
+    }
+
+    /// Part of a directory with attributes. Those of `.` and `..` the kernel does not keep.
+    pub(crate) async fn list(
+        &self,
+        directory: &DirectoryStream,
+        from: u64,
+        count: usize,
+    ) -> Result<Vec<(Listed, FileAttr)>, Errno> {
+        let listed = directory.entries(&self.cluster, from, count).await?;
+        let known = complete(&self.cluster, listed).await?;
+        let shown = known.into_iter().map(|(entry, attributes)| {
+            let shown = match entry.is_dot() {
+                true => file_attributes(&attributes, self.number(attributes.inode)),
+                false => self.show(attributes),
+            };
+            (entry, shown)
+        });
+        Ok(shown.collect())
+    }
+
+    pub(crate) async fn capacity(&self) -> Result<Capacity, Errno> {
+        self.capacity.get(&self.cluster).await.map_err(errno)
+    }
+
+    pub(crate) async fn lookup(&self, directory: InodeId, name: Bytes) -> Result<FileAttr, Errno> {
+        check_name(&name)?;
+        let attributes = self.cluster.lookup(directory, name).await.map_err(errno)?;
+        Ok(self.show(attributes))
+    }
+
+    /// Attributes; of a file that is written to here, after publishing, so that the times it shows last.
+    pub(crate) async fn attributes(&self, inode: InodeId) -> Result<FileAttr, Errno> {
+        if let Some(file) = self.files.get(inode)
+            && file.is_dirty()
+        {
+            self.publish(&file).await?;
+            let attributes = file.attributes();
+            return Ok(self.show(attributes));
+        }
+        let attributes = self.cluster.attributes(inode).await.map_err(errno)?;
+        Ok(self.show(attributes))
+    }
+
+    pub(crate) async fn set_attributes(
+        &self,
+        caller: Caller,
+        inode: InodeId,
+        wanted: Wanted,
+    ) -> Result<FileAttr, Errno> {
+        if wanted.size.is_some_and(|size| size > FILE_SIZE_MAX) {
+            return Err(Errno::EFBIG);
+        }
+        let mut change = AttributeChange {
+            mode: wanted.mode.map(|mode| mode & 0o7777),
+            owner: wanted.owner,
+            group: wanted.group,
+            size: wanted.size,
+            accessed: wanted.accessed.map(time),
+            modified: wanted.modified.map(time),
+        };
+        let takes_bits = wanted.owner.is_some() || wanted.group.is_some() || wanted.size.is_some();
+        if takes_bits && wanted.mode.is_none() {
+            // A privileged program keeps the bits when it changes a size, nobody when it changes an owner.
+            let only_size = wanted.owner.is_none() && wanted.group.is_none();
+            if !(only_size && caller.user == 0) {
+                change.mode = self.mode_without_privileges(inode).await?;
+            }
+        }
+        let attributes = match self.files.get(inode) {
+            Some(file) => self.set_attributes_of_open(&file, change).await?,
+            None => self.cluster.set_attributes(inode, change).await.map_err(errno)?,
+        };
+        Ok(self.show(attributes))
+    }
+
+    async fn set_attributes_of_open(
+        &self,
+        file: &Arc<OpenFile>,
+        change: AttributeChange,
+    ) -> Result<Attributes, Errno> {
+        let _hold = file.hold().await;
+        // Only a change of the size counts as one of the content.
+        let changes = u64::from(change.size.is_some());
+        if let Some(size) = change.size {
+            file.cut(size);
+        }
+        if file.is_dirty() {
+            file.publish_held().await?;
+        }
+        let attributes = self
+            .cluster
+            .set_attributes(file.inode, change)
+            .await
+            .map_err(errno)?;
+        let mut state = file.lock();
+        state.layout.forget();
+        state.learn_own(&attributes, changes);
+        Ok(attributes)
+    }
+
+    /// The mode a file is left with when its owner or content changes; none if that is the mode it has.
+    async fn mode_without_privileges(&self, inode: InodeId) -> Result<Option<u32>, Errno> {
+        let attributes = self.cluster.attributes(inode).await.map_err(errno)?;
+        if attributes.kind == FileKind::Directory {
+            return Ok(None);
+        }
+        let mut mode = attributes.mode & !SET_USER;
+        if mode & GROUP_EXECUTE != 0 {
+            mode &= !SET_GROUP;
+        }
+        Ok((mode != attributes.mode).then_some(mode))
+    }
+
+    /// A program without privileges wrote to the file: its set-user and set-group bits go.
+    pub(crate) async fn drop_privileges(&self, inode: InodeId) -> Result<(), Errno> {
+        let change = AttributeChange {
+            mode: self.mode_without_privileges(inode).await?,
+            ..AttributeChange::default()
+        };
+        if change.mode.is_some() {
+            self.cluster.set_attributes(inode, change).await.map_err(errno)?;
+        }
+        Ok(())
+    }
+
+    /// A new regular file, or the one that has the name.
+    async fn create(
+        &self,
+        caller: Caller,
+        directory: InodeId,
+        name: Bytes,
+        mode: u32,
+        exclusive: bool,
+    ) -> Result<(Attributes, bool), Errno> {
+        self.make(
+            caller,
+            directory,
+            name,
+            mode,
+            NewContent::Inline(Bytes::new()),
+            exclusive,
+        )
+        .await
+    }
+
+    /// The same, opened. Says whether the kernel may keep the pages it has.
+    pub(crate) async fn create_open(
+        &self,
+        caller: Caller,
+        directory: InodeId,
+        name: Bytes,
+        mode: u32,
+        flags: i32,
+    ) -> Result<(FileAttr, Arc<OpenFile>, bool), Errno> {
+        let exclusive = flags & libc::O_EXCL != 0;
+        let (attributes, created) = self.create(caller, directory, name, mode, exclusive).await?;
+        if !created && flags & libc::O_TRUNC != 0 {
+            let (file, ..) = self.open(attributes.inode, true).await?;
+            let shown = self.show(file.attributes());
+            return Ok((shown, file, false));
+        }
+        let shown = self.show(attributes.clone());
+        let (file, keep) = self.files.open(&attributes);
+        Ok((shown, file, keep))
+    }
+
+    pub(crate) async fn symlink(
+        &self,
+        caller: Caller,
+        directory: InodeId,
+        name: Bytes,
+        target: Bytes,
+    ) -> Result<FileAttr, Errno> {
+        let content = NewContent::Symlink(target);
+        let (attributes, _) = self.make(caller, directory, name, 0o777, content, true).await?;
+        Ok(self.show(attributes))
+    }
+
+    /// A regular file, fifo, socket or device. Devices are names of numbers: nothing here opens them.
+    pub(crate) async fn make_node(
+        &self,
+        caller: Caller,
+        directory: InodeId,
+        name: Bytes,
+        mode: u32,
+        device: u32,
+    ) -> Result<FileAttr, Errno> {
+        let special = |kind| NewContent::Special {
+            kind,
+            device: u64::from(device),
+        };
+        let content = match mode & libc::S_IFMT {
+            0 | libc::S_IFREG => NewContent::Inline(Bytes::new()),
+            libc::S_IFIFO => special(FileKind::Fifo),
+            libc::S_IFSOCK => special(FileKind::Socket),
+            libc::S_IFCHR => special(FileKind::CharacterDevice),
+            libc::S_IFBLK => special(FileKind::BlockDevice),
+            _ => return Err(Errno::EINVAL),
+        };
+        let (attributes, _) = self.make(caller, directory, name, mode, content, true).await?;
+        Ok(self.show(attributes))
+    }
+
+    async fn make(
+        &self,
+        caller: Caller,
+        directory: InodeId,
+        name: Bytes,
+        mode: u32,
+        content: NewContent,
+        exclusive: bool,
+    ) -> Result<(Attributes, bool), Errno> {
+        check_name(&name)?;
+        let attributes = self.new_inode(caller, directory, mode, false).await?;
+        let entry = Entry { directory, name };
+        let made = self.cluster.create(entry, attributes, content, exclusive).await;
+        made.map_err(errno)
+    }
+
+    pub(crate) async fn make_directory(
+        &self,
+        caller: Caller,
+        directory: InodeId,
+        name: Bytes,
+        mode: u32,
+    ) -> Result<FileAttr, Errno> {
+        check_name(&name)?;
+        let attributes = self.new_inode(caller, directory, mode, true).await?;
+        let entry = Entry { directory, name };
+        let made = self.cluster.make_directory(entry, attributes).await;
+        Ok(self.show(made.map_err(errno)?))
+    }
+
+    /// In a directory with the set-group bit new inodes get its group, and new directories the bit too.
+    async fn new_inode(
+        &self,
+        caller: Caller,
+        directory: InodeId,
+        mode: u32,
+        is_directory: bool,
+    ) -> Result<NewInode, Errno> {
+        let (parent_mode, parent_group) = match self.files.shown(directory) {
+            Some(shown) => (shown.mode, shown.group),
+            None => {
+                let parent = self.cluster.attributes(directory).await.map_err(errno)?;
+                (parent.mode, parent.group)
+            }
+        };
+        let mut new = NewInode {
+            mode: mode & 0o7777,
+            owner: caller.user,
+            group: caller.group,
+            ..NewInode::default()
+        };
+        if parent_mode & SET_GROUP != 0 {
+            new.group = parent_group;
+            if is_directory {
+                new.mode |= SET_GROUP;
+            }
+        }
+        Ok(new)
+    }
+
+    pub(crate) async fn unlink(&self, directory: InodeId, name: Bytes) -> Result<(), Errno> {
+        check_name(&name)?;
+        self.namespace(Namespace::Unlink { directory, name }).await
+    }
+
+    pub(crate) async fn remove_directory(&self, directory: InodeId, name: Bytes) -> Result<(), Errno> {
+        check_name(&name)?;
+        self.namespace(Namespace::RemoveDirectory { directory, name })
+            .await
+    }
+
+    pub(crate) async fn rename(&self, from: Entry, to: Entry, mode: RenameMode) -> Result<(), Errno> {
+        check_name(&from.name)?;
+        check_name(&to.name)?;
+        self.namespace(Namespace::Rename { from, to, mode }).await
+    }
+
+    pub(crate) async fn link(&self, inode: InodeId, to: Entry) -> Result<FileAttr, Errno> {
+        check_name(&to.name)?;
+        self.namespace(Namespace::Link { inode, to }).await?;
+        let attributes = self.cluster.attributes(inode).await.map_err(errno)?;
+        Ok(self.show(attributes))
+    }
+
+    async fn namespace(&self, operation: Namespace) -> Result<(), Errno> {
+        match self.cluster.namespace(operation).await {
+            Ok(_) => Ok(()),
+            Err(failure) => Err(errno(failure)),
+        }
+    }
+
+    pub(crate) async fn read_link(&self, inode: InodeId) -> Result<Bytes, Errno> {
+        self.cluster.read_link(inode).await.map_err(errno)
+    }
+
+    /// Opens a regular file; what other clients closed before is seen from now on. Says whether the kernel
+    /// may keep its pages, and whether the attributes it has are out of date.
+    pub(crate) async fn open(
+        &self,
+        inode: InodeId,
+        truncate: bool,
+    ) -> Result<(Arc<OpenFile>, bool, bool), Errno> {
+        let attributes = self.cluster.attributes(inode).await.map_err(errno)?;
+        let shown = self.files.shown(inode).map(|shown| shown.version);
+        let stale = shown != Some(attributes.version);
+        let (file, keep) = self.files.open(&attributes);
+        if truncate {
+            let change = AttributeChange {
+                size: Some(0),
+                ..AttributeChange::default()
+            };
+            if let Err(error) = self.set_attributes_of_open(&file, change).await {
+                self.files.close(&file);
+                return Err(error);
+            }
+        }
+        Ok((file, keep && !truncate, stale && !truncate))
+    }
+
+    /// Publishes what was written, and tells what the background could not.
+    pub(crate) async fn publish(&self, file: &Arc<OpenFile>) -> Result<(), Errno> {
+        let result = file.publish().await;
+        let earlier = file.take_error();
+        result.and(earlier)
+    }
+}
+
+fn time(time: TimeOrNow) -> SetTime {
+    match time {
+        TimeOrNow::SpecificTime(time) => SetTime::At(unix_nanos(time)),
+        TimeOrNow::Now => SetTime::Now,
+    }
+}
+
+fn check_name(name: &[u8]) -> Result<(), Errno> {
+    match name.len() > NAME_SIZE_MAX {
+        true => Err(errno(Failure::refused(Refusal::NameTooLong, ""))),
+        false => Ok(()),
+    }
+}

@@ -1,0 +1,85 @@
+//! Extended attributes.
+//!
+//! Names of `user.`, `trusted.` and `security.` are kept as they are. Access control lists (`system.`) are
+//! refused: nobody would check them.
+
+use bark_schema::ids::InodeId;
+use bark_schema::limits::{XATTR_NAME_SIZE_MAX, XATTR_SIZE_MAX};
+use bark_schema::operation::{Condition, Xattr};
+use bytes::{BufMut, Bytes, BytesMut};
+use fuser::{Errno, ReplyXattr};
+
+use crate::errno::errno;
+use crate::volume::Volume;
+
+impl Volume {
+    pub(crate) async fn xattr(&self, inode: InodeId, name: Bytes) -> Result<Bytes, Errno> {
+        check(&name)?;
+        if self.files.is_bare(inode) {
+            return Err(Errno::from_i32(libc::ENODATA));
+        }
+        self.cluster.xattr(inode, name).await.map_err(errno)
+    }
+
+    /// All names, each ended by a NUL, as listxattr has them.
+    pub(crate) async fn xattrs(&self, inode: InodeId) -> Result<Bytes, Errno> {
+        let mut list = BytesMut::new();
+        if self.files.is_bare(inode) {
+            return Ok(list.freeze());
+        }
+        for name in self.cluster.xattrs(inode).await.map_err(errno)? {
+            list.extend_from_slice(&name);
+            list.put_u8(0);
+        }
+        Ok(list.freeze())
+    }
+
+    pub(crate) async fn set_xattr(
+        &self,
+        inode: InodeId,
+        name: Bytes,
+        value: Bytes,
+        flags: i32,
+    ) -> Result<(), Errno> {
+        check(&name)?;
+        if value.len() > XATTR_SIZE_MAX {
+            return Err(Errno::E2BIG);
+        }
+        let condition = match flags {
+            libc::XATTR_CREATE => Condition::IfAbsent,
+            libc::XATTR_REPLACE => Condition::IfPresent,
+            _ => Condition::Always,
+        };
+        let xattr = Xattr { name, value };
+        let set = self.cluster.set_xattr(inode, xattr, condition).await;
+        self.show(set.map_err(errno)?);
+        Ok(())
+    }
+
+    pub(crate) async fn remove_xattr(&self, inode: InodeId, name: Bytes) -> Result<(), Errno> {
+        check(&name)?;
+        let removed = self.cluster.remove_xattr(inode, name).await;
+        self.show(removed.map_err(errno)?);
+        Ok(())
+    }
+}
+
+/// Answers as getxattr and listxattr want it: the size alone, or the bytes if there is room for them.
+pub(crate) fn answer(reply: ReplyXattr, size: u32, result: Result<Bytes, Errno>) {
+    match result {
+        Ok(bytes) if size == 0 => reply.size(bytes.len() as u32),
+        Ok(bytes) if bytes.len() > size as usize => reply.error(Errno::ERANGE),
+        Ok(bytes) => reply.data(&bytes),
+        Err(error) => reply.error(error),
+    }
+}
+
+fn check(name: &[u8]) -> Result<(), Errno> {
+    if name.len() > XATTR_NAME_SIZE_MAX {
+        return Err(Errno::ERANGE);
+    }
+    match name.starts_with(b"system.") {
+        true => Err(Errno::EOPNOTSUPP),
+        false => Ok(()),
+    }
+}

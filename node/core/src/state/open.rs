@@ -1,0 +1,197 @@
+//! Inodes without a name: who still has them open, and when they go.
+//!
+//! An inode whose last name goes is an orphan: it stays, with link count 0, until nobody has it open. Telling
+//! of every open would cost a log entry each, so clients tell only of those that last: an orphan stays for
+//! a grace time anyway, and a client that still has it open after a tenth of that time has told. What was
+//! opened and closed in between costs nothing at all, and whoever unlinks need not know who has it open.
+//! The price: the room a file took is free only after the grace time.
+//!
+//! What a client tells holds as long as its lease, which it renews by telling (even nothing). The leader
+//! sees leases run out and orphans fall due by its own clock and proposes `ReapOrphans`; what goes is decided
+//! when that is applied, by the time in the log.
+//!
+//! Invariants:
+//! - Every inode with link count 0 is due in `orphans` or open in `opens`.
+//! - `opens` and `opens_by_client` hold the same pairs, as many of a client as its lease counts.
+//! - An inode with a name, or told to be open under a lease that runs, is not reaped.
+
+use bark_schema::ids::{ClientId, InodeId};
+use bark_schema::limits::{
+    LEASE_MS_MAX, LEASE_MS_MIN, OPENS_PER_CLIENT_MAX, OPENS_PER_COMMAND_MAX, ORPHAN_GRACE_MS,
+};
+use bark_schema::operation::{Failure, Refusal, Reply, UnixNanos};
+
+use super::State;
+use super::codec::row_struct;
+use super::inode::Body;
+
+/// What a client told last.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct LeaseRow {
+    pub(crate) expires: UnixNanos,
+    pub(crate) opens: u32,
+    /// It ran out, and some of what the client had open may be released already.
+    pub(crate) is_over: bool,
+}
+row_struct!(LeaseRow {
+    expires,
+    opens,
+    is_over
+});
+
+const MILLISECOND: UnixNanos = 1_000_000;
+const GRACE: UnixNanos = ORPHAN_GRACE_MS as UnixNanos * MILLISECOND;
+/// Most extents one `ReapOrphans` takes from files: a larger file goes in pieces.
+const EXTENTS_REAPED_MAX: u64 = 16_384;
+
+impl State {
+    pub(super) fn update_opens(
+        &mut self,
+        client: ClientId,
+        opened: &[InodeId],
+        closed: &[InodeId],
+        lease_ms: u32,
+    ) -> Result<Reply, Failure> {
+        if opened.len() + closed.len() > OPENS_PER_COMMAND_MAX {
+            return Err(Failure::refused(
+                Refusal::InvalidArgument,
+                "too many opens in one command",
+            ));
+        }
+        let known = self.leases.get(&client).copied();
+        let told = known.map_or(0, |lease| lease.opens as usize);
+        if told + opened.len() > OPENS_PER_CLIENT_MAX + OPENS_PER_COMMAND_MAX {
+            return Err(Failure::Busy("too many open files of one client".to_owned()));
+        }
+        let mut missing = Vec::new();
+        for inode in opened {
+            match self.inode(*inode) {
+                Ok(_) => {}
+                Err(Failure::Refused(..)) => missing.push(*inode),
+                // It is about to be born.
+                Err(locked) => return Err(locked),
+            }
+        }
+        let renewed = known.is_some_and(|lease| !lease.is_over);
+        let lease_ms = lease_ms.clamp(LEASE_MS_MIN, LEASE_MS_MAX);
+        let lease = LeaseRow {
+            expires: self.time.saturating_add(UnixNanos::from(lease_ms) * MILLISECOND),
+            opens: known.map_or(0, |lease| lease.opens),
+            is_over: false,
+        };
+        self.leases.insert(client, lease);
+        for inode in opened {
+            if self.inodes.contains(inode) && !self.opens.contains(&(*inode, client)) {
+                self.opens.insert((*inode, client), ());
+                self.opens_by_client.insert((client, *inode), ());
+                self.leases.update(&client, |lease| lease.opens += 1);
+            }
+        }
+        for inode in closed {
+            self.release_open(client, *inode);
+        }
+        Ok(Reply::Opens { missing, renewed })
+    }
+
+    fn release_open(&mut self, client: ClientId, inode: InodeId) {
+        if self.opens.remove(&(inode, client)).is_none() {
+            return;
+        }
+        self.opens_by_client.remove(&(client, inode));
+        self.leases.update(&client, |lease| lease.opens -= 1);
+        let is_orphan = self.inodes.get(&inode).is_some_and(|row| row.link_count == 0);
+        if is_orphan && !self.is_open(inode) {
+            self.make_due(inode);
+        }
+    }
+
+    fn is_open(&self, inode: InodeId) -> bool {
+        let clients = (inode, ClientId(0))..=(inode, ClientId(u64::MAX));
+        self.opens.range(clients).next().is_some()
+    }
+
+    /// The inode goes after the grace time, unless somebody tells to have it open.
+    pub(super) fn make_due(&mut self, inode: InodeId) {
+        let due = self.time.saturating_add(GRACE);
+        self.orphans.insert((due, inode), ());
+    }
+
+    /// Whether `ReapOrphans` would do anything at `now`.
+    pub fn has_due_orphans(&self, now: UnixNanos) -> bool {
+        self.orphans.first().is_some_and(|((due, _), ())| *due <= now)
+            || self.leases.iter().any(|(_, lease)| lease.expires <= now)
+    }
+
+    /// Releases what leases that ran out hold, then drops orphans that are due; answers how many.
+    pub(super) fn reap_orphans(&mut self, limit: u32) -> Result<Reply, Failure> {
+        self.end_leases(limit as usize);
+        let mut reaped = 0;
+        let mut extents_left = EXTENTS_REAPED_MAX;
+        for _ in 0..limit {
+            let Some((&(due, inode), ())) = self.orphans.first() else {
+                break;
+            };
+            if due > self.time {
+                break;
+            }
+            let is_orphan = self.inodes.get(&inode).is_some_and(|row| row.link_count == 0);
+            if is_orphan && !self.is_open(inode) {
+                if self.check_inode_unlocked(inode).is_err() {
+                    self.orphans.remove(&(due, inode));
+                    self.make_due(inode);
+                    continue;
+                }
+                if !self.shorten(inode, &mut extents_left) {
+                    break;
+                }
+                self.remove_inode(inode);
+                reaped += 1;
+            }
+            self.orphans.remove(&(due, inode));
+        }
+        Ok(Reply::Count(reaped))
+    }
+
+    /// Takes extents from an orphan as far as there are any left to take; true if it has none any more.
+    fn shorten(&mut self, inode: InodeId, extents_left: &mut u64) -> bool {
+        let count = match self.inodes.get(&inode).map(|row| &row.body) {
+            Some(Body::Extents { count, .. }) => *count,
+            _ => 0,
+        };
+        if count > *extents_left {
+            let extents = (inode, 0)..=(inode, u64::MAX);
+            let end = self.extents.range(extents).nth(*extents_left as usize);
+            if let Some((_, offset)) = end.map(|(key, _)| *key) {
+                self.cut_extents(inode, 0, offset);
+            }
+            *extents_left = 0;
+            return false;
+        }
+        *extents_left -= count;
+        true
+    }
+
+    fn end_leases(&mut self, limit: usize) {
+        let over: Vec<ClientId> = self
+            .leases
+            .iter()
+            .filter(|(_, lease)| lease.expires <= self.time)
+            .map(|(client, _)| *client)
+            .take(limit)
+            .collect();
+        let mut left = limit;
+        for client in over {
+            self.leases.update(&client, |lease| lease.is_over = true);
+            let held = (client, InodeId(0))..=(client, InodeId(u64::MAX));
+            let held = self.opens_by_client.range(held).take(left);
+            let inodes: Vec<InodeId> = held.map(|((_, inode), ())| *inode).collect();
+            left -= inodes.len();
+            for inode in inodes {
+                self.release_open(client, inode);
+            }
+            if self.leases.get(&client).is_some_and(|lease| lease.opens == 0) {
+                self.leases.remove(&client);
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The ledger of blocks: sharing, dropping, condemning, forgetting.
+
+use super::*;
+use bark_schema::data::{DataCommand, DataQuery};
+
+const ROOT: InodeId = InodeId::ROOT;
+
+fn homed(offset: u64, length: u32, counter: u64) -> Extent {
+    Extent {
+        block: BlockId::new(ClientId(7), PartitionId(0), counter),
+        ..extent(offset, length, 0)
+    }
+}
+
+fn publish(inode: InodeId, extents: Vec<Extent>) -> Command {
+    let size = extents.last().map_or(0, Extent::end);
+    Command::Publish {
+        inode,
+        extents,
+        size,
+        replace_all: true,
+        base_version: None,
+    }
+}
+
+fn condemn(node: u16, blocks: &[BlockId]) -> Command {
+    Command::Data(DataCommand::CondemnBlocks {
+        node: NodeNumber(node),
+        blocks: blocks.to_vec(),
+    })
+}
+
+fn forget(blocks: &[BlockId]) -> Command {
+    let blocks = blocks.to_vec();
+    Command::Data(DataCommand::ForgetBlocks { blocks })
+}
+
+fn unlink(name: &str) -> Command {
+    Command::Unlink {
+        directory: ROOT,
+        name: bytes(name),
+    }
+}
+
+fn garbage(machine: &Machine) -> Vec<(BlockId, Vec<NodeNumber>)> {
+    let rows = machine.state.garbage();
+    rows.map(|(block, _, nodes)| (block, nodes.to_vec())).collect()
+}
+
+#[test]
+fn a_copied_file_shares_blocks_that_live_until_the_last_file_goes() {
+    // Goal: references count extents of all files. Method: copy, unlink one, then the other.
+    let mut machine = Machine::new();
+    let (first, second) = (machine.create(ROOT, "a", b""), machine.create(ROOT, "b", b""));
+    machine.apply(publish(first, vec![homed(0, 9_000, 1)])).unwrap();
+    let copy = DataCommand::CopyRange {
+        from: first,
+        from_offset: 1_000,
+        to: second,
+        to_offset: 0,
+        length: 99_999,
+    };
+    let Ok(Reply::Copied(copied)) = machine.apply(Command::Data(copy)) else {
+        panic!("not copied");
+    };
+    assert_eq!((copied.length, copied.attributes.size), (8_000, 8_000));
+    let space = machine.state.space();
+    assert_eq!((space.allocated_bytes, space.block_bytes), (17_000, 9_000));
+    machine.apply(unlink("a")).unwrap();
+    assert_eq!(garbage(&machine), []);
+    machine.apply(unlink("b")).unwrap();
+    machine.reap();
+    assert_eq!(machine.state.space().garbage_bytes, 9_000);
+    assert_eq!(garbage(&machine).len(), 1);
+}
+
+#[test]
+fn only_blocks_nobody_published_are_condemned() {
+    // Goal: the log decides whether publishing or the report came first, and keeps to it. Method: both orders.
+    let mut machine = Machine::new();
+    let file = machine.create(ROOT, "f", b"");
+    let (used, orphan) = (homed(0, 10, 5), homed(0, 10, 6));
+    machine.apply(publish(file, vec![used.clone()])).unwrap();
+    let query = DataQuery::UnknownBlocks {
+        blocks: vec![used.block, orphan.block],
+    };
+    assert_eq!(
+        machine.query(Query::Data(query)),
+        Ok(Reply::Blocks(vec![orphan.block]))
+    );
+
+    machine.apply(condemn(1, &[used.block, orphan.block])).unwrap();
+    machine.apply(condemn(3, &[orphan.block])).unwrap();
+    let on = vec![NodeNumber(1), NodeNumber(3)];
+    assert_eq!(garbage(&machine), [(orphan.block, on)]);
+    assert!(machine.state.is_referenced(used.block));
+    let late = publish(file, vec![orphan.clone()]);
+    assert_eq!(refusal(machine.apply(late.clone())), Refusal::Conflict);
+
+    machine.apply(forget(&[orphan.block])).unwrap();
+    assert_eq!(garbage(&machine), []);
+    assert_eq!(
+        refusal(machine.apply(late)),
+        Refusal::Conflict,
+        "it is gone from the disks"
+    );
+    machine.apply(publish(file, vec![homed(0, 10, 7)])).unwrap();
+}
+
+#[test]
+fn blocks_of_other_partitions_are_neither_published_nor_condemned() {
+    let mut machine = Machine::new();
+    let file = machine.create(ROOT, "f", b"");
+    let foreign = Extent {
+        block: BlockId::new(ClientId(7), PartitionId(2), 1),
+        ..extent(0, 10, 0)
+    };
+    let block = foreign.block;
+    assert_eq!(
+        refusal(machine.apply(publish(file, vec![foreign]))),
+        Refusal::InvalidArgument
+    );
+    // Nothing is known of the home of blocks from before homes were named.
+    machine
+        .apply(condemn(1, &[block, extent(0, 1, 3).block]))
+        .unwrap();
+    assert_eq!(garbage(&machine), []);
+}
+
+#[test]
+fn extents_that_disagree_about_a_block_are_refused() {
+    let mut machine = Machine::new();
+    let file = machine.create(ROOT, "f", b"");
+    let mut second = homed(10, 10, 1);
+    second.checksum += 1;
+    assert_eq!(
+        refusal(machine.apply(publish(file, vec![homed(0, 10, 1), second]))),
+        Refusal::InvalidArgument
+    );
+}

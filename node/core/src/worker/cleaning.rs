@@ -1,0 +1,206 @@
+//! When to pack patches and to drop blocks; what a worker does for the space of its partitions.
+//!
+//! Previous in the flow: the worker's clock ([`super::upkeep`]). Next: [`crate::request::pack`],
+//! [`crate::request::defragment`] and [`crate::request::collect`], as coroutines, one of a kind a partition.
+//!
+//! Invariants:
+//! - Only a partition's leader packs and collects; worker 0 alone sweeps its node's store.
+//! - A pass over a ledger looks at a bounded number of rows.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use bark_schema::ids::{BlockId, InodeId, PartitionId};
+use bark_schema::limits::{BLOCK_SIZE_DEFAULT, BLOCK_SIZE_MAX, BLOCKS_PER_COMMAND_MAX, MIB};
+use bark_schema::operation::NodeRequest;
+
+use super::gateway::Gateway;
+use crate::partition::Partition;
+use crate::request::{collect, defragment, pack};
+use crate::time::Now;
+
+/// How long things lie before they are cleaned up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CleaningConfig {
+    /// A dropped block stays readable this long, for readers with an older layout.
+    pub garbage_horizon_us: u64,
+    /// A block nobody published is given up after this; its writer may still be at it.
+    pub orphan_age_us: u64,
+    /// Patches this old are packed, however few they are.
+    pub patch_age_us: u64,
+    /// Patches that take more than this are packed at once.
+    pub patch_space_max: u64,
+    /// How often a node looks at a page of its block store for lost blocks, and at its emptiest segment.
+    pub store_period_us: u64,
+}
+
+impl CleaningConfig {
+    /// A minute for readers, a day for writers, ten seconds for patches.
+    pub const STANDARD: CleaningConfig = CleaningConfig {
+        garbage_horizon_us: 60_000_000,
+        orphan_age_us: 24 * 3_600_000_000,
+        patch_age_us: 10_000_000,
+        patch_space_max: MIB as u64,
+        store_period_us: 10_000_000,
+    };
+}
+
+/// Coroutines under way for one partition, or for the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Chore {
+    Pack(PartitionId),
+    Collect(PartitionId),
+    Defragment(PartitionId),
+    Sweep,
+    Compact,
+}
+
+/// Where the passes over one partition are.
+#[derive(Default)]
+struct Progress {
+    /// When patches were first seen since the last packing.
+    patches_since_us: Option<u64>,
+    packed: Option<(InodeId, u64)>,
+    collected: Option<BlockId>,
+    defragmented: Option<(InodeId, u64)>,
+}
+
+#[derive(Default)]
+pub struct Cleaning {
+    under_way: Rc<RefCell<BTreeSet<Chore>>>,
+    progress: BTreeMap<PartitionId, Progress>,
+    sweep: Rc<RefCell<collect::Sweep>>,
+    store_cleaned_us: u64,
+}
+
+impl Cleaning {
+    /// Starts what is due for a partition this node leads.
+    pub fn clean_partition(&mut self, gateway: &Gateway, partition: &Partition, now: Now) {
+        self.pack(gateway, partition, now);
+        self.collect(gateway, partition, now);
+    }
+
+    fn pack(&mut self, gateway: &Gateway, partition: &Partition, now: Now) {
+        let (id, config) = (partition.id(), gateway.config().cleaning);
+        let progress = self.progress.entry(id).or_default();
+        let space = partition.state().patch_space();
+        if space == 0 {
+            progress.patches_since_us = None;
+            return;
+        }
+        let since_us = *progress.patches_since_us.get_or_insert(now.monotonic_us);
+        let is_old = now.monotonic_us.saturating_sub(since_us) >= config.patch_age_us;
+        let chore = Chore::Pack(id);
+        if (!is_old && space <= config.patch_space_max) || self.under_way.borrow().contains(&chore) {
+            return;
+        }
+        // The more there is, the larger the block, so that a busy database does not outrun the packing.
+        let size_max = (space as usize).clamp(BLOCK_SIZE_DEFAULT, BLOCK_SIZE_MAX);
+        let patches = partition.state().patches_after(progress.packed, size_max);
+        progress.packed = patches.last().map(|patch| (patch.inode, patch.offset));
+        if patches.is_empty() {
+            return;
+        }
+        if space <= config.patch_space_max {
+            // The rest is due again after a while: a file that is written all the time is not packed
+            // all the time.
+            progress.patches_since_us = None;
+        }
+        let work = gateway.clone();
+        self.once(gateway, chore, async move {
+            pack::pack(&work, id, patches).await;
+        });
+    }
+
+    fn collect(&mut self, gateway: &Gateway, partition: &Partition, now: Now) {
+        let id = partition.id();
+        let chore = Chore::Collect(id);
+        if self.under_way.borrow().contains(&chore) {
+            return;
+        }
+        let progress = self.progress.entry(id).or_default();
+        let horizon_ns = i64::try_from(gateway.config().cleaning.garbage_horizon_us)
+            .unwrap_or(i64::MAX)
+            .saturating_mul(1_000);
+        let mut looked_at = 0;
+        let mut last = None;
+        let mut rows = Vec::new();
+        for (block, since, nodes) in partition.state().garbage_after(progress.collected) {
+            looked_at += 1;
+            last = Some(block);
+            if now.unix_ns.saturating_sub(since) >= horizon_ns {
+                rows.push((block, nodes.to_vec()));
+            }
+            if looked_at >= BLOCKS_PER_COMMAND_MAX {
+                break;
+            }
+        }
+        // At the end of the ledger the next pass begins at its start.
+        progress.collected = last.filter(|_| looked_at >= BLOCKS_PER_COMMAND_MAX);
+        if rows.is_empty() {
+            return;
+        }
+        let work = gateway.clone();
+        self.once(gateway, chore, async move {
+            collect::collect(&work, id, rows).await;
+        });
+    }
+
+    /// Joins the next file in pieces of a partition this node leads.
+    pub fn defragment(&mut self, gateway: &Gateway, partition: &Partition) {
+        let id = partition.id();
+        let chore = Chore::Defragment(id);
+        if self.under_way.borrow().contains(&chore) {
+            return;
+        }
+        let progress = self.progress.entry(id).or_default();
+        let (run, last) = partition.state().fragments_after(progress.defragmented);
+        progress.defragmented = last;
+        if run.is_empty() {
+            return;
+        }
+        let work = gateway.clone();
+        self.once(gateway, chore, async move {
+            defragment::defragment(&work, id, run).await;
+        });
+    }
+
+    /// Starts what is due for the node's block store.
+    pub fn clean_store(&mut self, gateway: &Gateway, now: Now) {
+        let config = gateway.config().cleaning;
+        if now.monotonic_us.saturating_sub(self.store_cleaned_us) < config.store_period_us {
+            return;
+        }
+        self.store_cleaned_us = now.monotonic_us;
+        let (work, sweep) = (gateway.clone(), self.sweep.clone());
+        self.once(gateway, Chore::Sweep, async move {
+            let state = sweep.take();
+            let state = collect::sweep(&work, state, config.orphan_age_us).await;
+            sweep.replace(state);
+        });
+        let work = gateway.clone();
+        self.once(gateway, Chore::Compact, async move {
+            let node = work.config().node;
+            if let Err(failure) = work.node(node, NodeRequest::BlockCompact).await {
+                tracing::warn!(%failure, "no space was won back from dropped blocks");
+            }
+        });
+    }
+
+    /// A partition this node no longer leads is somebody else's to clean.
+    pub fn forget_partition(&mut self, partition: PartitionId) {
+        self.progress.remove(&partition);
+    }
+
+    fn once(&self, gateway: &Gateway, chore: Chore, work: impl Future<Output = ()> + 'static) {
+        if !self.under_way.borrow_mut().insert(chore) {
+            return;
+        }
+        let under_way = self.under_way.clone();
+        gateway.spawn(async move {
+            work.await;
+            under_way.borrow_mut().remove(&chore);
+        });
+    }
+}
