@@ -1,7 +1,7 @@
 //! What must hold of blocks when the cluster has come to rest.
 //!
 //! Invariants checked:
-//! - Every node that is named as having a block in use has it: nothing needed was dropped.
+//! - Every node that is named as having a block in use has it, but one whose disk did harm: nothing needed was dropped.
 //! - No block is in use and in the ledger.
 //! - Before that, what nobody needs has gone, from the ledgers and from the disks.
 
@@ -35,13 +35,15 @@ pub fn check_clean(
     Ok(())
 }
 
+/// `damaged` is the node whose disk lost or harmed what it keeps.
 pub fn check(
     states: &BTreeMap<PartitionId, &State>,
     stores: &BTreeMap<NodeNumber, &BlockStore>,
+    damaged: Option<NodeNumber>,
 ) -> Result<(), String> {
     for (partition, state) in states {
         for (block, nodes) in state.blocks() {
-            for node in nodes {
+            for node in nodes.iter().filter(|node| Some(**node) != damaged) {
                 let has = stores.get(node).is_some_and(|store| store.contains(block));
                 if !has {
                     return Err(format!("{node} lacks {block}, which {partition} needs"));

@@ -78,10 +78,11 @@ impl Simulation {
         match self.rest().and_then(|()| clean()) {
             Ok(()) => {
                 let states = self.states();
+                let damaged = self.stage.damaged.get().map(NodeNumber);
                 if let Err(reason) = tree::check(&states) {
                     self.stage.fail(reason);
                 }
-                if let Err(reason) = ledger::check(&states, &self.stores()) {
+                if let Err(reason) = ledger::check(&states, &self.stores(), damaged) {
                     self.stage.fail(reason);
                 }
                 true
