@@ -206,7 +206,9 @@ impl Work {
             replicas: replicas.collect(),
             local_only: false,
         };
-        let stored = self.change("a block", Call::AnyNode(request), &[]).await;
+        // The disk of a node may be full; it says so, and nothing was stored.
+        let allowed = [Refusal::NoSpace];
+        let stored = self.change("a block", Call::AnyNode(request), &allowed).await;
         let Fate::Done(Reply::Stored { nodes }) = stored else {
             return None;
         };
