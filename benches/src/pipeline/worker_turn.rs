@@ -84,7 +84,14 @@ impl Bench {
                 rejoin: false,
             };
             let random = Random::new(u64::from(id));
-            Partition::open(PartitionId(id), node, start, SnapshotConfig::default(), random, now)
+            Partition::open(
+                PartitionId(id),
+                node,
+                start,
+                SnapshotConfig::default(),
+                random,
+                now,
+            )
         };
         let partitions: Result<Vec<_>, _> = (0..PARTITIONS).map(open).collect();
         let mut bench = Bench {
