@@ -218,6 +218,7 @@ impl Worker {
                 local_only: true,
                 ..
             } => {
+                self.count_space(data.len() as u64);
                 self.storage(super::event::StorageRequest::BlockPut {
                     call: id,
                     block,
