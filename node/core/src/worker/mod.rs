@@ -397,6 +397,7 @@ impl Worker {
         }
         let batch = self.batch;
         if self.config.durability != Durability::None {
+            self.count_space_for_records(&records);
             self.effects.push(Effect::Persist { batch, records });
             return false;
         }

@@ -225,6 +225,7 @@ impl Worker {
                 local_only: true,
                 ..
             } => {
+                self.count_space(data.len() as u64);
                 self.storage(super::event::StorageRequest::BlockPut {
                     call: id,
                     block,

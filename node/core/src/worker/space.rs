@@ -6,11 +6,14 @@
 //!
 //! Invariants:
 //! - What was proposed is never refused here, nor what ends a transaction or makes the state smaller.
+//! - The disk is measured seconds apart, and can be filled in less: between two measurements, what this worker hands to
+//!   it counts as gone.
 
 use bark_schema::data::DataCommand;
 use bark_schema::operation::{Command, Failure, NodeRequest, Refusal, Request};
 
 use super::Worker;
+use crate::log::Record;
 
 /// Free space that only clean-up may use: eight log segments, or a quarter of a small disk.
 const RESERVE_BYTES_MAX: u64 = 256 << 20;
@@ -27,6 +30,22 @@ impl Worker {
             self.config.node, self.disk.1
         );
         Some(Failure::refused(Refusal::NoSpace, sentence))
+    }
+
+    /// Until the next measurement: what goes into the log now goes into a snapshot later.
+    pub(super) fn count_space_for_records(&mut self, records: &[Record]) {
+        let bytes: usize = records
+            .iter()
+            .map(|record| match record {
+                Record::Entry { data, .. } => data.len(),
+                _ => 0,
+            })
+            .sum();
+        self.count_space(2 * bytes as u64);
+    }
+
+    pub(super) fn count_space(&mut self, bytes: u64) {
+        self.disk.1 = self.disk.1.saturating_sub(bytes);
     }
 
     /// Whether the reserve is touched.
