@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use bark_queue::{SleepFlag, mpsc, notify, spsc};
+use core_affinity::CoreId;
 use serde_json::json;
 
 use crate::origin;
@@ -246,23 +247,39 @@ impl Patience {
     }
 }
 
-/// Reader on one core, writers on the others: on the same core an item waits for the scheduler, not for the queue.
-fn pin(is_reader: bool) {
-    let cores = core_affinity::get_core_ids().unwrap_or_default();
-    if let [first, .., last] = cores[..] {
-        // A refusal leaves the thread where the system puts it, as on a machine of one core.
-        core_affinity::set_for_current(if is_reader { first } else { last });
+/// The reader on one core, the writers on the others: on the same core an item waits for the scheduler, not the queue.
+struct Cores(Vec<CoreId>);
+
+impl Cores {
+    /// To be asked for before the first pinning: a pinned thread, and those it starts, see one core only.
+    fn of_this_process() -> Cores {
+        Cores(core_affinity::get_core_ids().unwrap_or_default())
+    }
+
+    // A refusal leaves the thread where the system puts it, as does a machine of one core.
+    fn pin_reader(&self) {
+        if let [first, _, ..] = self.0[..] {
+            core_affinity::set_for_current(first);
+        }
+    }
+
+    fn pin_writer(&self, index: usize) {
+        if let [_, others @ ..] = &self.0[..]
+            && !others.is_empty()
+        {
+            core_affinity::set_for_current(others[index % others.len()]);
+        }
     }
 }
 
-fn drain_nanoseconds((producers, mut consumer): Ends, items: u64) -> f64 {
+fn drain_nanoseconds(cores: &Cores, (producers, mut consumer): Ends, items: u64) -> f64 {
     let each_items = items.div_ceil(producers.len() as u64);
     let total = each_items * producers.len() as u64;
     let start = Instant::now();
     thread::scope(|scope| {
-        for mut producer in producers {
+        for (index, mut producer) in producers.into_iter().enumerate() {
             scope.spawn(move || {
-                pin(false);
+                cores.pin_writer(index);
                 let mut patience = Patience::new(SPINS_MAX);
                 for value in 0..each_items {
                     while !producer.push(value) {
@@ -302,7 +319,7 @@ fn clock_nanoseconds() -> u64 {
 }
 
 /// Sorted push-to-take times in nanoseconds, the clock's own included.
-fn push_to_take_nanoseconds((producers, mut consumer): Ends, turns_count: u64) -> Vec<u64> {
+fn push_to_take_nanoseconds(cores: &Cores, (producers, mut consumer): Ends, turns_count: u64) -> Vec<u64> {
     let start = Instant::now();
     let taken = AtomicU64::new(0);
     let producers_count = producers.len() as u64;
@@ -312,7 +329,7 @@ fn push_to_take_nanoseconds((producers, mut consumer): Ends, turns_count: u64) -
         for (index, mut producer) in (0u64..).zip(producers) {
             let taken = &taken;
             let writer = scope.spawn(move || {
-                pin(false);
+                cores.pin_writer(index as usize);
                 for turn in (index..turns_count).step_by(producers_count as usize) {
                     while taken.load(Ordering::Acquire) < turn * TURN_ITEMS {
                         thread::park();
@@ -348,7 +365,8 @@ fn push_to_take_nanoseconds((producers, mut consumer): Ends, turns_count: u64) -
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let origin = origin::origin();
-    pin(true);
+    let cores = Cores::of_this_process();
+    cores.pin_reader();
     let cells: Vec<(&Subject, usize)> = [1, 2, 4, 8]
         .into_iter()
         .flat_map(|count| {
@@ -362,8 +380,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut measured = vec![[const { Vec::new() }; 4]; cells.len()];
     for _ in 0..arguments.rounds {
         for ((Subject(_, _, make), count), columns) in cells.iter().zip(&mut measured) {
-            columns[0].push(drain_nanoseconds(make(*count), arguments.items));
-            let samples = push_to_take_nanoseconds(make(*count), 64);
+            columns[0].push(drain_nanoseconds(&cores, make(*count), arguments.items));
+            let samples = push_to_take_nanoseconds(&cores, make(*count), 64);
             let kept = samples.partition_point(|sample| *sample <= PREEMPTED_NANOSECONDS);
             let percentile = |percent: usize| {
                 samples
