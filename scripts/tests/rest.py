@@ -13,6 +13,8 @@ from urllib.parse import quote
 PORT, GATEWAY = int(sys.argv[1]), sys.argv[2]
 # 10 KiB each beside what uploads left in the allocator.
 RESIDENT_MIB_MAX = 400
+# How long the gateway waits for the rest of a request's head.
+HEAD_TIMEOUT = 60
 MIB = 1 << 20
 
 
@@ -315,6 +317,7 @@ def crowd():
     count = min(12_000, limit - 200)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     half_open = []
+    started = time.monotonic()
     for _ in range(count):
         stream = socket.create_connection(("127.0.0.1", PORT), timeout=30)
         stream.sendall(b"GET / HTTP/1.1\r\nHo")
@@ -322,7 +325,9 @@ def crowd():
     if count == 12_000:
         one_more = socket.create_connection(("127.0.0.1", PORT), timeout=30)
         half_open.append(one_more)
-        assert turned_away(one_more), "more connections than there is room for"
+        # The gateway gives up on the first of them after a minute, and then there is room.
+        is_full = turned_away(one_more)
+        assert is_full or time.monotonic() - started > HEAD_TIMEOUT, "more connections than there is room for"
     for stream in half_open[:100]:
         stream.close()
     deadline = time.monotonic() + 20

@@ -42,9 +42,9 @@ const CONNECTIONS_MAX: usize = 12_000;
 const OPEN_FILES_BESIDE: usize = 512;
 /// Items and bytes on their way to one worker; beyond, its sockets are not read.
 const RING_ITEMS_MAX: usize = 4096;
-const RING_BYTES_MAX: u64 = 64 << 20;
+const RING_BYTES_MAX: u64 = 16 << 20;
 /// Unsent bytes of a connection before its worker is told, and before it is closed.
-const OUTGOING_BYTES_SOFT_MAX: usize = 1 << 20;
+const OUTGOING_BYTES_SOFT_MAX: usize = 256 << 10;
 const OUTGOING_BYTES_MAX: usize = 256 << 20;
 /// A peer in the same cluster accepts within milliseconds, or its machine is off.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
