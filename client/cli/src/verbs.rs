@@ -1,10 +1,13 @@
 //! The verbs, one file each, and what they share: cluster paths from arguments, targets inside directories.
 
 mod cat;
+mod chmod;
+mod chown;
 mod cp;
 mod df;
 mod get;
 mod key;
+mod ln;
 mod locate;
 mod ls;
 mod mkdir;
@@ -18,14 +21,16 @@ mod stat;
 mod status;
 mod touch;
 mod tree;
+mod truncate;
 pub(crate) mod umount;
+mod xattr;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use bark_client::files::Files;
 use bark_client::{Client, ClusterPath};
-use bark_schema::operation::FileKind;
+use bark_schema::operation::{Attributes, FileKind};
 use bytes::Bytes;
 use clap::Subcommand;
 
@@ -55,8 +60,19 @@ pub enum Verb {
     Mv(mv::Mv),
     /// Copy inside the cluster.
     Cp(cp::Cp),
+    /// Give a file another name, or with -s make a symbolic link.
+    Ln(ln::Ln),
+    /// Change permission bits.
+    Chmod(chmod::Chmod),
+    /// Change owner and group.
+    Chown(chown::Chown),
     /// Set modification times to now, making files that are not there.
     Touch(touch::Touch),
+    /// Make files this long, cutting them or adding zeros.
+    Truncate(truncate::Truncate),
+    /// Work with extended attributes.
+    #[command(subcommand)]
+    Xattr(xattr::Xattr),
     /// Show a directory and everything below it.
     Tree(tree::Tree),
     /// Show what the cluster stores and what its disks have left.
@@ -91,7 +107,12 @@ impl Verb {
             Verb::Rm(_) => "rm",
             Verb::Mv(_) => "mv",
             Verb::Cp(_) => "cp",
+            Verb::Ln(_) => "ln",
+            Verb::Chmod(_) => "chmod",
+            Verb::Chown(_) => "chown",
             Verb::Touch(_) => "touch",
+            Verb::Truncate(_) => "truncate",
+            Verb::Xattr(verb) => verb.name(),
             Verb::Tree(_) => "tree",
             Verb::Df(_) => "df",
             Verb::Mount(_) => "mount",
@@ -115,7 +136,12 @@ impl Verb {
             Verb::Rm(verb) => verb.run(client, output).await,
             Verb::Mv(verb) => verb.run(client, output).await,
             Verb::Cp(verb) => verb.run(client, output).await,
+            Verb::Ln(verb) => verb.run(client, output).await,
+            Verb::Chmod(verb) => verb.run(client, output).await,
+            Verb::Chown(verb) => verb.run(client, output).await,
             Verb::Touch(verb) => verb.run(client, output).await,
+            Verb::Truncate(verb) => verb.run(client, output).await,
+            Verb::Xattr(verb) => verb.run(client, output).await,
             Verb::Tree(verb) => verb.run(client, output).await,
             Verb::Df(verb) => verb.run(client, output).await,
             // They have no use for a client and are run before there is one.
@@ -136,6 +162,45 @@ fn cluster_path(text: &OsStr) -> Result<ClusterPath, Problem> {
 
 fn cluster_paths(texts: &[OsString]) -> Result<Vec<ClusterPath>, Problem> {
     texts.iter().map(|text| cluster_path(text)).collect()
+}
+
+/// What is at these paths, in turn, and with `recursive` all below; a directory before what is in it.
+async fn each_below(
+    files: &Files,
+    paths: Vec<ClusterPath>,
+    recursive: bool,
+    mut act: impl AsyncFnMut(&ClusterPath, Attributes) -> Result<(), Problem>,
+) -> Result<(), Problem> {
+    for path in paths {
+        // A path that was named leads through a link; links below do not, as they may lead anywhere.
+        let attributes = files.stat(&path).await?;
+        let is_directory = attributes.kind == FileKind::Directory;
+        act(&path, attributes).await?;
+        let mut unvisited = if recursive && is_directory {
+            vec![path]
+        } else {
+            Vec::new()
+        };
+        while let Some(directory) = unvisited.pop() {
+            let mut listing = files.list(&directory).await?;
+            loop {
+                let page = listing.next_page_with_attributes().await?;
+                if page.is_empty() {
+                    break;
+                }
+                for (entry, attributes) in page {
+                    let child = directory.join(&entry.name);
+                    match attributes.kind {
+                        FileKind::Symlink => continue,
+                        FileKind::Directory => unvisited.push(child.clone()),
+                        _ => {}
+                    }
+                    act(&child, attributes).await?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Where something called `name` goes: into `path` if that is a directory, else to `path` itself.

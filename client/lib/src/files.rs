@@ -16,6 +16,7 @@ mod read;
 mod staged;
 mod tree;
 mod write;
+mod xattr;
 
 use bark_schema::ids::{InodeId, PartitionId};
 use bark_schema::operation::{
@@ -223,11 +224,8 @@ impl Files {
         inode: InodeId,
         change: AttributeChange,
     ) -> Result<(), Error> {
-        let command = Command::SetAttributes { inode, change };
-        match self.client.command(inode.home(), command).await {
-            Ok(_) => Ok(()),
-            Err(failure) => Err(Error::new(path.to_string(), failure)),
-        }
+        self.change(path, inode, Command::SetAttributes { inode, change })
+            .await
     }
 
     /// Stores bytes as a new block, on a majority of its replicas, and describes it as the extent at
@@ -335,6 +333,13 @@ impl Files {
 
     async fn namespace(&self, path: &ClusterPath, operation: Namespace) -> Result<(), Error> {
         match self.client.namespace(operation).await {
+            Ok(_) => Ok(()),
+            Err(failure) => Err(Error::new(path.to_string(), failure)),
+        }
+    }
+
+    async fn change(&self, path: &ClusterPath, inode: InodeId, command: Command) -> Result<(), Error> {
+        match self.client.command(inode.home(), command).await {
             Ok(_) => Ok(()),
             Err(failure) => Err(Error::new(path.to_string(), failure)),
         }
