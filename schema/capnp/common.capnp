@@ -113,6 +113,7 @@ struct Query @0x920c6259fcbe7f32 {
     }
     xattrList @21 :UInt64;
     data @22 :DataQuery;
+    usage @23 :UsageQuery;
   }
 }
 
@@ -233,6 +234,9 @@ struct Step @0xa3e8227bfbf9b83b {
     addLinks :group {
       inode @12 :UInt64;
       count @13 :Int32;
+      added @22 :UInt64;
+      removed @23 :UInt64;
+      # The directories that got and lost a name of it; 0: none.
     }
     holdRenameLease @14 :Void;
     keySet :group {
@@ -348,6 +352,7 @@ struct Command @0xf6137f4308a7bad3 {
     reapOrphans @58 :UInt32;
     # Ends leases that ran out and drops at most so many inodes without name that nobody has open.
     data @59 :DataCommand;
+    usage @60 :UsageCommand;
   }
 }
 
@@ -424,6 +429,8 @@ struct NodeRequest @0xf578ba7322f2241e {
     }
     blockCompact @17 :Void;
     # Wins back the space of dropped blocks, a segment at most.
+    directoryUsage @18 :UInt64;
+    # What a directory and everything below it take.
   }
 }
 
@@ -572,6 +579,48 @@ struct DataQuery @0xbe07f3c1ee4cdb59 {
   }
 }
 
+struct Usage @0xa3f8d9e51fca5ec7 {
+  # What files, links and directories take.
+  bytes @0 :UInt64;
+  # The sum of their sizes.
+  stored @1 :UInt64;
+  # Of these, what is stored: holes are not.
+  inodes @2 :UInt64;
+}
+
+struct UsageReport @0xd2da87b5771fe4e8 {
+  # What a part of a directory takes, told to the directory's partition.
+  directory @0 :UInt64;
+  contributor @1 :UInt64;
+  # A directory in it; or an inode with counter 0: the files in it that another partition is home to.
+  bytes @2 :UInt64;
+  stored @3 :UInt64;
+  inodes @4 :UInt64;
+  version @5 :UInt64;
+}
+
+struct UsageCommand @0xa46fbb96cade15e4 {
+  # What leaders tell of the sizes of directories.
+  union {
+    report @0 :List(UsageReport);
+    # To the partition of the directories.
+    reported @1 :List(UsageReport);
+    # To the partition the reports came from: they arrived.
+  }
+}
+
+struct UsageQuery @0xb7cf68dae2e67afd {
+  # A question about the sizes of directories.
+  union {
+    total @0 :UInt64;
+    # Of a directory, as far as it was told.
+    unreported :group {
+      after @1 :UInt64;
+      limit @2 :UInt32;
+    }
+  }
+}
+
 enum TransactionOutcome @0xcfc15dbc4ae09765 {
   committed @0;
   aborted @1;
@@ -690,6 +739,13 @@ struct Reply @0xc5518b2f91c2927e {
       attributes @36 :Attributes;
     }
     blocks @37 :List(BlockId);
+    usage @38 :Usage;
+    usageReports :group {
+      reports @39 :List(UsageReport);
+      next @40 :List(UsageReport);
+      transactions @41 :List(TransactionId);
+      more @42 :Bool;
+    }
   }
 }
 

@@ -14,3 +14,4 @@ pub mod limits;
 pub mod message;
 pub mod operation;
 pub mod placement;
+pub mod usage;

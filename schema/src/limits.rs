@@ -57,6 +57,8 @@ pub const WRITE_SIZE_MAX: usize = 64 * KIB;
 pub const LAYOUT_PATCH_BYTES_MAX: usize = MIB;
 /// Most blocks in one question or command about blocks.
 pub const BLOCKS_PER_COMMAND_MAX: usize = 4096;
+/// Most reports of what directories take in one command or answer.
+pub const USAGE_REPORTS_MAX: usize = 4096;
 /// Largest frame from a client that has not logged in.
 pub const FRAME_SIZE_GREETING_MAX: usize = 64 * KIB;
 /// Largest frame without a large value: one block and its envelope.

@@ -19,6 +19,8 @@ pub use crate::inode::{
     Xattr,
 };
 
+use crate::usage::{Usage, UsageCommand, UsageQuery, UsageReport};
+
 /// Names one change for the exactly-once tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestId {
@@ -109,6 +111,8 @@ pub enum Query {
     },
     /// About the bytes of files and about blocks.
     Data(DataQuery),
+    /// About what directories take.
+    Usage(UsageQuery),
 }
 
 /// Where a page of a directory begins.
@@ -222,6 +226,8 @@ pub enum Command {
     },
     /// Changes bytes of files; small writes among them.
     Data(DataCommand),
+    /// Tells what directories take.
+    Usage(UsageCommand),
     /// Writes into a file that stays at most INLINE_SIZE_MAX; `TooLargeForInline` otherwise.
     WriteInline {
         inode: InodeId,
@@ -355,6 +361,10 @@ pub enum NodeRequest {
     /// Wins back the space of dropped blocks, of one segment at most. Between nodes only.
     BlockCompact,
     ClusterStatus,
+    /// What a directory and everything below it take, exactly, without a walk. Answers `Usage`.
+    DirectoryUsage {
+        directory: InodeId,
+    },
 }
 
 /// A run of a file's bytes inside one block.
@@ -410,10 +420,13 @@ pub enum Step {
         inode: InodeId,
         parent: InodeId,
     },
-    /// Adds to a non-directory's link count; at zero the inode is an orphan. Adding 0 moves `changed` alone.
+    /// A non-directory got a name, lost one, or both: the directories these are in. Its link count changes by
+    /// `count`, which is 1, -1 or 0; without a name it is an orphan.
     AddLinks {
         inode: InodeId,
         count: i32,
+        added: Option<InodeId>,
+        removed: Option<InodeId>,
     },
     /// At the root's partition: only one directory rename at a time in the cluster.
     HoldRenameLease,
@@ -494,6 +507,14 @@ pub enum Reply {
     },
     Copied(Copied),
     Blocks(Vec<BlockId>),
+    Usage(Usage),
+    /// Answers of [`UsageCommand`] and [`UsageQuery`], which say what is in them.
+    UsageReports {
+        reports: Vec<UsageReport>,
+        next: Vec<UsageReport>,
+        transactions: Vec<TransactionId>,
+        more: bool,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

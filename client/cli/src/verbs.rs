@@ -5,6 +5,7 @@ mod chmod;
 mod chown;
 mod cp;
 mod df;
+mod du;
 mod get;
 mod key;
 mod ln;
@@ -77,6 +78,8 @@ pub enum Verb {
     Tree(tree::Tree),
     /// Show what the cluster stores and what its disks have left.
     Df(df::Df),
+    /// Show what directories take, with everything below them.
+    Du(du::Du),
     /// Mount the cluster on a directory.
     Mount(mount::Mount),
     /// Unmount it.
@@ -115,6 +118,7 @@ impl Verb {
             Verb::Xattr(verb) => verb.name(),
             Verb::Tree(_) => "tree",
             Verb::Df(_) => "df",
+            Verb::Du(_) => "du",
             Verb::Mount(_) => "mount",
             Verb::Umount(_) => "umount",
             Verb::Key(verb) => verb.name(),
@@ -144,6 +148,7 @@ impl Verb {
             Verb::Xattr(verb) => verb.run(client, output).await,
             Verb::Tree(verb) => verb.run(client, output).await,
             Verb::Df(verb) => verb.run(client, output).await,
+            Verb::Du(verb) => verb.run(client, output).await,
             // They have no use for a client and are run before there is one.
             Verb::Mount(_) | Verb::Umount(_) => Ok(()),
             Verb::Key(verb) => verb.run(client, output).await,

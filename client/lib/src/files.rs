@@ -23,6 +23,7 @@ use bark_schema::operation::{
     AttributeChange, Attributes, Command, Content, Entry, Extent, FileKind, Namespace, NewContent, NewInode,
     NodeRequest, Query, Refusal, RenameMode, Reply,
 };
+use bark_schema::usage::{Usage, UsageQuery};
 use bytes::Bytes;
 
 pub use self::handle::FileHandle;
@@ -82,6 +83,25 @@ impl Files {
             Ok(Reply::Attributes(attributes)) => Ok(attributes),
             Ok(other) => Err(Error::protocol(subject, &other)),
             Err(failure) => Err(Error::new(subject, failure)),
+        }
+    }
+
+    /// What a path and, if it is a directory, everything below it take: exactly, and without a walk. A last
+    /// symbolic link is not followed; a file with several names is counted with its first.
+    pub async fn usage(&self, path: &ClusterPath) -> Result<Usage, Error> {
+        let attributes = self.stat_link(path).await?;
+        let directory = attributes.inode;
+        let answer = if attributes.kind == FileKind::Directory {
+            let request = NodeRequest::DirectoryUsage { directory };
+            self.client.call(crate::session::Call::AnyNode(request)).await
+        } else {
+            let query = Query::Usage(UsageQuery::Total { directory });
+            self.client.query(directory.home(), query).await
+        };
+        match answer {
+            Ok(Reply::Usage(usage)) => Ok(usage),
+            Ok(other) => Err(Error::protocol(path.to_string(), &other)),
+            Err(failure) => Err(Error::new(path.to_string(), failure)),
         }
     }
 

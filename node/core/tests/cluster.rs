@@ -828,3 +828,67 @@ fn a_refused_request_stays_refused_when_its_reason_is_gone() {
     assert_eq!(cluster.ask(2, remove), Ok(Reply::Done));
     assert_eq!(cluster.ask(3, request), first);
 }
+
+impl Cluster {
+    fn usage(&mut self, node: u16, directory: InodeId) -> (u64, u64) {
+        let request = Request::Node(NodeRequest::DirectoryUsage { directory });
+        match self.ask(node, request) {
+            Ok(Reply::Usage(usage)) => (usage.bytes, usage.inodes),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_a_directory_takes_is_known_at_once_at_every_node() {
+    // Goal: an answer holds everything acknowledged before it was asked for. Method: a deep tree through several
+    // partitions; after each change the sums of all its directories at another node, without a pause.
+    let mut cluster = Cluster::new(3);
+    let mut chain = vec![InodeId::ROOT];
+    for depth in 0..6 {
+        let parent = chain[chain.len() - 1];
+        let directory = cluster
+            .make_directory(1, parent, &format!("d{depth}"))
+            .expect("made");
+        chain.push(directory);
+    }
+    let homes: BTreeSet<PartitionId> = chain.iter().map(|directory| directory.home()).collect();
+    assert!(homes.len() > 2, "the tree is in several partitions");
+    let (top, deep) = (chain[1], chain[6]);
+    let create = Command::Create {
+        directory: deep,
+        name: bytes("file"),
+        attributes: new_inode(),
+        content: NewContent::Inline(bytes("hello")),
+        exclusive: true,
+    };
+    cluster.command(2, deep.home().0, create).expect("created");
+    for (depth, directory) in chain.clone().into_iter().enumerate() {
+        assert_eq!(cluster.usage(3, directory), (5, 8 - depth as u64));
+    }
+
+    // The file goes up and its directory away, then the middle of the chain to the root.
+    let entry = |directory, name: &str| Entry {
+        directory,
+        name: bytes(name),
+    };
+    let rename = |from, to| Namespace::Rename {
+        from,
+        to,
+        mode: RenameMode::Replace,
+    };
+    cluster
+        .namespace(1, rename(entry(deep, "file"), entry(top, "moved")))
+        .expect("moved");
+    let (directory, name) = (chain[5], bytes("d5"));
+    cluster
+        .namespace(2, Namespace::RemoveDirectory { directory, name })
+        .expect("removed");
+    assert_eq!(cluster.usage(3, top), (5, 6));
+    cluster
+        .namespace(3, rename(entry(chain[2], "d2"), entry(InodeId::ROOT, "here")))
+        .expect("moved");
+    assert_eq!(cluster.usage(1, chain[3]), (0, 3));
+    assert_eq!(cluster.usage(2, top), (5, 3));
+    assert_eq!(cluster.usage(2, InodeId::ROOT), (5, 7));
+}

@@ -16,6 +16,7 @@ mod read;
 mod reply;
 mod request;
 mod size;
+mod usage;
 
 pub use message::{
     decode_client, decode_peer, decode_proposal, decode_server, encode_client, encode_peer, encode_proposal,

@@ -80,6 +80,11 @@ pub fn node_or_none(number: u16) -> Option<NodeNumber> {
     (number != 0).then_some(NodeNumber(number))
 }
 
+/// Zero is no inode.
+pub fn inode_or_none(number: u64) -> Option<InodeId> {
+    (number != 0).then_some(InodeId(number))
+}
+
 pub fn nodes(list: capnp::Result<primitive_list::Reader<'_, u16>>) -> Result<Vec<NodeNumber>> {
     Ok(list?.iter().map(NodeNumber).collect())
 }

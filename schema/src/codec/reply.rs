@@ -4,6 +4,7 @@ use super::Result;
 use super::data::{read_block_ids, read_content, write_block_ids, write_content};
 use super::read::{self, Source};
 use super::request::{read_kind, write_inodes, write_keys, write_kind, write_nodes, write_transaction_id};
+use super::usage::{read_reports, read_usage, write_reports, write_usage};
 use crate::data::Copied;
 use crate::generated::common_capnp as wire;
 use crate::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId};
@@ -109,6 +110,22 @@ pub fn write_reply(reply: &Reply, mut builder: wire::reply::Builder<'_>) {
             write_attributes(&copied.attributes, group.init_attributes());
         }
         Reply::Blocks(blocks) => write_block_ids(blocks, builder.init_blocks(blocks.len() as u32)),
+        Reply::Usage(usage) => write_usage(usage, builder.init_usage()),
+        Reply::UsageReports {
+            reports,
+            next,
+            transactions,
+            more,
+        } => {
+            let mut group = builder.init_usage_reports();
+            write_reports(reports, group.reborrow().init_reports(reports.len() as u32));
+            write_reports(next, group.reborrow().init_next(next.len() as u32));
+            let mut list = group.reborrow().init_transactions(transactions.len() as u32);
+            for (index, transaction) in transactions.iter().enumerate() {
+                write_transaction_id(transaction, list.reborrow().get(index as u32));
+            }
+            group.set_more(*more);
+        }
     }
 }
 
@@ -179,6 +196,13 @@ pub fn read_reply(reader: wire::reply::Reader<'_>, source: Source<'_>) -> Result
             attributes: read_attributes(group.get_attributes()?)?,
         }),
         wire::reply::Blocks(blocks) => Reply::Blocks(read_block_ids(blocks)?),
+        wire::reply::Usage(usage) => Reply::Usage(read_usage(usage?)),
+        wire::reply::UsageReports(group) => Reply::UsageReports {
+            reports: read_reports(group.get_reports())?,
+            next: read_reports(group.get_next())?,
+            transactions: read::list(group.get_transactions(), |id| read::transaction_id(Ok(id)))?,
+            more: group.get_more(),
+        },
     })
 }
 

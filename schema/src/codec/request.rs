@@ -9,6 +9,7 @@ use super::data::{
 };
 use super::read::{self, Source, required};
 use super::reply::{read_reply, write_extents, write_reply};
+use super::usage::{read_usage_command, read_usage_query, write_usage_command, write_usage_query};
 use super::{Error, Result};
 use crate::generated::common_capnp as wire;
 use crate::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId, TransactionId};
@@ -123,6 +124,7 @@ pub fn write_query(query: &Query, mut builder: wire::query::Builder<'_>) {
         }
         Query::XattrList { inode } => builder.set_xattr_list(inode.0),
         Query::Data(query) => write_data_query(query, builder.init_data()),
+        Query::Usage(query) => write_usage_query(query, builder.init_usage()),
     }
 }
 
@@ -181,6 +183,7 @@ pub fn read_query(reader: wire::query::Reader<'_>, source: Source<'_>) -> Result
             inode: InodeId(inode),
         },
         wire::query::Data(query) => Query::Data(read_data_query(query?)?),
+        wire::query::Usage(query) => Query::Usage(read_usage_query(query?)?),
     })
 }
 
@@ -349,6 +352,7 @@ pub fn write_command(command: &Command, mut builder: wire::command::Builder<'_>)
         }
         Command::Forget { transaction } => write_transaction_id(transaction, builder.init_forget()),
         Command::Data(command) => write_data_command(command, builder.init_data()),
+        Command::Usage(command) => write_usage_command(command, builder.init_usage()),
     }
 }
 
@@ -453,6 +457,7 @@ pub fn read_command(reader: wire::command::Reader<'_>, source: Source<'_>) -> Re
             transaction: read::transaction_id(id)?,
         },
         wire::command::Data(command) => Command::Data(read_data_command(command?, source)?),
+        wire::command::Usage(command) => Command::Usage(read_usage_command(command?)?),
     })
 }
 
@@ -608,6 +613,7 @@ pub fn write_node_request(request: &NodeRequest, mut builder: wire::node_request
         }
         NodeRequest::BlockCompact => builder.set_block_compact(()),
         NodeRequest::ClusterStatus => builder.set_cluster_status(()),
+        NodeRequest::DirectoryUsage { directory } => builder.set_directory_usage(directory.0),
     }
 }
 
@@ -643,6 +649,9 @@ pub fn read_node_request(reader: wire::node_request::Reader<'_>, source: Source<
         },
         wire::node_request::BlockCompact(()) => NodeRequest::BlockCompact,
         wire::node_request::ClusterStatus(()) => NodeRequest::ClusterStatus,
+        wire::node_request::DirectoryUsage(directory) => NodeRequest::DirectoryUsage {
+            directory: InodeId(directory),
+        },
     })
 }
 
@@ -699,10 +708,17 @@ fn write_step(step: &Step, mut builder: wire::step::Builder<'_>) {
             group.set_inode(inode.0);
             group.set_parent(parent.0);
         }
-        Step::AddLinks { inode, count } => {
+        Step::AddLinks {
+            inode,
+            count,
+            added,
+            removed,
+        } => {
             let mut group = builder.init_add_links();
             group.set_inode(inode.0);
             group.set_count(*count);
+            group.set_added(added.map_or(0, |inode| inode.0));
+            group.set_removed(removed.map_or(0, |inode| inode.0));
         }
         Step::HoldRenameLease => builder.set_hold_rename_lease(()),
         Step::KeySet { key, value } => {
@@ -720,9 +736,7 @@ fn read_step(reader: wire::step::Reader<'_>, source: Source<'_>) -> Result<Step>
             entry: source.entry(group.get_entry())?,
             inode: InodeId(group.get_inode()),
             kind: read_kind(group.get_kind())?,
-            expected: Some(group.get_expected())
-                .filter(|inode| *inode != 0)
-                .map(InodeId),
+            expected: read::inode_or_none(group.get_expected()),
         },
         wire::step::ExchangeEntry(group) => Step::ExchangeEntry {
             entry: source.entry(group.get_entry())?,
@@ -749,6 +763,8 @@ fn read_step(reader: wire::step::Reader<'_>, source: Source<'_>) -> Result<Step>
         wire::step::AddLinks(group) => Step::AddLinks {
             inode: InodeId(group.get_inode()),
             count: group.get_count(),
+            added: read::inode_or_none(group.get_added()),
+            removed: read::inode_or_none(group.get_removed()),
         },
         wire::step::HoldRenameLease(()) => Step::HoldRenameLease,
         wire::step::KeySet(group) => Step::KeySet {

@@ -9,6 +9,7 @@ use crate::operation::{
     Command, Content, Extent, Failure, ListPosition, Namespace, NewContent, NewInode, NodeRequest, Proposal,
     Query, Reply, Request, Step,
 };
+use crate::usage::UsageCommand;
 
 /// The fixed parts of any message: root, envelope, ids and the largest variant.
 const FIXED_WORDS: usize = 64;
@@ -20,6 +21,8 @@ const STEP_WORDS: usize = 16;
 const STATUS_WORDS: usize = 20;
 const BLOCK_ID_WORDS: usize = 2;
 const PACKED_PIECE_WORDS: usize = 10;
+const TRANSACTION_ID_WORDS: usize = 3;
+const USAGE_REPORT_WORDS: usize = 6;
 
 pub fn peer_words(message: &PeerMessage) -> usize {
     FIXED_WORDS
@@ -126,6 +129,7 @@ fn request(request: &Request) -> usize {
             NodeRequest::BlockGet { .. }
             | NodeRequest::BlockList { .. }
             | NodeRequest::BlockCompact
+            | NodeRequest::DirectoryUsage { .. }
             | NodeRequest::ClusterStatus => 0,
         },
     }
@@ -164,6 +168,9 @@ fn command(command: &Command) -> usize {
             }
             DataCommand::Allocate { .. } | DataCommand::CopyRange { .. } => 0,
         },
+        Command::Usage(UsageCommand::Report { reports } | UsageCommand::Reported { reports }) => {
+            reports.len() * USAGE_REPORT_WORDS
+        }
         Command::Prepare { steps: held, .. } => steps(held),
         Command::Decide {
             steps: held,
@@ -249,6 +256,12 @@ fn reply(reply: &Reply) -> usize {
             }
         },
         Reply::Blocks(blocks) => blocks.len() * BLOCK_ID_WORDS,
+        Reply::UsageReports {
+            reports,
+            next,
+            transactions,
+            ..
+        } => (reports.len() + next.len()) * USAGE_REPORT_WORDS + transactions.len() * TRANSACTION_ID_WORDS,
         Reply::Stored { nodes } => nodes.len(),
         Reply::Cluster(status) => {
             // Five texts a node, rarely longer than 32 bytes each.

@@ -6,6 +6,7 @@ use bark_schema::data::*;
 use bark_schema::ids::*;
 use bark_schema::message::*;
 use bark_schema::operation::*;
+use bark_schema::usage::*;
 use bytes::Bytes;
 
 pub struct Generator {
@@ -268,7 +269,7 @@ impl Generator {
     }
 
     fn query(&mut self) -> Query {
-        match self.choose("Query", 15) {
+        match self.choose("Query", 16) {
             0 => Query::KeyGet { key: self.data() },
             1 => Query::KeyGetMany {
                 keys: self.list(Self::data),
@@ -305,6 +306,15 @@ impl Generator {
             },
             12 => Query::XattrList { inode: self.inode() },
             13 => Query::Data(self.data_query()),
+            14 => Query::Usage(match self.choose("UsageQuery", 2) {
+                0 => UsageQuery::Total {
+                    directory: self.inode(),
+                },
+                _ => UsageQuery::Unreported {
+                    after: self.inode(),
+                    limit: self.u32(),
+                },
+            }),
             _ => Query::TransactionOutcome {
                 transaction: self.transaction(),
             },
@@ -312,7 +322,7 @@ impl Generator {
     }
 
     fn command(&mut self) -> Command {
-        match self.choose("Command", 21) {
+        match self.choose("Command", 22) {
             0 => Command::KeySet {
                 key: self.data(),
                 value: self.data(),
@@ -416,6 +426,7 @@ impl Generator {
             },
             18 => Command::ReapOrphans { limit: self.u32() },
             19 => Command::Data(self.data_command()),
+            20 => Command::Usage(self.usage_command()),
             _ => Command::Forget {
                 transaction: self.transaction(),
             },
@@ -480,6 +491,31 @@ impl Generator {
         }
     }
 
+    fn usage(&mut self) -> Usage {
+        Usage {
+            bytes: self.number(),
+            stored: self.number(),
+            inodes: self.number(),
+        }
+    }
+
+    fn usage_report(&mut self) -> UsageReport {
+        UsageReport {
+            directory: self.inode(),
+            contributor: self.inode(),
+            usage: self.usage(),
+            version: self.number(),
+        }
+    }
+
+    fn usage_command(&mut self) -> UsageCommand {
+        let reports = self.list(Self::usage_report);
+        match self.choose("UsageCommand", 2) {
+            0 => UsageCommand::Report { reports },
+            _ => UsageCommand::Reported { reports },
+        }
+    }
+
     fn data_query(&mut self) -> DataQuery {
         match self.choose("DataQuery", 2) {
             0 => DataQuery::Seek {
@@ -521,6 +557,8 @@ impl Generator {
             5 => Step::AddLinks {
                 inode: self.inode(),
                 count: self.number() as i32,
+                added: self.option(Self::inode),
+                removed: self.option(Self::inode),
             },
             6 => Step::HoldRenameLease,
             8 => Step::ExchangeEntry {
@@ -573,7 +611,7 @@ impl Generator {
     }
 
     fn node_request(&mut self) -> NodeRequest {
-        match self.choose("NodeRequest", 7) {
+        match self.choose("NodeRequest", 8) {
             0 => NodeRequest::Walk {
                 start: self.inode(),
                 path: self.data(),
@@ -600,12 +638,15 @@ impl Generator {
                 limit: self.u32(),
             },
             5 => NodeRequest::BlockCompact,
+            6 => NodeRequest::DirectoryUsage {
+                directory: self.inode(),
+            },
             _ => NodeRequest::ClusterStatus,
         }
     }
 
     fn reply(&mut self) -> Reply {
-        match self.choose("Reply", 25) {
+        match self.choose("Reply", 27) {
             0 => Reply::Done,
             1 => Reply::Value(self.option(|generator| KeyValue {
                 value: generator.data(),
@@ -687,6 +728,13 @@ impl Generator {
                 attributes: self.attributes(),
             }),
             23 => Reply::Blocks(self.list(Self::block)),
+            24 => Reply::Usage(self.usage()),
+            25 => Reply::UsageReports {
+                reports: self.list(Self::usage_report),
+                next: self.list(Self::usage_report),
+                transactions: self.list(Self::transaction),
+                more: self.flag(),
+            },
             _ => Reply::Value(None),
         }
     }

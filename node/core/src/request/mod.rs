@@ -2,7 +2,8 @@
 //!
 //! `namespace` decides what a directory operation touches, `transaction` carries it through two-phase
 //! commit, `recovery` finishes what a lost coordinator left, `walk` follows paths, `block` replicates data,
-//! `pack` moves small writes into blocks, `defragment` joins files in pieces, `collect` drops blocks nobody needs.
+//! `pack` moves small writes into blocks, `defragment` joins files in pieces, `collect` drops blocks nobody
+//! needs, `usage` adds up what directories take.
 
 mod block;
 pub mod collect;
@@ -12,6 +13,7 @@ pub mod node;
 pub mod pack;
 pub mod recovery;
 mod transaction;
+pub mod usage;
 mod walk;
 
 use bark_schema::operation::{Failure, Refusal, Reply};

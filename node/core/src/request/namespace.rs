@@ -220,7 +220,7 @@ async fn plan_unlink(gateway: &Gateway, directory: InodeId, name: Bytes) -> Resu
             inode,
         },
     );
-    plan.add(inode.home(), Step::AddLinks { inode, count: -1 });
+    plan.add(inode.home(), lose_name(inode, directory));
     Ok((plan, Reply::Done))
 }
 
@@ -236,9 +236,9 @@ async fn plan_link(gateway: &Gateway, inode: InodeId, to: Entry) -> Result<(Plan
         return Err(Failure::refused(Refusal::Exists, "File exists"));
     }
     let mut plan = Plan::default();
-    let home = to.directory.home();
+    let directory = to.directory;
     plan.add(
-        home,
+        directory.home(),
         Step::InsertEntry {
             entry: to,
             inode,
@@ -246,7 +246,13 @@ async fn plan_link(gateway: &Gateway, inode: InodeId, to: Entry) -> Result<(Plan
             expected: None,
         },
     );
-    plan.add(inode.home(), Step::AddLinks { inode, count: 1 });
+    let step = Step::AddLinks {
+        inode,
+        count: 1,
+        added: Some(directory),
+        removed: None,
+    };
+    plan.add(inode.home(), step);
     Ok((plan, Reply::Done))
 }
 
@@ -287,7 +293,7 @@ fn plan_move(
         Some((_, FileKind::Directory)) => {
             return Err(Failure::refused(Refusal::IsDirectory, "Is a directory"));
         }
-        Some((inode, _)) => plan.add(inode.home(), Step::AddLinks { inode, count: -1 }),
+        Some((inode, _)) => plan.add(inode.home(), lose_name(inode, to.directory)),
     }
     plan_new_place(&mut plan, (inode, kind), from.directory, to.directory);
     plan.add(from.directory.home(), Step::RemoveEntry { entry: from, inode });
@@ -321,10 +327,25 @@ fn plan_exchange((from, source): (Entry, Found), (to, target): (Entry, Found)) -
     (plan, Reply::Done)
 }
 
-/// The moved inode's own part: its time of change, and a directory's parent.
+fn lose_name(inode: InodeId, directory: InodeId) -> Step {
+    Step::AddLinks {
+        inode,
+        count: -1,
+        added: None,
+        removed: Some(directory),
+    }
+}
+
+/// The moved inode's own part: its time of change, where it is counted, and a directory's parent.
 fn plan_new_place(plan: &mut Plan, (inode, kind): Found, from: InodeId, to: InodeId) {
     if kind != FileKind::Directory {
-        plan.add(inode.home(), Step::AddLinks { inode, count: 0 });
+        let step = Step::AddLinks {
+            inode,
+            count: 0,
+            added: Some(to),
+            removed: Some(from),
+        };
+        plan.add(inode.home(), step);
         return;
     }
     plan.add(inode.home(), Step::SetParent { inode, parent: to });

@@ -2,7 +2,7 @@
 
 use bark_schema::operation::{ClusterStatus, Failure, NodeRequest, Refusal, Reply, Request};
 
-use super::{block, unexpected, walk};
+use super::{block, unexpected, usage, walk};
 use crate::worker::gateway::{DEADLINE_DEFAULT_US, Gateway, Reach};
 
 /// `local_status`: what this worker alone knows, for `ClusterStatus`.
@@ -29,6 +29,7 @@ pub async fn carry_out(
             Some(status) => gather_status(gateway, status).await,
             None => Err(Failure::refused(Refusal::Internal, "the status is missing")),
         },
+        NodeRequest::DirectoryUsage { directory } => usage::directory_usage(gateway, directory).await,
         NodeRequest::BlockGet { .. }
         | NodeRequest::BlockDelete { .. }
         | NodeRequest::BlockList { .. }

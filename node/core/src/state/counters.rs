@@ -33,10 +33,11 @@ impl State {
     pub(super) fn recount(&mut self) {
         (self.allocated_bytes, self.orphan_count) = (0, 0);
         for (_, row) in self.inodes.iter() {
-            let usage = row.usage();
-            self.allocated_bytes = self.allocated_bytes.wrapping_add(usage.allocated_bytes);
-            self.orphan_count += usage.orphans;
+            let counted = row.counted();
+            self.allocated_bytes = self.allocated_bytes.wrapping_add(counted.allocated_bytes);
+            self.orphan_count += counted.orphans;
         }
+        self.recount_unreported();
         self.block_bytes = self.blocks.iter().map(|(_, row)| u64::from(row.size)).sum();
         self.garbage_bytes = self.garbage.iter().map(|(_, row)| u64::from(row.size)).sum();
         self.patch_bytes = 0;

@@ -116,7 +116,7 @@ impl State {
         let kind = body.kind();
         self.check_room_for(directory, name)?;
         let id = self.next_inode()?;
-        self.bear(id, Inode::new(attributes, body, self.time));
+        self.bear(id, Inode::new(attributes, body, directory, self.time));
         self.put_xattrs(id, &attributes.xattrs);
         self.put_dentry(directory, name, Dentry { inode: id, kind });
         Ok(Reply::Created {
@@ -158,7 +158,7 @@ impl State {
         }
         self.check_inode_unlocked(entry.inode)?;
         self.remove_dentry(directory, name);
-        self.drop_link(entry.inode);
+        self.drop_link(entry.inode, directory);
         Ok(Reply::Done)
     }
 
@@ -180,11 +180,17 @@ impl State {
         self.remove_dentry(directory, name);
         self.dentries.insert(DentryKey::new(directory, name), dentry);
         self.count_entry(directory, dentry.kind, 1);
+        if dentry.kind == FileKind::Directory {
+            self.note_entry(directory, dentry.inode, 1);
+        }
     }
 
     pub(super) fn remove_dentry(&mut self, directory: InodeId, name: &[u8]) {
         if let Some(old) = self.dentries.remove(&DentryKey::new(directory, name)) {
             self.count_entry(directory, old.kind, -1);
+            if old.kind == FileKind::Directory {
+                self.note_entry(directory, old.inode, -1);
+            }
         }
     }
 

@@ -13,6 +13,7 @@
 use bark_schema::ids::{InodeId, PartitionId};
 use bark_schema::limits::{BLOCK_SIZE_DEFAULT, BLOCK_SIZE_MAX, BLOCK_SIZE_MIN};
 use bark_schema::operation::{Attributes, Failure, FileKind, NewInode, Refusal, Reply, UnixNanos};
+use bark_schema::usage::Usage;
 
 use super::codec::{Reader, Row, Sink, row_struct};
 use super::xattr::check_xattrs;
@@ -28,6 +29,8 @@ pub(crate) struct Inode {
     pub(crate) owner: u32,
     pub(crate) group: u32,
     pub(crate) link_count: u32,
+    /// The directory it counts in ([`super::names`]); of a directory, itself.
+    pub(crate) directory: InodeId,
     pub(crate) size: u64,
     pub(crate) accessed: UnixNanos,
     pub(crate) modified: UnixNanos,
@@ -42,6 +45,7 @@ row_struct!(Inode {
     owner,
     group,
     link_count,
+    directory,
     size,
     accessed,
     modified,
@@ -82,7 +86,7 @@ impl Body {
 }
 
 /// Millions of these are in memory: a field more is a decision.
-const _: () = assert!(size_of::<Inode>() <= 80);
+const _: () = assert!(size_of::<Inode>() <= 88);
 
 /// Most numbers one command sets aside.
 const RESERVE_NUMBERS_MAX: u32 = 1 << 16;
@@ -91,15 +95,32 @@ const MODE_MASK: u32 = 0o7777;
 const BLOCK_UNIT: u64 = 512;
 
 /// What one inode adds to the counters of the partition.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Usage {
+#[derive(Clone, Copy)]
+pub(super) struct Counted {
     file_bytes: u64,
     pub(super) allocated_bytes: u64,
     pub(super) orphans: u64,
+    /// The directory it counts in, and what it counts there.
+    directory: InodeId,
+    pub(super) usage: Usage,
+}
+
+impl Counted {
+    const NOTHING: Counted = Counted {
+        file_bytes: 0,
+        allocated_bytes: 0,
+        orphans: 0,
+        directory: InodeId(0),
+        usage: Usage {
+            bytes: 0,
+            stored: 0,
+            inodes: 0,
+        },
+    };
 }
 
 impl Inode {
-    pub(crate) fn new(attributes: &NewInode, body: Body, time: UnixNanos) -> Inode {
+    pub(crate) fn new(attributes: &NewInode, body: Body, directory: InodeId, time: UnixNanos) -> Inode {
         let (link_count, size) = match &body {
             Body::Directory { .. } => (2, 0),
             Body::Inline(bytes) | Body::Symlink(bytes) => (1, bytes.len() as u64),
@@ -115,6 +136,7 @@ impl Inode {
             owner: attributes.owner,
             group: attributes.group,
             link_count,
+            directory,
             size,
             accessed: time,
             modified: time,
@@ -135,6 +157,7 @@ impl Inode {
                 ..NewInode::default()
             },
             body,
+            InodeId::ROOT,
             0,
         )
     }
@@ -178,21 +201,28 @@ impl Inode {
         }
     }
 
-    pub(super) fn usage(&self) -> Usage {
+    pub(super) fn counted(&self) -> Counted {
         if self.link_count == 0 {
-            return Usage {
+            return Counted {
                 orphans: 1,
-                ..Usage::default()
+                ..Counted::NOTHING
             };
         }
-        Usage {
+        let stored = self.allocated();
+        Counted {
             file_bytes: if self.kind() == FileKind::Regular {
                 self.size
             } else {
                 0
             },
-            allocated_bytes: self.allocated(),
+            allocated_bytes: stored,
             orphans: 0,
+            directory: self.directory,
+            usage: Usage {
+                bytes: self.size,
+                stored,
+                inodes: 1,
+            },
         }
     }
 
@@ -269,27 +299,33 @@ impl State {
     pub(super) fn bear(&mut self, id: InodeId, inode: Inode) {
         debug_assert!(!self.inodes.contains(&id));
         self.reserve(id);
-        self.count_usage(Usage::default(), inode.usage());
+        self.count(Counted::NOTHING, inode.counted());
         self.inodes.insert(id, inode);
     }
 
     /// Changes an inode, and with it the counters of the partition; false if there is none.
     pub(super) fn change_inode(&mut self, id: InodeId, change: impl FnOnce(&mut Inode)) -> bool {
-        let mut usages = (Usage::default(), Usage::default());
+        let mut counted = (Counted::NOTHING, Counted::NOTHING);
         let found = self.inodes.update(&id, |inode| {
-            usages.0 = inode.usage();
+            counted.0 = inode.counted();
             change(inode);
-            usages.1 = inode.usage();
+            counted.1 = inode.counted();
         });
-        self.count_usage(usages.0, usages.1);
+        self.count(counted.0, counted.1);
         found
     }
 
-    fn count_usage(&mut self, old: Usage, new: Usage) {
+    fn count(&mut self, old: Counted, new: Counted) {
         let moved = |counter: u64, old, new| counter.wrapping_sub(old).wrapping_add(new);
         self.file_bytes = moved(self.file_bytes, old.file_bytes, new.file_bytes);
         self.allocated_bytes = moved(self.allocated_bytes, old.allocated_bytes, new.allocated_bytes);
         self.orphan_count = moved(self.orphan_count, old.orphans, new.orphans);
+        if old.directory == new.directory {
+            self.note_usage(old.directory, old.usage, new.usage);
+        } else {
+            self.note_usage(old.directory, old.usage, Usage::default());
+            self.note_usage(new.directory, Usage::default(), new.usage);
+        }
     }
 
     pub(super) fn answer_attributes(&self, inode: InodeId) -> Result<Reply, Failure> {
@@ -309,24 +345,6 @@ impl State {
         self.inode_counter_next = self.inode_counter_next.max((id.0 & InodeId::COUNTER_MAX) + 1);
     }
 
-    /// Takes one link from a non-directory; without one it is an orphan.
-    pub(super) fn drop_link(&mut self, id: InodeId) {
-        self.add_links(id, -1);
-    }
-
-    pub(super) fn add_links(&mut self, id: InodeId, count: i32) {
-        let time = self.time;
-        let mut left = 0;
-        let found = self.change_inode(id, |inode| {
-            left = inode.link_count.saturating_add_signed(count);
-            inode.link_count = left;
-            inode.changed = time;
-        });
-        if found && left == 0 && count < 0 {
-            self.make_due(id);
-        }
-    }
-
     /// Takes a directory out of the tree; it was empty.
     pub(super) fn orphan_directory(&mut self, id: InodeId) {
         let time = self.time;
@@ -344,7 +362,7 @@ impl State {
         self.cut_extents(id, 0, u64::MAX);
         self.remove_xattrs(id);
         if let Some(inode) = self.inodes.remove(&id) {
-            self.count_usage(inode.usage(), Usage::default());
+            self.count(inode.counted(), Counted::NOTHING);
         }
     }
 

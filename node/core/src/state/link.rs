@@ -26,10 +26,10 @@ impl State {
         if self.dentry(to.directory, &to.name).is_some() {
             return Err(Failure::refused(Refusal::Exists, "file exists"));
         }
-        self.check_links(inode, 1)?;
+        self.check_names(inode, Some(to.directory), None)?;
         self.check_room_for(to.directory, &to.name)?;
         self.put_dentry(to.directory, &to.name, Dentry { inode, kind });
-        self.add_links(inode, 1);
+        self.change_names(inode, Some(to.directory), None);
         self.answer_attributes(inode)
     }
 }

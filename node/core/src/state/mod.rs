@@ -28,6 +28,7 @@ mod key_run;
 mod key_table;
 mod link;
 mod lock;
+mod names;
 mod open;
 mod publish;
 mod query;
@@ -42,6 +43,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod usage;
 mod xattr;
 
 use std::collections::BTreeSet;
@@ -66,6 +68,7 @@ use snapshot::Snapshot;
 pub use snapshot::{SnapshotMark, StateLoader};
 use table::Table;
 use transaction::{OutcomeRow, Prepared, TombstoneKind};
+use usage::{ContributionRow, UsageChanges, UsageRow};
 use xattr::XattrKey;
 
 /// Why a snapshot could not be loaded.
@@ -98,6 +101,9 @@ pub struct State {
     patch_bytes: u64,
     /// The rows of `extents` that are patches.
     patches: BTreeSet<(InodeId, u64)>,
+    /// The rows of `usages` that have something to report.
+    unreported: BTreeSet<InodeId>,
+    usage_changes: UsageChanges,
     snapshot: Option<Snapshot>,
 
     keys: KeyTable,
@@ -121,6 +127,12 @@ pub struct State {
     leases: Table<ClientId, LeaseRow>,
     /// The youngest condemned block of each client that is forgotten by now.
     fences: Table<ClientId, u64>,
+    /// What directories take: those at home here, and those elsewhere that files here count in.
+    usages: Table<InodeId, UsageRow>,
+    /// What was reported to a directory at home here, by directory and contributor.
+    contributions: Table<(InodeId, InodeId), ContributionRow>,
+    /// How many names an inode with several of them has in a directory.
+    names: Table<(InodeId, InodeId), u32>,
 }
 
 /// Does the same with every table of a state, in the order of their tags.
@@ -128,12 +140,12 @@ macro_rules! each_table {
     ($state:expr, $table:ident, $action:expr) => {
         each_table!(@ (&mut $state), $table, $action, keys expiries inodes dentries extents blocks garbage
             sessions replies retirements prepared locks tombstones outcomes
-            xattrs orphans opens opens_by_client leases fences)
+            xattrs orphans opens opens_by_client leases fences usages contributions names)
     };
     (shared $state:expr, $table:ident, $action:expr) => {
         each_table!(@ (&$state), $table, $action, keys expiries inodes dentries extents blocks garbage
             sessions replies retirements prepared locks tombstones outcomes
-            xattrs orphans opens opens_by_client leases fences)
+            xattrs orphans opens opens_by_client leases fences usages contributions names)
     };
     (@ (&mut $state:expr), $table:ident, $action:expr, $($field:ident)*) => {
         $( { let $table = &mut $state.$field; $action; } )*
@@ -150,6 +162,7 @@ impl State {
         let mut state = State::empty(partition, partition_count);
         if partition == InodeId::ROOT.home() {
             state.bear(InodeId::ROOT, Inode::root());
+            state.settle_usage();
         }
         state
     }
@@ -167,6 +180,8 @@ impl State {
             garbage_bytes: 0,
             patch_bytes: 0,
             patches: BTreeSet::new(),
+            unreported: BTreeSet::new(),
+            usage_changes: UsageChanges::default(),
             orphan_count: 0,
             snapshot: None,
             keys: KeyTable::new(1),
@@ -189,6 +204,9 @@ impl State {
             opens_by_client: Table::new(18),
             leases: Table::new(19),
             fences: Table::new(20),
+            usages: Table::new(21),
+            contributions: Table::new(22),
+            names: Table::new(23),
         }
     }
 
@@ -245,6 +263,12 @@ impl State {
         self.apply_empty(index);
         self.time = self.time.max(proposal.time);
         self.retire();
+        let result = self.apply_command(proposal);
+        self.settle_usage();
+        result
+    }
+
+    fn apply_command(&mut self, proposal: &Proposal) -> Result<Reply, Failure> {
         match (&proposal.command, &proposal.id) {
             (
                 Command::Prepare {
@@ -332,6 +356,7 @@ impl State {
             Command::Rename { from, to, mode } => self.rename(from, to, *mode),
             Command::SetAttributes { inode, change } => self.set_attributes(*inode, change),
             Command::Data(command) => self.change_data(command),
+            Command::Usage(command) => self.change_usage(command),
             Command::WriteInline {
                 inode,
                 offset,

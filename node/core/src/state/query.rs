@@ -86,6 +86,7 @@ impl State {
             Query::PartitionStatus => Ok(Reply::Partition(self.status())),
             Query::TransactionOutcome { transaction } => Ok(Reply::Outcome(self.outcome(*transaction))),
             Query::Data(query) => self.query_data(query),
+            Query::Usage(query) => self.query_usage(query),
         }
     }
 

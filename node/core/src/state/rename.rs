@@ -41,7 +41,7 @@ impl State {
                 self.check_movable(source, from, to)?;
                 self.check_movable(target, to, from)?;
                 self.put_dentry(from.directory, &from.name, target);
-                self.touch(target.inode);
+                self.settle_in(target, to.directory, from.directory);
             }
             (RenameMode::Replace, Some(target)) => {
                 self.check_replaceable(source, target)?;
@@ -49,7 +49,7 @@ impl State {
                 self.remove_dentry(from.directory, &from.name);
                 match target.kind {
                     FileKind::Directory => self.orphan_directory(target.inode),
-                    _ => self.drop_link(target.inode),
+                    _ => self.drop_link(target.inode, to.directory),
                 }
             }
             (_, None) => {
@@ -59,7 +59,7 @@ impl State {
             }
         }
         self.put_dentry(to.directory, &to.name, source);
-        self.touch(source.inode);
+        self.settle_in(source, from.directory, to.directory);
         Ok(Reply::Done)
     }
 
@@ -73,9 +73,14 @@ impl State {
         self.check_inode_unlocked(moved.inode)
     }
 
-    fn touch(&mut self, inode: InodeId) {
-        let time = self.time;
-        self.change_inode(inode, |row| row.changed = time);
+    /// The inode's own part of its move.
+    fn settle_in(&mut self, moved: Dentry, from: InodeId, to: InodeId) {
+        if moved.kind == FileKind::Directory {
+            let time = self.time;
+            self.change_inode(moved.inode, |row| row.changed = time);
+        } else {
+            self.change_names(moved.inode, Some(to), Some(from));
+        }
     }
 
     /// Whether `source` may take the place of `target`, by kind, home, content and locks.

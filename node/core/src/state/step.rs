@@ -14,7 +14,7 @@ use bark_schema::operation::{Entry, Failure, FileKind, NewInode, Refusal, Step, 
 
 use super::codec::{Reader, Row, Sink, row_struct};
 use super::dentry::{Dentry, check_name, no_such_entry};
-use super::inode::{Body, Inode, check_new_inode, is_at_home, no_such_inode};
+use super::inode::{Body, Inode, check_new_inode, is_at_home};
 use super::key::{check_key, check_value};
 use super::lock::LockKey;
 use super::rename::check_kinds;
@@ -112,7 +112,19 @@ impl State {
                 self.check_entries_held_by(*inode, Some(transaction))
             }
             Step::SetParent { inode, .. } => self.directory(*inode).map(|_| ()),
-            Step::AddLinks { inode, count } => self.check_links(*inode, *count),
+            Step::AddLinks {
+                inode,
+                count,
+                added,
+                removed,
+            } => {
+                let sum = i32::from(added.is_some()) - i32::from(removed.is_some());
+                if sum != *count {
+                    let sentence = "the count of links does not agree with the names";
+                    return Err(Failure::refused(Refusal::InvalidArgument, sentence));
+                }
+                self.check_names(*inode, *added, *removed)
+            }
             Step::HoldRenameLease if self.partition == InodeId::ROOT.home() => Ok(()),
             Step::HoldRenameLease => Err(Failure::refused(
                 Refusal::InvalidArgument,
@@ -173,21 +185,6 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn check_links(&self, inode: InodeId, count: i32) -> Result<(), Failure> {
-        let row = self.inode(inode)?;
-        if row.kind() == FileKind::Directory {
-            return Err(Failure::refused(Refusal::IsDirectory, "is a directory"));
-        }
-        if row.link_count == 0 && count > 0 {
-            return Err(no_such_inode());
-        }
-        match row.link_count.checked_add_signed(count) {
-            Some(_) => Ok(()),
-            None if count > 0 => Err(Failure::refused(Refusal::TooManyLinks, "too many links")),
-            None => Err(Failure::refused(Refusal::Conflict, "the file has fewer links")),
-        }
-    }
-
     /// Sees to it that nobody else gets the numbers of directories still to be born.
     pub(super) fn reserve_inodes(&mut self, steps: &[Step]) {
         for step in steps {
@@ -224,7 +221,7 @@ impl State {
                     parent: *parent,
                     children: 0,
                 };
-                self.bear(*inode, Inode::new(attributes, body, self.time));
+                self.bear(*inode, Inode::new(attributes, body, *inode, self.time));
                 self.put_xattrs(*inode, &attributes.xattrs);
             }
             Step::RemoveDirectory { inode } => self.orphan_directory(*inode),
@@ -236,8 +233,14 @@ impl State {
                     }
                     row.changed = time;
                 });
+                self.note_move(*inode);
             }
-            Step::AddLinks { inode, count } => self.add_links(*inode, *count),
+            Step::AddLinks {
+                inode,
+                added,
+                removed,
+                ..
+            } => self.change_names(*inode, *added, *removed),
             Step::HoldRenameLease => {}
             Step::KeySet { key, value } => self.put_key(key, value.clone(), None),
             Step::KeyDelete { key } => self.drop_key(key),
@@ -298,10 +301,17 @@ impl Row for Step {
                 inode.encode(sink);
                 parent.encode(sink);
             }
-            Step::AddLinks { inode, count } => {
+            Step::AddLinks {
+                inode,
+                count,
+                added,
+                removed,
+            } => {
                 5u8.encode(sink);
                 inode.encode(sink);
                 count.encode(sink);
+                added.encode(sink);
+                removed.encode(sink);
             }
             Step::HoldRenameLease => 6u8.encode(sink),
             Step::KeySet { key, value } => {
@@ -356,6 +366,8 @@ impl Row for Step {
             5 => Step::AddLinks {
                 inode: Row::decode(reader)?,
                 count: Row::decode(reader)?,
+                added: Row::decode(reader)?,
+                removed: Row::decode(reader)?,
             },
             6 => Step::HoldRenameLease,
             7 => Step::KeySet {

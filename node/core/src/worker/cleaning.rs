@@ -1,7 +1,7 @@
 //! When to pack patches and to drop blocks; what a worker does for the space of its partitions.
 //!
 //! Previous in the flow: the worker's clock ([`super::upkeep`]). Next: [`crate::request::pack`],
-//! [`crate::request::defragment`] and [`crate::request::collect`], as coroutines, one of a kind a partition.
+//! [`crate::request::defragment`], [`crate::request::collect`] and [`crate::request::usage`], as coroutines, one of a kind a partition.
 //!
 //! Invariants:
 //! - Only a partition's leader packs and collects; worker 0 alone sweeps its node's store.
@@ -12,12 +12,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bark_schema::ids::{BlockId, InodeId, PartitionId};
-use bark_schema::limits::{BLOCK_SIZE_DEFAULT, BLOCK_SIZE_MAX, BLOCKS_PER_COMMAND_MAX, MIB};
+use bark_schema::limits::{
+    BLOCK_SIZE_DEFAULT, BLOCK_SIZE_MAX, BLOCKS_PER_COMMAND_MAX, MIB, USAGE_REPORTS_MAX,
+};
 use bark_schema::operation::NodeRequest;
 
 use super::gateway::Gateway;
 use crate::partition::Partition;
-use crate::request::{collect, defragment, pack};
+use crate::request::{collect, defragment, pack, usage};
 use crate::time::Now;
 
 /// How long things lie before they are cleaned up.
@@ -52,6 +54,7 @@ enum Chore {
     Pack(PartitionId),
     Collect(PartitionId),
     Defragment(PartitionId),
+    Report(PartitionId),
     Sweep,
     Compact,
 }
@@ -163,6 +166,22 @@ impl Cleaning {
         let work = gateway.clone();
         self.once(gateway, chore, async move {
             defragment::defragment(&work, id, run).await;
+        });
+    }
+
+    /// Reports what directories of a partition this node leads take, a level up.
+    pub fn report(&self, gateway: &Gateway, partition: &Partition) {
+        let id = partition.id();
+        let chore = Chore::Report(id);
+        if !partition.state().has_unreported_usage() || self.under_way.borrow().contains(&chore) {
+            return;
+        }
+        let (reports, _) = partition
+            .state()
+            .unreported_usage(InodeId(0), USAGE_REPORTS_MAX as u32);
+        let work = gateway.clone();
+        self.once(gateway, chore, async move {
+            usage::report(&work, id, reports).await;
         });
     }
 

@@ -17,6 +17,9 @@ use crate::time::Now;
 const RECOVERY_TICKS: u64 = 5;
 /// Every 5 ticks (200 ms): patches to pack, blocks to drop.
 const CLEANING_TICKS: u64 = 5;
+/// Every 50 ticks (2 s): what directories take. Those who ask do not wait for it, so that many changes of a
+/// directory become one report.
+const REPORT_TICKS: u64 = 50;
 /// Every 25 ticks (1 s): is another node the better leader?
 const BALANCE_TICKS: u64 = 25;
 /// A leader stays at least this long (4 s), so that leadership does not wander while nodes come and go.
@@ -51,6 +54,11 @@ impl Worker {
         }
         if self.ticks.is_multiple_of(CLEANING_TICKS) {
             self.clean(now);
+        }
+        if self.ticks.is_multiple_of(REPORT_TICKS) {
+            for partition in self.partitions.values().filter(|partition| partition.is_leader()) {
+                self.upkeep.cleaning.report(&self.gateway, partition);
+            }
         }
         if self.ticks.is_multiple_of(BALANCE_TICKS) {
             self.spread_leaders();

@@ -10,6 +10,7 @@ use crate::state::{Error, StateLoader, each_table};
 use bark_schema::data::{Allocation, DataCommand, PackedBlock, PackedFrom, PackedPiece};
 use bark_schema::ids::TransactionId;
 use bark_schema::operation::{AttributeChange, Entry, RenameMode, Step, Xattr};
+use bark_schema::usage::{Usage, UsageCommand};
 
 const OPERATIONS: u64 = 2_000;
 
@@ -93,6 +94,13 @@ impl Workload {
             25..=26 => Command::ReapOrphans {
                 limit: self.random.below(10) as u32,
             },
+            27 if self.random.chance(2) => {
+                let (reports, _) = state.unreported_usage(InodeId(0), 20);
+                Command::Usage(match self.random.chance(2) {
+                    true => UsageCommand::Report { reports },
+                    false => UsageCommand::Reported { reports },
+                })
+            }
             _ => self.transaction(state),
         }
     }
@@ -222,10 +230,18 @@ impl Workload {
                     },
                 ]
             }
-            2 => vec![Step::AddLinks {
-                inode: self.inode(state),
-                count: 1 - self.random.below(3) as i32,
-            }],
+            2 => {
+                let inode = self.inode(state);
+                let added = Some(self.directory(state)).filter(|_| self.random.chance(2));
+                let counted_in = state.inodes.get(&inode).map(|row| row.directory);
+                let removed = counted_in.filter(|_| self.random.chance(2));
+                vec![Step::AddLinks {
+                    inode,
+                    count: i32::from(added.is_some()) - i32::from(removed.is_some()),
+                    added,
+                    removed,
+                }]
+            }
             3 => vec![Step::RemoveDirectory {
                 inode: self.inode(state),
             }],
@@ -367,6 +383,7 @@ fn check_everything(state: &mut State) {
     for ((inode, _), _) in state.xattrs.iter() {
         *xattrs.entry(*inode).or_default() += 1;
     }
+    check_usage(state);
     let due: BTreeSet<InodeId> = state.orphans.iter().map(|((_, inode), ())| *inode).collect();
     let open: BTreeSet<InodeId> = state.opens.iter().map(|((inode, _), ())| *inode).collect();
     let (mut file_bytes, mut allocated_bytes, mut orphans) = (0, 0, 0);
@@ -440,6 +457,47 @@ fn check_everything(state: &mut State) {
     assert_eq!(held as u64, state.locks.len());
     let recorded: u32 = state.sessions.iter().map(|(_, session)| session.replies).sum();
     assert_eq!(u64::from(recorded), state.replies.len());
+}
+
+/// What directories take here, what was reported to them, and the names of files with several.
+fn check_usage(state: &mut State) {
+    let mut own = BTreeMap::<InodeId, Usage>::new();
+    let mut links = BTreeMap::<InodeId, (u32, bool)>::new();
+    for ((inode, directory), count) in state.names.iter() {
+        let (links, counts) = links.entry(*inode).or_default();
+        *links += count;
+        *counts |= state
+            .inodes
+            .get(inode)
+            .is_some_and(|row| row.directory == *directory);
+    }
+    for (inode, row) in state.inodes.iter() {
+        let several = row.kind() != FileKind::Directory && row.link_count > 1;
+        let expected = several.then_some((row.link_count, true));
+        assert_eq!(links.remove(inode), expected, "names of {inode}");
+        let sum = own.entry(row.directory).or_default();
+        *sum = sum.plus(row.counted().usage);
+    }
+    assert!(links.is_empty(), "names without inode");
+    let is_alive = |directory: &InodeId| state.directory(*directory).is_ok();
+    own.retain(|directory, sum| is_alive(directory) && *sum != Usage::default());
+    let mut below = BTreeMap::<InodeId, Usage>::new();
+    for ((directory, contributor), row) in state.contributions.iter() {
+        let is_here = state.dentries.iter().any(|(key, dentry)| {
+            key.directory == *directory && dentry.inode == *contributor && dentry.kind == FileKind::Directory
+        });
+        assert!(is_here, "a contribution without entry");
+        let sum = below.entry(*directory).or_default();
+        *sum = sum.plus(row.usage);
+    }
+    for (directory, row) in state.usages.iter() {
+        assert_eq!(row.own, own.remove(directory).unwrap_or_default());
+        assert_eq!(row.below, below.remove(directory).unwrap_or_default());
+    }
+    assert!(own.is_empty() && below.values().all(|sum| *sum == Usage::default()));
+    let unreported = state.unreported.clone();
+    state.recount_unreported();
+    assert_eq!(unreported, state.unreported);
 }
 
 #[test]

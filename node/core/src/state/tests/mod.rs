@@ -9,6 +9,7 @@ mod opens;
 mod posix;
 mod sessions;
 mod transactions;
+mod usage;
 
 use bark_schema::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId};
 use bark_schema::limits::ORPHAN_GRACE_MS;

@@ -284,23 +284,32 @@ fn a_directory_is_made_filled_and_removed_once_empty() {
 fn links_are_counted_and_the_last_one_takes_the_file() {
     let mut machine = Machine::new();
     let file = machine.create(ROOT, "f", b"bytes");
-    let add = |sequence, count| {
-        prepare(
-            transaction(sequence, 1),
-            vec![Step::AddLinks { inode: file, count }],
-        )
+    let other = InodeId::new(PartitionId(3), 5);
+    let step = |count, added, removed| Step::AddLinks {
+        inode: file,
+        count,
+        added,
+        removed,
     };
-    machine.apply(add(1, 1)).unwrap();
+    let change = |sequence, step| prepare(transaction(sequence, 1), vec![step]);
+    machine.apply(change(1, step(1, Some(other), None))).unwrap();
     assert!(matches!(
         machine.query(Query::Attributes { inode: file }),
         Err(Failure::Locked { .. })
     ));
     machine.apply(finish(transaction(1, 1), true)).unwrap();
     assert_eq!(machine.attributes(file).link_count, 2);
-    assert_eq!(refusal(machine.apply(add(2, -3))), Refusal::Conflict);
-    machine.apply(add(3, -2)).unwrap();
+    let disagreeing = machine.apply(change(2, step(-2, None, Some(other))));
+    assert_eq!(refusal(disagreeing), Refusal::InvalidArgument);
+    machine.apply(change(3, step(-1, None, Some(other)))).unwrap();
     machine.apply(finish(transaction(3, 1), true)).unwrap();
+    machine.apply(change(4, step(-1, None, Some(ROOT)))).unwrap();
+    machine.apply(finish(transaction(4, 1), true)).unwrap();
     assert_eq!(machine.state.file_bytes, 0);
+    assert_eq!(
+        refusal(machine.apply(change(5, step(1, Some(ROOT), None)))),
+        Refusal::NotFound
+    );
 }
 
 #[test]
