@@ -114,6 +114,7 @@ struct Query @0x920c6259fcbe7f32 {
     xattrList @21 :UInt64;
     data @22 :DataQuery;
     usage @23 :UsageQuery;
+    quota @24 :QuotaQuery;
   }
 }
 
@@ -216,6 +217,8 @@ struct Step @0xa3e8227bfbf9b83b {
       kind @2 :FileKind;
       expected @3 :UInt64;
       # The inode the name must have now; 0: none.
+      quota @24 :UInt64;
+      # The directory is under the quota of this one; 0: under none.
     }
     removeEntry :group {
       entry @4 :Entry;
@@ -225,11 +228,13 @@ struct Step @0xa3e8227bfbf9b83b {
       inode @6 :UInt64;
       parent @7 :UInt64;
       attributes @8 :NewInode;
+      quota @26 :UInt64;
     }
     removeDirectory @9 :UInt64;
     setParent :group {
       inode @10 :UInt64;
       parent @11 :UInt64;
+      quota @25 :UInt64;
     }
     addLinks :group {
       inode @12 :UInt64;
@@ -237,6 +242,8 @@ struct Step @0xa3e8227bfbf9b83b {
       added @22 :UInt64;
       removed @23 :UInt64;
       # The directories that got and lost a name of it; 0: none.
+      quota @27 :UInt64;
+      # Of the one that got a name.
     }
     holdRenameLease @14 :Void;
     keySet :group {
@@ -249,6 +256,7 @@ struct Step @0xa3e8227bfbf9b83b {
       inode @19 :UInt64;
       kind @20 :FileKind;
       expected @21 :UInt64;
+      quota @28 :UInt64;
     }
   }
 }
@@ -353,6 +361,7 @@ struct Command @0xf6137f4308a7bad3 {
     # Ends leases that ran out and drops at most so many inodes without name that nobody has open.
     data @59 :DataCommand;
     usage @60 :UsageCommand;
+    quota @61 :QuotaCommand;
   }
 }
 
@@ -431,6 +440,14 @@ struct NodeRequest @0xf578ba7322f2241e {
     # Wins back the space of dropped blocks, a segment at most.
     directoryUsage @18 :UInt64;
     # What a directory and everything below it take.
+    setQuota :group {
+      directory @19 :UInt64;
+      bytes @20 :UInt64;
+      inodes @21 :UInt64;
+      # 2^64 - 1: no limit.
+    }
+    getQuota @22 :UInt64;
+    # Of the directory, or the one above it that has one.
   }
 }
 
@@ -597,6 +614,8 @@ struct UsageReport @0xd2da87b5771fe4e8 {
   stored @3 :UInt64;
   inodes @4 :UInt64;
   version @5 :UInt64;
+  quota @6 :UInt64;
+  # Where it is asked for: the directory that has the quota this counts in; 0: none.
 }
 
 struct UsageCommand @0xa46fbb96cade15e4 {
@@ -618,6 +637,86 @@ struct UsageQuery @0xb7cf68dae2e67afd {
       after @1 :UInt64;
       limit @2 :UInt32;
     }
+    elsewhere :group {
+      # Of directories at home in other partitions.
+      after @3 :UInt64;
+      limit @4 :UInt32;
+    }
+  }
+}
+
+enum QuotaPhase @0xd300d88a21fa1cf4 {
+  begun @0;
+  active @1;
+  gone @2;
+}
+
+struct Allowance @0xd62431b2226eec97 {
+  # The part of a quota that one partition may use.
+  bytes @0 :UInt64;
+  inodes @1 :UInt64;
+  epoch @2 :UInt64;
+}
+
+struct Quota @0x8104e5a28c54a113 {
+  # What is known of a quota. A limit of 2^64 - 1 is none.
+  quota @0 :UInt64;
+  # The directory that has it; 0: there is none.
+  bytes @1 :UInt64;
+  inodes @2 :UInt64;
+  phase @3 :QuotaPhase;
+  usedBytes @4 :UInt64;
+  usedInodes @5 :UInt64;
+  allowed @6 :Allowance;
+  # Null unless it is in force in the partition that answers.
+}
+
+struct QuotaCommand @0x97f50a05ff87b7ed {
+  # A step of keeping quotas; `quota` is the directory that has it.
+  union {
+    set :group {
+      quota @0 :UInt64;
+      bytes @1 :UInt64;
+      inodes @2 :UInt64;
+      phase @3 :QuotaPhase;
+    }
+    tag :group {
+      directory @4 :UInt64;
+      from @5 :UInt64;
+      to @6 :UInt64;
+      # The quotas it was and is to be under; 0: none.
+      after @7 :UInt64;
+      parent @20 :UInt64;
+      # Only while this is its parent; 0: whatever its parent is.
+    }
+    enforce :group {
+      quota @8 :UInt64;
+      on @9 :Bool;
+    }
+    grant :group {
+      quota @10 :UInt64;
+      partition @11 :UInt16;
+      held @12 :Allowance;
+      wanted @13 :Allowance;
+    }
+    accept :group {
+      quota @14 :UInt64;
+      granted @15 :Allowance;
+    }
+    giveBack @16 :UInt64;
+    settle :group {
+      quota @17 :UInt64;
+      partition @18 :UInt16;
+      held @19 :Allowance;
+    }
+  }
+}
+
+struct QuotaQuery @0xd159e7d49e77e97e {
+  union {
+    of @0 :UInt64;
+    limits @1 :UInt64;
+    used @2 :UInt64;
   }
 }
 
@@ -746,6 +845,8 @@ struct Reply @0xc5518b2f91c2927e {
       transactions @41 :List(TransactionId);
       more @42 :Bool;
     }
+    allowance @43 :Allowance;
+    quota @44 :Quota;
   }
 }
 
@@ -766,6 +867,12 @@ struct Failure @0xd7fe5dd7b34ba5a0 {
     refused :group {
       refusal @7 :Refusal;
       sentence @8 :Text;
+    }
+    overAllowance :group {
+      # The partition may use no more of the quota of this directory until it is granted.
+      quota @9 :UInt64;
+      bytes @10 :UInt64;
+      inodes @11 :UInt64;
     }
   }
 }

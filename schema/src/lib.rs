@@ -14,4 +14,5 @@ pub mod limits;
 pub mod message;
 pub mod operation;
 pub mod placement;
+pub mod quota;
 pub mod usage;

@@ -19,6 +19,7 @@ pub use crate::inode::{
     Xattr,
 };
 
+use crate::quota::{Allowance, Quota, QuotaCommand, QuotaLimits, QuotaQuery};
 use crate::usage::{Usage, UsageCommand, UsageQuery, UsageReport};
 
 /// Names one change for the exactly-once tables.
@@ -113,6 +114,8 @@ pub enum Query {
     Data(DataQuery),
     /// About what directories take.
     Usage(UsageQuery),
+    /// About quotas.
+    Quota(QuotaQuery),
 }
 
 /// Where a page of a directory begins.
@@ -228,6 +231,8 @@ pub enum Command {
     Data(DataCommand),
     /// Tells what directories take.
     Usage(UsageCommand),
+    /// Keeps quotas.
+    Quota(QuotaCommand),
     /// Writes into a file that stays at most INLINE_SIZE_MAX; `TooLargeForInline` otherwise.
     WriteInline {
         inode: InodeId,
@@ -365,6 +370,16 @@ pub enum NodeRequest {
     DirectoryUsage {
         directory: InodeId,
     },
+    /// Limits what a directory and everything below it may take; without any limit the quota goes. It is in
+    /// force when this is answered, and what is there already stays. May be repeated.
+    SetQuota {
+        directory: InodeId,
+        limits: QuotaLimits,
+    },
+    /// The quota a directory is under. Answers `Quota`.
+    GetQuota {
+        directory: InodeId,
+    },
 }
 
 /// A run of a file's bytes inside one block.
@@ -392,6 +407,8 @@ pub enum Step {
         inode: InodeId,
         kind: FileKind,
         expected: Option<InodeId>,
+        /// The quota the directory must be under, as with the steps below.
+        quota: Option<InodeId>,
     },
     /// Points a directory entry, which must be `expected`, at another inode of any kind: half of an exchange.
     ExchangeEntry {
@@ -399,6 +416,7 @@ pub enum Step {
         inode: InodeId,
         kind: FileKind,
         expected: InodeId,
+        quota: Option<InodeId>,
     },
     /// Removes a directory entry that must point at `inode`.
     RemoveEntry {
@@ -410,15 +428,18 @@ pub enum Step {
         inode: InodeId,
         parent: InodeId,
         attributes: NewInode,
+        /// It is under this quota.
+        quota: Option<InodeId>,
     },
     /// Removes a directory inode that must be empty.
     RemoveDirectory {
         inode: InodeId,
     },
-    /// The directory got a new parent.
+    /// The directory, which is under `quota`, got a new parent.
     SetParent {
         inode: InodeId,
         parent: InodeId,
+        quota: Option<InodeId>,
     },
     /// A non-directory got a name, lost one, or both: the directories these are in. Its link count changes by
     /// `count`, which is 1, -1 or 0; without a name it is an orphan.
@@ -427,6 +448,8 @@ pub enum Step {
         count: i32,
         added: Option<InodeId>,
         removed: Option<InodeId>,
+        /// Which the directory in `added` is under.
+        quota: Option<InodeId>,
     },
     /// At the root's partition: only one directory rename at a time in the cluster.
     HoldRenameLease,
@@ -515,6 +538,8 @@ pub enum Reply {
         transactions: Vec<TransactionId>,
         more: bool,
     },
+    Allowance(Allowance),
+    Quota(Quota),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

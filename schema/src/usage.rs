@@ -28,6 +28,8 @@ pub struct UsageReport {
     pub usage: Usage,
     /// Grows with every change the contributor sees.
     pub version: u64,
+    /// Where it is asked for: the directory whose quota this counts in.
+    pub quota: Option<InodeId>,
 }
 
 /// A step of telling what directories take, by one log entry. Proposed by leaders.
@@ -48,6 +50,8 @@ pub enum UsageQuery {
     /// What is not known to have been told yet, of directories behind `after`, and the transactions that are
     /// prepared here. Answers `UsageReports`.
     Unreported { after: InodeId, limit: u32 },
+    /// What files here take in directories that are at home elsewhere, behind `after`. Answers `UsageReports`.
+    Elsewhere { after: InodeId, limit: u32 },
 }
 
 /// The contributor that stands for all files of a partition: its counter is 0, which no inode has.

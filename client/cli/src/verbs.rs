@@ -17,6 +17,7 @@ mod mv;
 mod nodes;
 mod partitions;
 mod put;
+mod quota;
 mod rm;
 mod stat;
 mod status;
@@ -80,6 +81,9 @@ pub enum Verb {
     Df(df::Df),
     /// Show what directories take, with everything below them.
     Du(du::Du),
+    /// Limit what directories take, with everything below them.
+    #[command(subcommand)]
+    Quota(quota::Quota),
     /// Mount the cluster on a directory.
     Mount(mount::Mount),
     /// Unmount it.
@@ -119,6 +123,7 @@ impl Verb {
             Verb::Tree(_) => "tree",
             Verb::Df(_) => "df",
             Verb::Du(_) => "du",
+            Verb::Quota(verb) => verb.name(),
             Verb::Mount(_) => "mount",
             Verb::Umount(_) => "umount",
             Verb::Key(verb) => verb.name(),
@@ -149,6 +154,7 @@ impl Verb {
             Verb::Tree(verb) => verb.run(client, output).await,
             Verb::Df(verb) => verb.run(client, output).await,
             Verb::Du(verb) => verb.run(client, output).await,
+            Verb::Quota(verb) => verb.run(client, output).await,
             // They have no use for a client and are run before there is one.
             Verb::Mount(_) | Verb::Umount(_) => Ok(()),
             Verb::Key(verb) => verb.run(client, output).await,

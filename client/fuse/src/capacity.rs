@@ -1,10 +1,11 @@
-//! How large the file system is, for statfs.
+//! How large the file system is, for statfs: the cluster's disks, or the quota the mounted directory is under.
 
 use std::time::{Duration, Instant};
 
-use bark_schema::ids::PartitionId;
+use bark_schema::ids::{InodeId, PartitionId};
 use bark_schema::limits::KIB;
 use bark_schema::operation::Failure;
+use bark_schema::quota::Quota;
 
 use crate::cluster::Cluster;
 
@@ -23,20 +24,41 @@ pub(crate) struct Capacity {
     pub(crate) free_inodes: u64,
 }
 
+impl Capacity {
+    /// What is left of it under a quota.
+    fn within(mut self, quota: &Quota) -> Capacity {
+        if quota.quota.is_none() {
+            return self;
+        }
+        if quota.limits.bytes != u64::MAX {
+            let left = quota.limits.bytes.saturating_sub(quota.used_bytes) / UNIT;
+            self.free = self.free.min(left);
+            self.blocks = quota.used_bytes.div_ceil(UNIT) + self.free;
+        }
+        if quota.limits.inodes != u64::MAX {
+            let left = quota.limits.inodes.saturating_sub(quota.used_inodes);
+            self.free_inodes = self.free_inodes.min(left);
+            self.inodes = quota.used_inodes;
+        }
+        self
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct CapacityCache {
     latest: tokio::sync::Mutex<Option<(Instant, Capacity)>>,
 }
 
 impl CapacityCache {
-    pub(crate) async fn get(&self, cluster: &Cluster) -> Result<Capacity, Failure> {
+    pub(crate) async fn get(&self, cluster: &Cluster, root: InodeId) -> Result<Capacity, Failure> {
         let mut latest = self.latest.lock().await;
         if let Some((at, capacity)) = *latest
             && at.elapsed() < VALID
         {
             return Ok(capacity);
         }
-        let capacity = ask(cluster).await?;
+        let (capacity, quota) = futures::future::try_join(ask(cluster), cluster.quota(root)).await?;
+        let capacity = capacity.within(&quota);
         *latest = Some((Instant::now(), capacity));
         Ok(capacity)
     }

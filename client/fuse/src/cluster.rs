@@ -13,6 +13,7 @@ use bark_schema::operation::{
     Failure, ListPosition, Namespace, NewContent, NewInode, NodeRequest, PartitionStatus, Query, Reply,
     Xattr,
 };
+use bark_schema::quota::Quota;
 use bytes::Bytes;
 
 /// What happens when an operation reaches its deadline.
@@ -311,6 +312,17 @@ impl Cluster {
     pub(crate) async fn cluster_status(&self) -> Result<ClusterStatus, Failure> {
         match self.call(Call::AnyNode(NodeRequest::ClusterStatus)).await? {
             Reply::Cluster(status) => Ok(status),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The quota a directory is under.
+    pub(crate) async fn quota(&self, directory: InodeId) -> Result<Quota, Failure> {
+        match self
+            .call(Call::AnyNode(NodeRequest::GetQuota { directory }))
+            .await?
+        {
+            Reply::Quota(quota) => Ok(quota),
             other => Err(unexpected(&other)),
         }
     }

@@ -109,7 +109,7 @@ impl Volume {
     }
 
     pub(crate) async fn capacity(&self) -> Result<Capacity, Errno> {
-        self.capacity.get(&self.cluster).await.map_err(errno)
+        self.capacity.get(&self.cluster, self.root).await.map_err(errno)
     }
 
     pub(crate) async fn lookup(&self, directory: InodeId, name: Bytes) -> Result<FileAttr, Errno> {

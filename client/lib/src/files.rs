@@ -23,6 +23,7 @@ use bark_schema::operation::{
     AttributeChange, Attributes, Command, Content, Entry, Extent, FileKind, Namespace, NewContent, NewInode,
     NodeRequest, Query, Refusal, RenameMode, Reply,
 };
+use bark_schema::quota::{Quota, QuotaLimits};
 use bark_schema::usage::{Usage, UsageQuery};
 use bytes::Bytes;
 
@@ -102,6 +103,54 @@ impl Files {
             Ok(Reply::Usage(usage)) => Ok(usage),
             Ok(other) => Err(Error::protocol(path.to_string(), &other)),
             Err(failure) => Err(Error::new(path.to_string(), failure)),
+        }
+    }
+
+    /// The quota a directory is under, with what is used of it.
+    pub async fn quota(&self, path: &ClusterPath) -> Result<Quota, Error> {
+        let directory = self.directory(path).await?;
+        self.quota_of(path, directory).await
+    }
+
+    /// Limits what a directory and everything below it may take; a limit that is not given stays as it is,
+    /// `u64::MAX` is no limit, and without any the quota goes.
+    pub async fn set_quota(
+        &self,
+        path: &ClusterPath,
+        bytes: Option<u64>,
+        inodes: Option<u64>,
+    ) -> Result<(), Error> {
+        let directory = self.directory(path).await?;
+        let known = self.quota_of(path, directory).await?;
+        let known = match known.quota {
+            Some(quota) if quota == directory => known.limits,
+            _ => QuotaLimits::default(),
+        };
+        let limits = QuotaLimits {
+            bytes: bytes.unwrap_or(known.bytes),
+            inodes: inodes.unwrap_or(known.inodes),
+        };
+        let request = NodeRequest::SetQuota { directory, limits };
+        match self.client.call(crate::session::Call::AnyNode(request)).await {
+            Ok(_) => Ok(()),
+            Err(failure) => Err(Error::new(path.to_string(), failure)),
+        }
+    }
+
+    async fn quota_of(&self, path: &ClusterPath, directory: InodeId) -> Result<Quota, Error> {
+        let request = NodeRequest::GetQuota { directory };
+        match self.client.call(crate::session::Call::AnyNode(request)).await {
+            Ok(Reply::Quota(quota)) => Ok(quota),
+            Ok(other) => Err(Error::protocol(path.to_string(), &other)),
+            Err(failure) => Err(Error::new(path.to_string(), failure)),
+        }
+    }
+
+    async fn directory(&self, path: &ClusterPath) -> Result<InodeId, Error> {
+        let attributes = self.stat(path).await?;
+        match attributes.kind {
+            FileKind::Directory => Ok(attributes.inode),
+            _ => Err(Error::refused(path.to_string(), Refusal::NotDirectory)),
         }
     }
 

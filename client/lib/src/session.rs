@@ -379,7 +379,7 @@ impl Session {
                     self.redirect(now, call, node, leader);
                 }
             }
-            Failure::Busy(_) | Failure::Locked { .. } => {
+            Failure::Busy(_) | Failure::Locked { .. } | Failure::OverAllowance { .. } => {
                 self.fail_attempt(now, call, current, failure, NodeState::Answered);
             }
             Failure::Unknown(_) => {

@@ -18,6 +18,7 @@ use bark_core::worker::gateway::{CompletionSink, FoundKey, KeyAsker, KeySink, Re
 use bark_core::worker::{CleaningConfig, Durability, Worker, WorkerConfig};
 use bark_schema::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId};
 use bark_schema::operation::*;
+use bark_schema::quota::{Quota, QuotaLimits};
 use bytes::Bytes;
 
 const PARTITIONS: u16 = 4;
@@ -891,4 +892,129 @@ fn what_a_directory_takes_is_known_at_once_at_every_node() {
     assert_eq!(cluster.usage(1, chain[3]), (0, 3));
     assert_eq!(cluster.usage(2, top), (5, 3));
     assert_eq!(cluster.usage(2, InodeId::ROOT), (5, 7));
+}
+
+impl Cluster {
+    fn set_quota(&mut self, directory: InodeId, bytes: u64, inodes: u64) -> Result<Reply, Failure> {
+        let limits = QuotaLimits { bytes, inodes };
+        self.ask(2, Request::Node(NodeRequest::SetQuota { directory, limits }))
+    }
+
+    fn quota(&mut self, directory: InodeId) -> Quota {
+        match self.ask(3, Request::Node(NodeRequest::GetQuota { directory })) {
+            Ok(Reply::Quota(quota)) => quota,
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+
+    fn create(&mut self, directory: InodeId, name: &str, size: usize) -> Result<Reply, Failure> {
+        let create = Command::Create {
+            directory,
+            name: bytes(name),
+            attributes: new_inode(),
+            content: NewContent::Inline(Bytes::from(vec![7; size])),
+            exclusive: true,
+        };
+        self.command(1, directory.home().0, create)
+    }
+}
+
+fn is_used_up(result: &Result<Reply, Failure>) -> bool {
+    matches!(result, Err(Failure::Refused(Refusal::QuotaExceeded, _)))
+}
+
+#[test]
+fn a_quota_limits_a_tree_in_several_partitions() {
+    // Goal: exact limits, whoever asks and wherever the inodes live. Method: a quota on a tree that is there
+    // already, filled to the last byte and inode from its directories in turn.
+    let mut cluster = Cluster::new(3);
+    let top = cluster.make_directory(1, InodeId::ROOT, "top").expect("made");
+    let outside = cluster.make_directory(1, InodeId::ROOT, "outside").expect("made");
+    let mut directories = vec![top];
+    for number in 0..5 {
+        let parent = directories[number];
+        directories.push(cluster.make_directory(2, parent, "in").expect("made"));
+    }
+    cluster.create(directories[3], "before", 1_000).expect("created");
+    assert_eq!(cluster.set_quota(top, 10_000, 20), Ok(Reply::Done));
+    let quota = cluster.quota(directories[5]);
+    assert_eq!(
+        (quota.quota, quota.used_bytes, quota.used_inodes),
+        (Some(top), 1_000, 7)
+    );
+
+    // 9,000 bytes are left: nine files, in all the directories.
+    for number in 0..9 {
+        let directory = directories[number % directories.len()];
+        let created = cluster.create(directory, &format!("f{number}"), 1_000);
+        assert!(created.is_ok(), "{number}: {created:?}");
+    }
+    let (deep, name) = (directories[5], bytes("f5"));
+    assert!(is_used_up(&cluster.create(deep, "one more", 1)));
+    assert!(is_used_up(&cluster.create(top, "one more", 1)));
+    cluster
+        .create(outside, "free", 5_000)
+        .expect("not under the quota");
+
+    // Overwriting takes nothing more; deleting makes room at once.
+    let Ok(Reply::Entry { inode, .. }) = cluster.ask(
+        1,
+        Request::Query {
+            partition: deep.home(),
+            query: Query::Lookup {
+                directory: deep,
+                name: name.clone(),
+            },
+        },
+    ) else {
+        panic!("no file")
+    };
+    let write = |offset, size| Command::WriteInline {
+        inode,
+        offset,
+        data: Bytes::from(vec![8; size]),
+        truncate: false,
+    };
+    cluster
+        .command(3, inode.home().0, write(0, 1_000))
+        .expect("overwritten");
+    assert!(is_used_up(&cluster.command(3, inode.home().0, write(500, 501))));
+    let directory = deep;
+    cluster
+        .namespace(1, Namespace::Unlink { directory, name })
+        .expect("unlinked");
+    assert_eq!(cluster.quota(top).used_bytes, 9_000);
+
+    // Five inodes are left; directories count.
+    for directory in &directories[..5] {
+        cluster.make_directory(3, *directory, "more").expect("made");
+    }
+    let refused = cluster.make_directory(1, directories[5], "more");
+    assert!(
+        matches!(refused, Err(Failure::Refused(Refusal::QuotaExceeded, _))),
+        "{refused:?}"
+    );
+    assert!(is_used_up(&cluster.create(directories[4], "empty", 0)));
+
+    // Nothing comes in by a rename or a link; a quota inside is refused; without limits all is free.
+    let entry = |directory, name: &str| Entry {
+        directory,
+        name: bytes(name),
+    };
+    let rename = Namespace::Rename {
+        from: entry(outside, "free"),
+        to: entry(top, "free"),
+        mode: RenameMode::Replace,
+    };
+    let moved = cluster.namespace(2, rename);
+    assert!(
+        matches!(moved, Err(Failure::Refused(Refusal::CrossDevice, _))),
+        "{moved:?}"
+    );
+    assert!(cluster.set_quota(directories[2], 5, 5).is_err());
+    assert_eq!(cluster.set_quota(top, u64::MAX, u64::MAX), Ok(Reply::Done));
+    assert_eq!(cluster.quota(directories[2]).quota, None);
+    cluster
+        .create(directories[4], "free again", 8_000)
+        .expect("created");
 }

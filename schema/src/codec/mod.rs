@@ -12,6 +12,7 @@
 
 mod data;
 mod message;
+mod quota;
 mod read;
 mod reply;
 mod request;

@@ -2,6 +2,7 @@
 
 use super::Result;
 use super::data::{read_block_ids, read_content, write_block_ids, write_content};
+use super::quota::{read_allowance, read_quota, write_allowance, write_quota};
 use super::read::{self, Source};
 use super::request::{read_kind, write_inodes, write_keys, write_kind, write_nodes, write_transaction_id};
 use super::usage::{read_reports, read_usage, write_reports, write_usage};
@@ -126,6 +127,8 @@ pub fn write_reply(reply: &Reply, mut builder: wire::reply::Builder<'_>) {
             }
             group.set_more(*more);
         }
+        Reply::Allowance(allowance) => write_allowance(allowance, builder.init_allowance()),
+        Reply::Quota(quota) => write_quota(quota, builder.init_quota()),
     }
 }
 
@@ -203,6 +206,8 @@ pub fn read_reply(reader: wire::reply::Reader<'_>, source: Source<'_>) -> Result
             transactions: read::list(group.get_transactions(), |id| read::transaction_id(Ok(id)))?,
             more: group.get_more(),
         },
+        wire::reply::Allowance(allowance) => Reply::Allowance(read_allowance(allowance?)),
+        wire::reply::Quota(quota) => Reply::Quota(read_quota(quota?)?),
     })
 }
 
@@ -217,6 +222,12 @@ pub fn write_failure(failure: &Failure, mut builder: wire::failure::Builder<'_>)
         }
         Failure::CrossPartition => builder.set_cross_partition(()),
         Failure::TooLargeForInline => builder.set_too_large_for_inline(()),
+        Failure::OverAllowance { quota, bytes, inodes } => {
+            let mut group = builder.init_over_allowance();
+            group.set_quota(quota.0);
+            group.set_bytes(*bytes);
+            group.set_inodes(*inodes);
+        }
         Failure::Unknown(sentence) => builder.set_unknown(sentence.as_str()),
         Failure::Refused(refusal, sentence) => {
             let mut group = builder.init_refused();
@@ -238,6 +249,11 @@ pub fn read_failure(reader: wire::failure::Reader<'_>) -> Result<Failure> {
         },
         wire::failure::CrossPartition(()) => Failure::CrossPartition,
         wire::failure::TooLargeForInline(()) => Failure::TooLargeForInline,
+        wire::failure::OverAllowance(group) => Failure::OverAllowance {
+            quota: InodeId(group.get_quota()),
+            bytes: group.get_bytes(),
+            inodes: group.get_inodes(),
+        },
         wire::failure::Unknown(sentence) => Failure::Unknown(read::text(sentence)?),
         wire::failure::Refused(group) => {
             let refusal = read_refusal(group.get_refusal()?);

@@ -7,6 +7,7 @@ use capnp::data_list;
 use super::data::{
     read_block_ids, read_data_command, read_data_query, write_block_ids, write_data_command, write_data_query,
 };
+use super::quota::{read_quota_command, read_quota_query, write_quota_command, write_quota_query};
 use super::read::{self, Source, required};
 use super::reply::{read_reply, write_extents, write_reply};
 use super::usage::{read_usage_command, read_usage_query, write_usage_command, write_usage_query};
@@ -17,6 +18,7 @@ use crate::operation::{
     AttributeChange, Command, Condition, Entry, Expiry, FileKind, ListPosition, Namespace, NewContent,
     NewInode, NodeRequest, Query, RenameMode, Request, RequestId, SetTime, Step, UnixNanos, Xattr,
 };
+use crate::quota::QuotaLimits;
 
 pub fn write_request(request: &Request, mut builder: wire::request::Builder<'_>) {
     match request {
@@ -125,6 +127,7 @@ pub fn write_query(query: &Query, mut builder: wire::query::Builder<'_>) {
         Query::XattrList { inode } => builder.set_xattr_list(inode.0),
         Query::Data(query) => write_data_query(query, builder.init_data()),
         Query::Usage(query) => write_usage_query(query, builder.init_usage()),
+        Query::Quota(query) => write_quota_query(query, builder.init_quota()),
     }
 }
 
@@ -184,6 +187,7 @@ pub fn read_query(reader: wire::query::Reader<'_>, source: Source<'_>) -> Result
         },
         wire::query::Data(query) => Query::Data(read_data_query(query?)?),
         wire::query::Usage(query) => Query::Usage(read_usage_query(query?)?),
+        wire::query::Quota(query) => Query::Quota(read_quota_query(query?)?),
     })
 }
 
@@ -353,6 +357,7 @@ pub fn write_command(command: &Command, mut builder: wire::command::Builder<'_>)
         Command::Forget { transaction } => write_transaction_id(transaction, builder.init_forget()),
         Command::Data(command) => write_data_command(command, builder.init_data()),
         Command::Usage(command) => write_usage_command(command, builder.init_usage()),
+        Command::Quota(command) => write_quota_command(command, builder.init_quota()),
     }
 }
 
@@ -458,6 +463,7 @@ pub fn read_command(reader: wire::command::Reader<'_>, source: Source<'_>) -> Re
         },
         wire::command::Data(command) => Command::Data(read_data_command(command?, source)?),
         wire::command::Usage(command) => Command::Usage(read_usage_command(command?)?),
+        wire::command::Quota(command) => Command::Quota(read_quota_command(command?)?),
     })
 }
 
@@ -614,6 +620,13 @@ pub fn write_node_request(request: &NodeRequest, mut builder: wire::node_request
         NodeRequest::BlockCompact => builder.set_block_compact(()),
         NodeRequest::ClusterStatus => builder.set_cluster_status(()),
         NodeRequest::DirectoryUsage { directory } => builder.set_directory_usage(directory.0),
+        NodeRequest::SetQuota { directory, limits } => {
+            let mut group = builder.init_set_quota();
+            group.set_directory(directory.0);
+            group.set_bytes(limits.bytes);
+            group.set_inodes(limits.inodes);
+        }
+        NodeRequest::GetQuota { directory } => builder.set_get_quota(directory.0),
     }
 }
 
@@ -652,6 +665,16 @@ pub fn read_node_request(reader: wire::node_request::Reader<'_>, source: Source<
         wire::node_request::DirectoryUsage(directory) => NodeRequest::DirectoryUsage {
             directory: InodeId(directory),
         },
+        wire::node_request::SetQuota(group) => NodeRequest::SetQuota {
+            directory: InodeId(group.get_directory()),
+            limits: QuotaLimits {
+                bytes: group.get_bytes(),
+                inodes: group.get_inodes(),
+            },
+        },
+        wire::node_request::GetQuota(directory) => NodeRequest::GetQuota {
+            directory: InodeId(directory),
+        },
     })
 }
 
@@ -668,24 +691,28 @@ fn write_step(step: &Step, mut builder: wire::step::Builder<'_>) {
             inode,
             kind,
             expected,
+            quota,
         } => {
             let mut group = builder.init_insert_entry();
             write_entry(entry, group.reborrow().init_entry());
             group.set_inode(inode.0);
             group.set_kind(write_kind(*kind));
             group.set_expected(expected.map_or(0, |inode| inode.0));
+            group.set_quota(quota.map_or(0, |inode| inode.0));
         }
         Step::ExchangeEntry {
             entry,
             inode,
             kind,
             expected,
+            quota,
         } => {
             let mut group = builder.init_exchange_entry();
             write_entry(entry, group.reborrow().init_entry());
             group.set_inode(inode.0);
             group.set_kind(write_kind(*kind));
             group.set_expected(expected.0);
+            group.set_quota(quota.map_or(0, |inode| inode.0));
         }
         Step::RemoveEntry { entry, inode } => {
             let mut group = builder.init_remove_entry();
@@ -696,29 +723,34 @@ fn write_step(step: &Step, mut builder: wire::step::Builder<'_>) {
             inode,
             parent,
             attributes,
+            quota,
         } => {
             let mut group = builder.init_create_directory();
             group.set_inode(inode.0);
             group.set_parent(parent.0);
+            group.set_quota(quota.map_or(0, |inode| inode.0));
             write_new_inode(attributes, group.init_attributes());
         }
         Step::RemoveDirectory { inode } => builder.set_remove_directory(inode.0),
-        Step::SetParent { inode, parent } => {
+        Step::SetParent { inode, parent, quota } => {
             let mut group = builder.init_set_parent();
             group.set_inode(inode.0);
             group.set_parent(parent.0);
+            group.set_quota(quota.map_or(0, |inode| inode.0));
         }
         Step::AddLinks {
             inode,
             count,
             added,
             removed,
+            quota,
         } => {
             let mut group = builder.init_add_links();
             group.set_inode(inode.0);
             group.set_count(*count);
             group.set_added(added.map_or(0, |inode| inode.0));
             group.set_removed(removed.map_or(0, |inode| inode.0));
+            group.set_quota(quota.map_or(0, |inode| inode.0));
         }
         Step::HoldRenameLease => builder.set_hold_rename_lease(()),
         Step::KeySet { key, value } => {
@@ -737,12 +769,14 @@ fn read_step(reader: wire::step::Reader<'_>, source: Source<'_>) -> Result<Step>
             inode: InodeId(group.get_inode()),
             kind: read_kind(group.get_kind())?,
             expected: read::inode_or_none(group.get_expected()),
+            quota: read::inode_or_none(group.get_quota()),
         },
         wire::step::ExchangeEntry(group) => Step::ExchangeEntry {
             entry: source.entry(group.get_entry())?,
             inode: InodeId(group.get_inode()),
             kind: read_kind(group.get_kind())?,
             expected: InodeId(group.get_expected()),
+            quota: read::inode_or_none(group.get_quota()),
         },
         wire::step::RemoveEntry(group) => Step::RemoveEntry {
             entry: source.entry(group.get_entry())?,
@@ -752,6 +786,7 @@ fn read_step(reader: wire::step::Reader<'_>, source: Source<'_>) -> Result<Step>
             inode: InodeId(group.get_inode()),
             parent: InodeId(group.get_parent()),
             attributes: read_new_inode(group.get_attributes()?, source)?,
+            quota: read::inode_or_none(group.get_quota()),
         },
         wire::step::RemoveDirectory(inode) => Step::RemoveDirectory {
             inode: InodeId(inode),
@@ -759,12 +794,14 @@ fn read_step(reader: wire::step::Reader<'_>, source: Source<'_>) -> Result<Step>
         wire::step::SetParent(group) => Step::SetParent {
             inode: InodeId(group.get_inode()),
             parent: InodeId(group.get_parent()),
+            quota: read::inode_or_none(group.get_quota()),
         },
         wire::step::AddLinks(group) => Step::AddLinks {
             inode: InodeId(group.get_inode()),
             count: group.get_count(),
             added: read::inode_or_none(group.get_added()),
             removed: read::inode_or_none(group.get_removed()),
+            quota: read::inode_or_none(group.get_quota()),
         },
         wire::step::HoldRenameLease(()) => Step::HoldRenameLease,
         wire::step::KeySet(group) => Step::KeySet {

@@ -17,12 +17,12 @@ const FIXED_WORDS: usize = 64;
 const EXTENT_WORDS: usize = 10;
 /// A directory entry with attributes, less its name.
 const DIRECTORY_ENTRY_WORDS: usize = 20;
-const STEP_WORDS: usize = 16;
+const STEP_WORDS: usize = 17;
 const STATUS_WORDS: usize = 20;
 const BLOCK_ID_WORDS: usize = 2;
 const PACKED_PIECE_WORDS: usize = 10;
 const TRANSACTION_ID_WORDS: usize = 3;
-const USAGE_REPORT_WORDS: usize = 6;
+const USAGE_REPORT_WORDS: usize = 7;
 
 pub fn peer_words(message: &PeerMessage) -> usize {
     FIXED_WORDS
@@ -130,6 +130,8 @@ fn request(request: &Request) -> usize {
             | NodeRequest::BlockList { .. }
             | NodeRequest::BlockCompact
             | NodeRequest::DirectoryUsage { .. }
+            | NodeRequest::SetQuota { .. }
+            | NodeRequest::GetQuota { .. }
             | NodeRequest::ClusterStatus => 0,
         },
     }
@@ -180,6 +182,7 @@ fn command(command: &Command) -> usize {
         } => steps(held) + participants.len() + reply(answered),
         Command::KeyExpireDue { .. }
         | Command::ReapOrphans { .. }
+        | Command::Quota(_)
         | Command::ReserveInodes { .. }
         | Command::SetAttributes { .. }
         | Command::Finish { .. }

@@ -39,6 +39,11 @@ pub fn write_usage_query(query: &UsageQuery, mut builder: wire::usage_query::Bui
             group.set_after(after.0);
             group.set_limit(*limit);
         }
+        UsageQuery::Elsewhere { after, limit } => {
+            let mut group = builder.init_elsewhere();
+            group.set_after(after.0);
+            group.set_limit(*limit);
+        }
     }
 }
 
@@ -48,6 +53,10 @@ pub fn read_usage_query(reader: wire::usage_query::Reader<'_>) -> Result<UsageQu
             directory: InodeId(directory),
         },
         wire::usage_query::Unreported(group) => UsageQuery::Unreported {
+            after: InodeId(group.get_after()),
+            limit: group.get_limit(),
+        },
+        wire::usage_query::Elsewhere(group) => UsageQuery::Elsewhere {
             after: InodeId(group.get_after()),
             limit: group.get_limit(),
         },
@@ -63,6 +72,7 @@ pub(super) fn write_reports(reports: &[UsageReport], mut list: ReportList<'_>) {
         builder.set_stored(report.usage.stored);
         builder.set_inodes(report.usage.inodes);
         builder.set_version(report.version);
+        builder.set_quota(report.quota.map_or(0, |inode| inode.0));
     }
 }
 
@@ -77,6 +87,7 @@ pub(super) fn read_reports(list: capnp::Result<ReportListReader<'_>>) -> Result<
                 inodes: report.get_inodes(),
             },
             version: report.get_version(),
+            quota: read::inode_or_none(report.get_quota()),
         })
     })
 }

@@ -6,6 +6,7 @@ use bark_schema::data::*;
 use bark_schema::ids::*;
 use bark_schema::message::*;
 use bark_schema::operation::*;
+use bark_schema::quota::*;
 use bark_schema::usage::*;
 use bytes::Bytes;
 
@@ -269,7 +270,7 @@ impl Generator {
     }
 
     fn query(&mut self) -> Query {
-        match self.choose("Query", 16) {
+        match self.choose("Query", 17) {
             0 => Query::KeyGet { key: self.data() },
             1 => Query::KeyGetMany {
                 keys: self.list(Self::data),
@@ -306,9 +307,20 @@ impl Generator {
             },
             12 => Query::XattrList { inode: self.inode() },
             13 => Query::Data(self.data_query()),
-            14 => Query::Usage(match self.choose("UsageQuery", 2) {
+            15 => Query::Quota(match self.choose("QuotaQuery", 3) {
+                0 => QuotaQuery::Of {
+                    directory: self.inode(),
+                },
+                1 => QuotaQuery::Limits { quota: self.inode() },
+                _ => QuotaQuery::Used { quota: self.inode() },
+            }),
+            14 => Query::Usage(match self.choose("UsageQuery", 3) {
                 0 => UsageQuery::Total {
                     directory: self.inode(),
+                },
+                1 => UsageQuery::Elsewhere {
+                    after: self.inode(),
+                    limit: self.u32(),
                 },
                 _ => UsageQuery::Unreported {
                     after: self.inode(),
@@ -322,7 +334,7 @@ impl Generator {
     }
 
     fn command(&mut self) -> Command {
-        match self.choose("Command", 22) {
+        match self.choose("Command", 23) {
             0 => Command::KeySet {
                 key: self.data(),
                 value: self.data(),
@@ -427,6 +439,7 @@ impl Generator {
             18 => Command::ReapOrphans { limit: self.u32() },
             19 => Command::Data(self.data_command()),
             20 => Command::Usage(self.usage_command()),
+            21 => Command::Quota(self.quota_command()),
             _ => Command::Forget {
                 transaction: self.transaction(),
             },
@@ -505,6 +518,68 @@ impl Generator {
             contributor: self.inode(),
             usage: self.usage(),
             version: self.number(),
+            quota: self.option(Self::inode),
+        }
+    }
+
+    fn limits(&mut self) -> QuotaLimits {
+        QuotaLimits {
+            bytes: self.number(),
+            inodes: self.number(),
+        }
+    }
+
+    fn allowance(&mut self) -> Allowance {
+        Allowance {
+            bytes: self.number(),
+            inodes: self.number(),
+            epoch: self.number(),
+        }
+    }
+
+    fn phase(&mut self) -> QuotaPhase {
+        match self.choose("QuotaPhase", 3) {
+            0 => QuotaPhase::Begun,
+            1 => QuotaPhase::Active,
+            _ => QuotaPhase::Gone,
+        }
+    }
+
+    fn quota_command(&mut self) -> QuotaCommand {
+        let quota = self.inode();
+        match self.choose("QuotaCommand", 7) {
+            0 => QuotaCommand::Set {
+                quota,
+                limits: self.limits(),
+                phase: self.phase(),
+            },
+            1 => QuotaCommand::Tag {
+                directory: quota,
+                from: self.option(Self::inode),
+                to: self.option(Self::inode),
+                parent: self.option(Self::inode),
+                after: self.inode(),
+            },
+            2 => QuotaCommand::Enforce {
+                quota,
+                on: self.flag(),
+            },
+            3 => QuotaCommand::Grant {
+                quota,
+                partition: self.partition(),
+                held: self.allowance(),
+                wanted: self.allowance(),
+            },
+            4 => QuotaCommand::Accept {
+                quota,
+                granted: self.allowance(),
+            },
+            5 => QuotaCommand::GiveBack { quota },
+            _ => QuotaCommand::Settle {
+                quota,
+                partition: self.partition(),
+                held: self.allowance(),
+            },
         }
     }
 
@@ -539,6 +614,7 @@ impl Generator {
                 inode: self.inode(),
                 kind: self.kind(),
                 expected: self.option(Self::inode),
+                quota: self.option(Self::inode),
             },
             1 => Step::RemoveEntry {
                 entry: self.entry(),
@@ -548,17 +624,20 @@ impl Generator {
                 inode: self.inode(),
                 parent: self.inode(),
                 attributes: self.new_inode(),
+                quota: self.option(Self::inode),
             },
             3 => Step::RemoveDirectory { inode: self.inode() },
             4 => Step::SetParent {
                 inode: self.inode(),
                 parent: self.inode(),
+                quota: self.option(Self::inode),
             },
             5 => Step::AddLinks {
                 inode: self.inode(),
                 count: self.number() as i32,
                 added: self.option(Self::inode),
                 removed: self.option(Self::inode),
+                quota: self.option(Self::inode),
             },
             6 => Step::HoldRenameLease,
             8 => Step::ExchangeEntry {
@@ -566,6 +645,7 @@ impl Generator {
                 inode: self.inode(),
                 kind: self.kind(),
                 expected: self.inode(),
+                quota: self.option(Self::inode),
             },
             7 => Step::KeySet {
                 key: self.data(),
@@ -611,7 +691,7 @@ impl Generator {
     }
 
     fn node_request(&mut self) -> NodeRequest {
-        match self.choose("NodeRequest", 8) {
+        match self.choose("NodeRequest", 10) {
             0 => NodeRequest::Walk {
                 start: self.inode(),
                 path: self.data(),
@@ -638,6 +718,13 @@ impl Generator {
                 limit: self.u32(),
             },
             5 => NodeRequest::BlockCompact,
+            7 => NodeRequest::SetQuota {
+                directory: self.inode(),
+                limits: self.limits(),
+            },
+            8 => NodeRequest::GetQuota {
+                directory: self.inode(),
+            },
             6 => NodeRequest::DirectoryUsage {
                 directory: self.inode(),
             },
@@ -646,7 +733,7 @@ impl Generator {
     }
 
     fn reply(&mut self) -> Reply {
-        match self.choose("Reply", 27) {
+        match self.choose("Reply", 29) {
             0 => Reply::Done,
             1 => Reply::Value(self.option(|generator| KeyValue {
                 value: generator.data(),
@@ -728,6 +815,15 @@ impl Generator {
                 attributes: self.attributes(),
             }),
             23 => Reply::Blocks(self.list(Self::block)),
+            26 => Reply::Allowance(self.allowance()),
+            27 => Reply::Quota(Quota {
+                quota: self.option(Self::inode),
+                limits: self.limits(),
+                phase: self.phase(),
+                used_bytes: self.number(),
+                used_inodes: self.number(),
+                allowed: self.option(Self::allowance),
+            }),
             24 => Reply::Usage(self.usage()),
             25 => Reply::UsageReports {
                 reports: self.list(Self::usage_report),
@@ -772,7 +868,7 @@ impl Generator {
     }
 
     fn failure(&mut self) -> Failure {
-        match self.choose("Failure", 7) {
+        match self.choose("Failure", 8) {
             0 => Failure::NotLeader {
                 leader: self.option(Self::node),
             },
@@ -782,6 +878,11 @@ impl Generator {
                 primary: self.partition(),
             },
             3 => Failure::CrossPartition,
+            6 => Failure::OverAllowance {
+                quota: self.inode(),
+                bytes: self.number(),
+                inodes: self.number(),
+            },
             4 => Failure::TooLargeForInline,
             5 => Failure::Unknown(self.text()),
             _ => Failure::Refused(self.refusal(), self.text()),

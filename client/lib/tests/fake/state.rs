@@ -460,7 +460,9 @@ impl State {
                 None => refuse(Refusal::Corrupt),
             },
             NodeRequest::ClusterStatus => Ok(Reply::Cluster(self.cluster(node))),
-            NodeRequest::DirectoryUsage { .. } => panic!("nobody asks the fake what a directory takes"),
+            NodeRequest::DirectoryUsage { .. }
+            | NodeRequest::SetQuota { .. }
+            | NodeRequest::GetQuota { .. } => panic!("nobody asks the fake what a directory takes"),
             NodeRequest::BlockDelete { .. } | NodeRequest::BlockList { .. } | NodeRequest::BlockCompact => {
                 panic!("clients leave the block store alone")
             }

@@ -3,7 +3,7 @@
 //! `namespace` decides what a directory operation touches, `transaction` carries it through two-phase
 //! commit, `recovery` finishes what a lost coordinator left, `walk` follows paths, `block` replicates data,
 //! `pack` moves small writes into blocks, `defragment` joins files in pieces, `collect` drops blocks nobody
-//! needs, `usage` adds up what directories take.
+//! needs, `usage` adds up what directories take, `quota` keeps the limits of that.
 
 mod block;
 pub mod collect;
@@ -11,6 +11,7 @@ pub mod defragment;
 pub mod namespace;
 pub mod node;
 pub mod pack;
+pub mod quota;
 pub mod recovery;
 mod transaction;
 pub mod usage;

@@ -15,9 +15,12 @@ use bark_schema::operation::{
 };
 use bark_schema::placement;
 use bytes::Bytes;
+use futures::future::try_join;
 
+use super::quota::quota_of;
 use super::transaction::{self, Plan, Reparent};
 use super::unexpected;
+use crate::state::other_quota;
 use crate::state::refusal::refuse;
 use crate::worker::gateway::Gateway;
 
@@ -130,7 +133,8 @@ async fn plan_make_directory(
     name: Bytes,
     attributes: NewInode,
 ) -> Result<(Plan, Reply), Failure> {
-    if lookup(gateway, directory, &name).await?.is_some() {
+    let (found, quota) = try_join(lookup(gateway, directory, &name), quota_of(gateway, directory)).await?;
+    if found.is_some() {
         return Err(Failure::refused(Refusal::Exists, "File exists"));
     }
     let home = placement::partition_of_new_directory(directory, &name, gateway.config().partition_count);
@@ -145,6 +149,7 @@ async fn plan_make_directory(
             inode,
             kind: FileKind::Directory,
             expected,
+            quota,
         },
     );
     let attributes_of_reply = new_directory_attributes(gateway, inode, &attributes);
@@ -154,6 +159,7 @@ async fn plan_make_directory(
             inode,
             parent: directory,
             attributes,
+            quota,
         },
     );
     Ok((
@@ -235,8 +241,12 @@ async fn plan_link(gateway: &Gateway, inode: InodeId, to: Entry) -> Result<(Plan
     if lookup(gateway, to.directory, &to.name).await?.is_some() {
         return Err(Failure::refused(Refusal::Exists, "File exists"));
     }
-    let mut plan = Plan::default();
     let directory = to.directory;
+    let (quota, counted_in) = try_join(quota_of(gateway, directory), quota_of(gateway, inode)).await?;
+    if quota != counted_in {
+        return Err(other_quota());
+    }
+    let mut plan = Plan::default();
     plan.add(
         directory.home(),
         Step::InsertEntry {
@@ -244,6 +254,7 @@ async fn plan_link(gateway: &Gateway, inode: InodeId, to: Entry) -> Result<(Plan
             inode,
             kind: attributes.kind,
             expected: None,
+            quota,
         },
     );
     let step = Step::AddLinks {
@@ -251,6 +262,7 @@ async fn plan_link(gateway: &Gateway, inode: InodeId, to: Entry) -> Result<(Plan
         count: 1,
         added: Some(directory),
         removed: None,
+        quota,
     };
     plan.add(inode.home(), step);
     Ok((plan, Reply::Done))
@@ -268,8 +280,17 @@ async fn plan_rename(
         (RenameMode::NoReplace, Some(_)) => Err(Failure::refused(Refusal::Exists, "File exists")),
         (RenameMode::Exchange, None) => Err(no_such_entry()),
         _ if target.is_some_and(|(inode, _)| inode == source.0) => Ok((Plan::default(), Reply::Done)),
-        (RenameMode::Exchange, Some(target)) => Ok(plan_exchange((from, source), (to, target))),
-        (_, target) => plan_move((from, source), to, target),
+        (_, target) => {
+            let quotas = (quota_of(gateway, from.directory), quota_of(gateway, to.directory));
+            let (left, quota) = try_join(quotas.0, quotas.1).await?;
+            match (mode, target) {
+                _ if left != quota => Err(other_quota()),
+                (RenameMode::Exchange, Some(target)) => {
+                    Ok(plan_exchange((from, source), (to, target), quota))
+                }
+                _ => plan_move((from, source), to, target, quota),
+            }
+        }
     }
 }
 
@@ -280,6 +301,7 @@ fn plan_move(
     (from, (inode, kind)): (Entry, Found),
     to: Entry,
     target: Option<Found>,
+    quota: Option<InodeId>,
 ) -> Result<(Plan, Reply), Failure> {
     let mut plan = Plan::default();
     match target {
@@ -295,7 +317,7 @@ fn plan_move(
         }
         Some((inode, _)) => plan.add(inode.home(), lose_name(inode, to.directory)),
     }
-    plan_new_place(&mut plan, (inode, kind), from.directory, to.directory);
+    plan_new_place(&mut plan, (inode, kind), (from.directory, to.directory), quota);
     plan.add(from.directory.home(), Step::RemoveEntry { entry: from, inode });
     plan.add(
         to.directory.home(),
@@ -304,15 +326,20 @@ fn plan_move(
             inode,
             kind,
             expected: target.map(|(replaced, _)| replaced),
+            quota,
         },
     );
     Ok((plan, Reply::Done))
 }
 
-fn plan_exchange((from, source): (Entry, Found), (to, target): (Entry, Found)) -> (Plan, Reply) {
+fn plan_exchange(
+    (from, source): (Entry, Found),
+    (to, target): (Entry, Found),
+    quota: Option<InodeId>,
+) -> (Plan, Reply) {
     let mut plan = Plan::default();
-    plan_new_place(&mut plan, source, from.directory, to.directory);
-    plan_new_place(&mut plan, target, to.directory, from.directory);
+    plan_new_place(&mut plan, source, (from.directory, to.directory), quota);
+    plan_new_place(&mut plan, target, (to.directory, from.directory), quota);
     for (entry, (inode, kind), (expected, _)) in [(from, target, source), (to, source, target)] {
         plan.add(
             entry.directory.home(),
@@ -321,6 +348,7 @@ fn plan_exchange((from, source): (Entry, Found), (to, target): (Entry, Found)) -
                 inode,
                 kind,
                 expected,
+                quota,
             },
         );
     }
@@ -333,22 +361,30 @@ fn lose_name(inode: InodeId, directory: InodeId) -> Step {
         count: -1,
         added: None,
         removed: Some(directory),
+        quota: None,
     }
 }
 
 /// The moved inode's own part: its time of change, where it is counted, and a directory's parent.
-fn plan_new_place(plan: &mut Plan, (inode, kind): Found, from: InodeId, to: InodeId) {
+fn plan_new_place(
+    plan: &mut Plan,
+    (inode, kind): Found,
+    (from, to): (InodeId, InodeId),
+    quota: Option<InodeId>,
+) {
     if kind != FileKind::Directory {
         let step = Step::AddLinks {
             inode,
             count: 0,
             added: Some(to),
             removed: Some(from),
+            quota,
         };
         plan.add(inode.home(), step);
         return;
     }
-    plan.add(inode.home(), Step::SetParent { inode, parent: to });
+    let parent = to;
+    plan.add(inode.home(), Step::SetParent { inode, parent, quota });
     if from != to {
         plan.reparents.push(Reparent {
             moved: inode,

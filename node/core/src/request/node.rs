@@ -2,7 +2,7 @@
 
 use bark_schema::operation::{ClusterStatus, Failure, NodeRequest, Refusal, Reply, Request};
 
-use super::{block, unexpected, usage, walk};
+use super::{block, quota, unexpected, usage, walk};
 use crate::worker::gateway::{DEADLINE_DEFAULT_US, Gateway, Reach};
 
 /// `local_status`: what this worker alone knows, for `ClusterStatus`.
@@ -30,6 +30,8 @@ pub async fn carry_out(
             None => Err(Failure::refused(Refusal::Internal, "the status is missing")),
         },
         NodeRequest::DirectoryUsage { directory } => usage::directory_usage(gateway, directory).await,
+        NodeRequest::SetQuota { directory, limits } => quota::set(gateway, directory, limits).await,
+        NodeRequest::GetQuota { directory } => quota::get(gateway, directory).await,
         NodeRequest::BlockGet { .. }
         | NodeRequest::BlockDelete { .. }
         | NodeRequest::BlockList { .. }

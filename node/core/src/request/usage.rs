@@ -48,6 +48,17 @@ pub async fn report(gateway: &Gateway, partition: PartitionId, reports: Vec<Usag
     }
 }
 
+/// Waits until every transaction that is prepared anywhere now has ended.
+pub async fn transactions_end(gateway: &Gateway) -> Result<(), Failure> {
+    let partitions = (0..gateway.config().partition_count).map(PartitionId);
+    let parts = partitions.map(|partition| async move {
+        let prepared = page(gateway, partition, InodeId(0)).await?.transactions;
+        ended(gateway, partition, prepared).await
+    });
+    try_join_all(parts).await?;
+    Ok(())
+}
+
 /// Everything unreported in the cluster, after the transactions that are under way now have ended.
 async fn pending(gateway: &Gateway) -> Result<Vec<UsageReport>, Failure> {
     let partitions = || (0..gateway.config().partition_count).map(PartitionId);

@@ -78,6 +78,8 @@ impl State {
             bytes.resize(end, 0);
         }
         bytes[start..end].copy_from_slice(data);
+        let stored = row.allocated();
+        self.check_content_growth(inode, stored, bytes.len() as u64)?;
         self.clear_content(inode);
         self.set_inline(inode, bytes);
         self.set_size(inode, size);

@@ -83,10 +83,17 @@ impl State {
             && end <= INLINE_SIZE_MAX as u64
         {
             let mut bytes = bytes.to_vec();
+            let stored = bytes.len() as u64;
             overwrite(&mut bytes, offset as usize, data);
+            self.check_content_growth(inode, stored, bytes.len() as u64)?;
             self.set_inline(inode, bytes);
         } else {
             self.check_patch_space(data.len() as u64)?;
+            if self.limits_growth() {
+                let stored = row.allocated();
+                let replaced = self.stored_within(inode, offset, end);
+                self.check_content_growth(inode, stored, stored - replaced + data.len() as u64)?;
+            }
             self.map_body(inode);
             self.cut_extents(inode, offset, end);
             self.put_patch(inode, offset, data);
@@ -209,6 +216,7 @@ impl State {
         }
         let (rows, length) = self.rows_to_copy(source, from, length)?;
         let end = to + length;
+        self.check_copy_growth(target, to, end, &rows)?;
         if !self.copy_inline(target, to, end, &rows) {
             self.map_body(target);
             self.cut_extents(target, to, end);
@@ -225,6 +233,28 @@ impl State {
         self.touch_content(target)?;
         let attributes = self.inode(target)?.attributes(target);
         Ok(Reply::Copied(Copied { length, attributes }))
+    }
+
+    fn check_copy_growth(
+        &self,
+        target: InodeId,
+        to: u64,
+        end: u64,
+        rows: &[(u64, ExtentRow)],
+    ) -> Result<(), Failure> {
+        if !self.limits_growth() {
+            return Ok(());
+        }
+        let row = self.inode(target)?;
+        let stored = row.allocated();
+        let copied: u64 = rows.iter().map(|(_, row)| row.length()).sum();
+        let replaced = self.stored_within(target, to, end);
+        // Into inline bytes a hole is copied as zeros.
+        let new = match row.body {
+            Body::Inline(_) if end <= INLINE_SIZE_MAX as u64 => stored.max(end),
+            _ => stored - replaced + copied,
+        };
+        self.check_content_growth(target, stored, new)
     }
 
     /// What `from .. from + length` is made of, relative to `from`, and how much of it one command takes.

@@ -116,7 +116,9 @@ impl State {
         let kind = body.kind();
         self.check_room_for(directory, name)?;
         let id = self.next_inode()?;
-        self.bear(id, Inode::new(attributes, body, directory, self.time));
+        let inode = Inode::new(attributes, body, directory, self.time);
+        self.check_growth(directory, inode.allocated(), 1)?;
+        self.bear(id, inode);
         self.put_xattrs(id, &attributes.xattrs);
         self.put_dentry(directory, name, Dentry { inode: id, kind });
         Ok(Reply::Created {

@@ -235,6 +235,16 @@ impl State {
             .map(|((_, offset), row)| (*offset, row))
     }
 
+    /// How many bytes of `from .. to` are stored: what writing there replaces.
+    pub(super) fn stored_within(&self, inode: InodeId, from: u64, to: u64) -> u64 {
+        if let Some(Body::Inline(bytes)) = self.inodes.get(&inode).map(|row| &row.body) {
+            return to.min(bytes.len() as u64).saturating_sub(from);
+        }
+        self.overlaps(inode, from, to)
+            .map(|(offset, row)| (offset + row.length()).min(to).saturating_sub(offset.max(from)))
+            .sum()
+    }
+
     /// The map of `from .. to`, as much of it as one answer holds.
     pub(super) fn file_map(&self, inode: InodeId, from: u64, to: u64) -> FileMap {
         let mut map = FileMap {

@@ -28,6 +28,8 @@ impl State {
         }
         self.check_names(inode, Some(to.directory), None)?;
         self.check_room_for(to.directory, &to.name)?;
+        let counted_in = self.inode(inode)?.directory;
+        self.check_same_quota(counted_in, to.directory)?;
         self.put_dentry(to.directory, &to.name, Dentry { inode, kind });
         self.change_names(inode, Some(to.directory), None);
         self.answer_attributes(inode)

@@ -32,6 +32,7 @@ mod names;
 mod open;
 mod publish;
 mod query;
+mod quota;
 pub(crate) mod refusal;
 mod rename;
 mod reply;
@@ -50,10 +51,12 @@ use std::collections::BTreeSet;
 
 use bark_schema::ids::{BlockId, ClientId, InodeId, PartitionId, TransactionId};
 use bark_schema::operation::{Command, Failure, Proposal, Reply, UnixMillis, UnixNanos};
+use bark_schema::quota::Allowance;
 
 pub use counters::SpaceCounters;
 pub use data::PatchToPack;
 pub use fragment::{Fragment, FragmentPlace};
+pub(crate) use quota::other_quota;
 
 use block::{BlockRow, GarbageRow};
 use dentry::{Dentry, DentryKey};
@@ -63,6 +66,7 @@ pub use key::{KeyFound, TOUCHED_KEYS_MAX};
 use key_table::KeyTable;
 use lock::LockKey;
 use open::LeaseRow;
+use quota::{AllowanceRow, QuotaRow};
 use session::{Retiree, SessionRow};
 use snapshot::Snapshot;
 pub use snapshot::{SnapshotMark, StateLoader};
@@ -133,6 +137,12 @@ pub struct State {
     contributions: Table<(InodeId, InodeId), ContributionRow>,
     /// How many names an inode with several of them has in a directory.
     names: Table<(InodeId, InodeId), u32>,
+    /// Of directories at home here.
+    quotas: Table<InodeId, QuotaRow>,
+    /// What partitions were granted of them.
+    grants: Table<(InodeId, PartitionId), Allowance>,
+    /// What is used here of quotas, wherever their directories are.
+    allowances: Table<InodeId, AllowanceRow>,
 }
 
 /// Does the same with every table of a state, in the order of their tags.
@@ -140,12 +150,14 @@ macro_rules! each_table {
     ($state:expr, $table:ident, $action:expr) => {
         each_table!(@ (&mut $state), $table, $action, keys expiries inodes dentries extents blocks garbage
             sessions replies retirements prepared locks tombstones outcomes
-            xattrs orphans opens opens_by_client leases fences usages contributions names)
+            xattrs orphans opens opens_by_client leases fences usages contributions names
+            quotas grants allowances)
     };
     (shared $state:expr, $table:ident, $action:expr) => {
         each_table!(@ (&$state), $table, $action, keys expiries inodes dentries extents blocks garbage
             sessions replies retirements prepared locks tombstones outcomes
-            xattrs orphans opens opens_by_client leases fences usages contributions names)
+            xattrs orphans opens opens_by_client leases fences usages contributions names
+            quotas grants allowances)
     };
     (@ (&mut $state:expr), $table:ident, $action:expr, $($field:ident)*) => {
         $( { let $table = &mut $state.$field; $action; } )*
@@ -207,6 +219,9 @@ impl State {
             usages: Table::new(21),
             contributions: Table::new(22),
             names: Table::new(23),
+            quotas: Table::new(24),
+            grants: Table::new(25),
+            allowances: Table::new(26),
         }
     }
 
@@ -357,6 +372,7 @@ impl State {
             Command::SetAttributes { inode, change } => self.set_attributes(*inode, change),
             Command::Data(command) => self.change_data(command),
             Command::Usage(command) => self.change_usage(command),
+            Command::Quota(command) => self.change_quota(command),
             Command::WriteInline {
                 inode,
                 offset,

@@ -37,6 +37,7 @@ impl State {
             self.check_block(extent.block, extent.block_size, extent.checksum)?;
         }
         self.check_blocks_agree(extents)?;
+        self.check_publish_growth(inode, extents, replace_all)?;
 
         // New references first: a block that is published again over itself must not become garbage.
         for extent in extents {
@@ -58,6 +59,27 @@ impl State {
         self.set_size(inode, size);
         self.settle_body(inode);
         self.touch_content(inode)
+    }
+
+    fn check_publish_growth(
+        &self,
+        inode: InodeId,
+        extents: &[Extent],
+        replace_all: bool,
+    ) -> Result<(), Failure> {
+        if !self.limits_growth() {
+            return Ok(());
+        }
+        let published: u64 = extents.iter().map(|extent| u64::from(extent.length)).sum();
+        let stored = self.inode(inode)?.allocated();
+        let replaced = match replace_all {
+            true => stored,
+            false => extents
+                .iter()
+                .map(|extent| self.stored_within(inode, extent.offset, extent.end()))
+                .sum(),
+        };
+        self.check_content_growth(inode, stored, stored - replaced + published)
     }
 
     /// Extents of one command that share a new block say the same of it.

@@ -87,6 +87,7 @@ impl State {
             Query::TransactionOutcome { transaction } => Ok(Reply::Outcome(self.outcome(*transaction))),
             Query::Data(query) => self.query_data(query),
             Query::Usage(query) => self.query_usage(query),
+            Query::Quota(query) => self.query_quota(query),
         }
     }
 

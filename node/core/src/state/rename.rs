@@ -30,6 +30,7 @@ impl State {
             .dentry(from.directory, &from.name)
             .ok_or_else(no_such_entry)?;
         let target = self.dentry(to.directory, &to.name);
+        self.check_same_quota(from.directory, to.directory)?;
         let is_same = target.is_some_and(|target| target.inode == source.inode);
         match (mode, target) {
             (RenameMode::NoReplace, Some(_)) => {

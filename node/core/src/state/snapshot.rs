@@ -15,7 +15,7 @@
 //! | ---: | ---: | --- |
 //! | 0 | 4 | `BKSN` |
 //! | 4 | 2 | format version |
-//! | 6 | 1 | what it holds: 0 first chunk, 1 to 23 rows of that table, 255 last chunk |
+//! | 6 | 1 | what it holds: 0 first chunk, 1 to 26 rows of that table, 255 last chunk |
 //! | 7 | 1 | zero |
 //! | 8 | 4 | number of rows |
 //! | 12 | 4 | size of the payload |

@@ -75,12 +75,20 @@ impl State {
                 inode: _,
                 kind,
                 expected,
+                quota,
             } => {
                 self.check_entry_step(transaction, entry)?;
+                self.check_quota_is(entry.directory, *quota)?;
                 self.check_expected(entry, *kind, *expected, steps)
             }
-            Step::ExchangeEntry { entry, expected, .. } => {
+            Step::ExchangeEntry {
+                entry,
+                expected,
+                quota,
+                ..
+            } => {
                 self.check_entry_step(transaction, entry)?;
+                self.check_quota_is(entry.directory, *quota)?;
                 match self.dentry(entry.directory, &entry.name) {
                     Some(found) if found.inode == *expected => Ok(()),
                     _ => Err(entry_changed()),
@@ -98,8 +106,15 @@ impl State {
                 }
             }
             Step::CreateDirectory {
-                inode, attributes, ..
-            } => check_new_inode(attributes).and_then(|()| self.check_new_directory(*inode)),
+                inode,
+                attributes,
+                quota,
+                ..
+            } => {
+                check_new_inode(attributes)?;
+                self.check_new_directory(*inode)?;
+                self.check_birth(*quota)
+            }
             Step::RemoveDirectory { inode } => {
                 self.directory(*inode)?;
                 if *inode == InodeId::ROOT {
@@ -111,12 +126,16 @@ impl State {
                 self.check_empty(*inode)?;
                 self.check_entries_held_by(*inode, Some(transaction))
             }
-            Step::SetParent { inode, .. } => self.directory(*inode).map(|_| ()),
+            Step::SetParent { inode, quota, .. } => {
+                self.directory(*inode)?;
+                self.check_quota_is(*inode, *quota)
+            }
             Step::AddLinks {
                 inode,
                 count,
                 added,
                 removed,
+                ..
             } => {
                 let sum = i32::from(added.is_some()) - i32::from(removed.is_some());
                 if sum != *count {
@@ -216,16 +235,18 @@ impl State {
                 inode,
                 parent,
                 attributes,
+                quota,
             } => {
                 let body = Body::Directory {
                     parent: *parent,
                     children: 0,
                 };
+                self.put_under_quota(*inode, *quota);
                 self.bear(*inode, Inode::new(attributes, body, *inode, self.time));
                 self.put_xattrs(*inode, &attributes.xattrs);
             }
             Step::RemoveDirectory { inode } => self.orphan_directory(*inode),
-            Step::SetParent { inode, parent } => {
+            Step::SetParent { inode, parent, .. } => {
                 let time = self.time;
                 self.change_inode(*inode, |row| {
                     if let Body::Directory { parent: old, .. } = &mut row.body {
@@ -239,8 +260,14 @@ impl State {
                 inode,
                 added,
                 removed,
+                quota,
                 ..
-            } => self.change_names(*inode, *added, *removed),
+            } => {
+                if let Some(added) = added {
+                    self.put_under_quota(*added, *quota);
+                }
+                self.change_names(*inode, *added, *removed);
+            }
             Step::HoldRenameLease => {}
             Step::KeySet { key, value } => self.put_key(key, value.clone(), None),
             Step::KeyDelete { key } => self.drop_key(key),
@@ -270,12 +297,14 @@ impl Row for Step {
                 inode,
                 kind,
                 expected,
+                quota,
             } => {
                 0u8.encode(sink);
                 entry.encode(sink);
                 inode.encode(sink);
                 kind.encode(sink);
                 expected.encode(sink);
+                quota.encode(sink);
             }
             Step::RemoveEntry { entry, inode } => {
                 1u8.encode(sink);
@@ -286,32 +315,37 @@ impl Row for Step {
                 inode,
                 parent,
                 attributes,
+                quota,
             } => {
                 2u8.encode(sink);
                 inode.encode(sink);
                 parent.encode(sink);
                 attributes.encode(sink);
+                quota.encode(sink);
             }
             Step::RemoveDirectory { inode } => {
                 3u8.encode(sink);
                 inode.encode(sink);
             }
-            Step::SetParent { inode, parent } => {
+            Step::SetParent { inode, parent, quota } => {
                 4u8.encode(sink);
                 inode.encode(sink);
                 parent.encode(sink);
+                quota.encode(sink);
             }
             Step::AddLinks {
                 inode,
                 count,
                 added,
                 removed,
+                quota,
             } => {
                 5u8.encode(sink);
                 inode.encode(sink);
                 count.encode(sink);
                 added.encode(sink);
                 removed.encode(sink);
+                quota.encode(sink);
             }
             Step::HoldRenameLease => 6u8.encode(sink),
             Step::KeySet { key, value } => {
@@ -328,12 +362,14 @@ impl Row for Step {
                 inode,
                 kind,
                 expected,
+                quota,
             } => {
                 9u8.encode(sink);
                 entry.encode(sink);
                 inode.encode(sink);
                 kind.encode(sink);
                 expected.encode(sink);
+                quota.encode(sink);
             }
         }
     }
@@ -346,6 +382,7 @@ impl Row for Step {
                 inode: Row::decode(reader)?,
                 kind: Row::decode(reader)?,
                 expected: Row::decode(reader)?,
+                quota: Row::decode(reader)?,
             },
             1 => Step::RemoveEntry {
                 entry: Row::decode(reader)?,
@@ -355,6 +392,7 @@ impl Row for Step {
                 inode: Row::decode(reader)?,
                 parent: Row::decode(reader)?,
                 attributes: Row::decode(reader)?,
+                quota: Row::decode(reader)?,
             },
             3 => Step::RemoveDirectory {
                 inode: Row::decode(reader)?,
@@ -362,12 +400,14 @@ impl Row for Step {
             4 => Step::SetParent {
                 inode: Row::decode(reader)?,
                 parent: Row::decode(reader)?,
+                quota: Row::decode(reader)?,
             },
             5 => Step::AddLinks {
                 inode: Row::decode(reader)?,
                 count: Row::decode(reader)?,
                 added: Row::decode(reader)?,
                 removed: Row::decode(reader)?,
+                quota: Row::decode(reader)?,
             },
             6 => Step::HoldRenameLease,
             7 => Step::KeySet {
@@ -382,6 +422,7 @@ impl Row for Step {
                 inode: Row::decode(reader)?,
                 kind: Row::decode(reader)?,
                 expected: Row::decode(reader)?,
+                quota: Row::decode(reader)?,
             },
             _ => return Err(Error::Corrupt("a step of unknown kind")),
         })

@@ -63,6 +63,7 @@ impl State {
         }
         self.check_steps(transaction, steps)?;
         self.reserve_inodes(steps);
+        self.reserve_births(steps, true);
         for step in steps {
             self.locks.insert(LockKey::of_step(step), transaction);
         }
@@ -83,6 +84,7 @@ impl State {
         for step in &prepared.steps {
             self.locks.remove(&LockKey::of_step(step));
         }
+        self.reserve_births(&prepared.steps, false);
         if commit {
             prepared.steps.iter().for_each(|step| self.apply_step(step));
         }

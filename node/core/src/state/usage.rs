@@ -44,12 +44,15 @@ pub(crate) struct UsageRow {
     pub(crate) version: u64,
     /// The version that was reported last.
     pub(crate) reported: u64,
+    /// The directory whose quota it is under ([`super::quota`]).
+    pub(crate) quota: Option<InodeId>,
 }
 row_struct!(UsageRow {
     own,
     below,
     version,
-    reported
+    reported,
+    quota
 });
 
 /// What was reported to a directory by one contributor.
@@ -141,6 +144,9 @@ impl State {
             return;
         }
         let mut row = self.usages.get(&directory).copied().unwrap_or_default();
+        if let Some(quota) = row.quota {
+            self.use_quota(quota, Usage::default(), share.own);
+        }
         row.own = row.own.plus(share.own);
         row.below = row.below.plus(share.below);
         row.version = self.applied;
@@ -167,7 +173,11 @@ impl State {
     }
 
     fn forget_usage(&mut self, directory: InodeId) {
-        self.usages.remove(&directory);
+        if let Some(row) = self.usages.remove(&directory)
+            && let Some(quota) = row.quota
+        {
+            self.use_quota(quota, row.own, Usage::default());
+        }
         self.unreported.remove(&directory);
         let rows = (directory, InodeId(0))..=(directory, InodeId(u64::MAX));
         let contributors: Vec<_> = self.contributions.range(rows).map(|(key, _)| *key).collect();
@@ -214,6 +224,7 @@ impl State {
             contributor,
             usage,
             version,
+            quota: _,
         } = *report;
         if !is_at_home(directory, self.partition) {
             return false;
@@ -279,6 +290,7 @@ impl State {
             contributor,
             usage: row.own.plus(row.below),
             version: row.version,
+            quota: None,
         })
     }
 
@@ -315,6 +327,38 @@ impl State {
                     more,
                 })
             }
+            UsageQuery::Elsewhere { after, limit } => Ok(self.usage_elsewhere(*after, *limit)),
+        }
+    }
+
+    /// What files here take in directories at home in other partitions, and under which quotas.
+    fn usage_elsewhere(&self, after: InodeId, limit: u32) -> Reply {
+        let limit = (limit as usize).min(USAGE_REPORTS_MAX);
+        let behind = self.usages.range((Bound::Excluded(after), Bound::Unbounded));
+        let mut rows = behind.filter(|(directory, _)| !is_at_home(**directory, self.partition));
+        let reports = rows.by_ref().take(limit).map(|(directory, row)| UsageReport {
+            directory: *directory,
+            contributor: files_of(self.partition),
+            usage: row.own,
+            version: row.version,
+            quota: row.quota,
+        });
+        Reply::UsageReports {
+            reports: reports.collect(),
+            next: Vec::new(),
+            transactions: Vec::new(),
+            more: rows.next().is_some(),
+        }
+    }
+
+    /// A directory is under a quota from its birth here on, or from the first file here that counts in it.
+    pub(super) fn put_under_quota(&mut self, directory: InodeId, quota: Option<InodeId>) {
+        if quota.is_some() && !self.usages.contains(&directory) {
+            let row = UsageRow {
+                quota,
+                ..UsageRow::default()
+            };
+            self.usages.insert(directory, row);
         }
     }
 

@@ -15,6 +15,7 @@
 //! - A turn does no I/O, takes no lock and reads no clock.
 //! - The same inputs at the same times give the same effects.
 
+mod allowances;
 mod calls;
 mod cleaning;
 mod coordinators;
@@ -40,6 +41,7 @@ use crate::partition::event::{CallId, Completion, Output};
 use crate::partition::{Partition, SnapshotConfig};
 use crate::random::Random;
 use crate::time::Now;
+use allowances::Allowances;
 use calls::Calls;
 pub use cleaning::CleaningConfig;
 use coordinators::Coordinators;
@@ -102,6 +104,7 @@ pub struct Worker {
     /// Answers of coroutines, completed in the next round.
     completed_calls: Rc<RefCell<Vec<Completion>>>,
     coordinators: Coordinators,
+    allowances: Allowances,
     output: Output,
     heartbeats: Vec<Heartbeat>,
     lanes: lanes::Lanes,
@@ -127,6 +130,7 @@ impl Worker {
             leader_hints: BTreeMap::new(),
             completed_calls: Rc::default(),
             coordinators: Coordinators::default(),
+            allowances: Allowances::default(),
             output: Output::default(),
             heartbeats: Vec::new(),
             lanes: lanes::Lanes::default(),

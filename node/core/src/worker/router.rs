@@ -302,6 +302,10 @@ impl Worker {
 
     /// A call was answered by a partition, a node, a sibling, the disk or a coroutine.
     pub(super) fn complete(&mut self, id: CallId, result: Result<Reply, Failure>) {
+        if let Err(Failure::OverAllowance { quota, bytes, inodes }) = result {
+            self.acquire_allowance(id, quota, bytes, inodes);
+            return;
+        }
         let Some(call) = self.calls.get_mut(id) else {
             return;
         };

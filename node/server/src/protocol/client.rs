@@ -299,6 +299,7 @@ fn refusal(request: &Request) -> Option<&'static str> {
                 | DataCommand::CondemnBlocks { .. }
                 | DataCommand::ForgetBlocks { .. },
             ) => Some("only nodes pack and drop blocks"),
+            Command::Quota(_) => Some("only nodes keep quotas"),
             Command::Usage(_) => Some("only nodes report what directories take"),
             Command::ReapOrphans { .. } => Some("only the leader drops inodes without a name"),
             _ => None,

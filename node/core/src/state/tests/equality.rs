@@ -221,12 +221,14 @@ impl Workload {
                         inode,
                         parent,
                         attributes: new_inode(),
+                        quota: None,
                     },
                     Step::InsertEntry {
                         entry,
                         inode,
                         kind: FileKind::Directory,
                         expected: None,
+                        quota: None,
                     },
                 ]
             }
@@ -240,6 +242,7 @@ impl Workload {
                     count: i32::from(added.is_some()) - i32::from(removed.is_some()),
                     added,
                     removed,
+                    quota: None,
                 }]
             }
             3 => vec![Step::RemoveDirectory {

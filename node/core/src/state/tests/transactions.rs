@@ -63,12 +63,14 @@ fn make_directory(machine: &mut Machine, sequence: u64, name: &str) -> InodeId {
             inode,
             parent: ROOT,
             attributes: new_inode(),
+            quota: None,
         },
         Step::InsertEntry {
             entry: entry(ROOT, name),
             inode,
             kind: FileKind::Directory,
             expected: None,
+            quota: None,
         },
     ];
     let command = Command::Decide {
@@ -194,6 +196,7 @@ fn a_decision_that_fails_its_checks_aborts_and_is_the_answer() {
         inode: InodeId::new(PartitionId(3), 1),
         kind: FileKind::Regular,
         expected: None,
+        quota: None,
     };
     assert_eq!(
         refusal(machine.apply(decide(transaction(1, 1), true, vec![step.clone()]))),
@@ -256,6 +259,7 @@ fn a_directory_is_made_filled_and_removed_once_empty() {
         inode: InodeId::new(PartitionId(3), 1),
         kind: FileKind::Regular,
         expected: None,
+        quota: None,
     };
     machine.apply(prepare(transaction(3, 1), vec![insert])).unwrap();
     assert!(matches!(machine.apply(remove(2)), Err(Failure::Locked { .. })));
@@ -290,6 +294,7 @@ fn links_are_counted_and_the_last_one_takes_the_file() {
         count,
         added,
         removed,
+        quota: None,
     };
     let change = |sequence, step| prepare(transaction(sequence, 1), vec![step]);
     machine.apply(change(1, step(1, Some(other), None))).unwrap();
@@ -331,6 +336,7 @@ fn inode_numbers_of_prepared_directories_are_not_given_away() {
             inode,
             parent: ROOT,
             attributes: new_inode(),
+            quota: None,
         }]
     };
     machine.apply(prepare(transaction(1, 1), birth(inode))).unwrap();

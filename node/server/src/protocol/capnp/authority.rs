@@ -250,9 +250,10 @@ pub fn exception(failure: Failure) -> capnp::Error {
             capnp::Error::failed(format!("{}: {sentence}", refusal.errno_name()))
         }
         Failure::Unknown(sentence) => capnp::Error::failed(format!("UNKNOWN: {sentence}")),
-        passing @ (Failure::NotLeader { .. } | Failure::Busy(_) | Failure::Locked { .. }) => {
-            capnp::Error::overloaded(format!("EAGAIN: {passing}"))
-        }
+        passing @ (Failure::NotLeader { .. }
+        | Failure::Busy(_)
+        | Failure::Locked { .. }
+        | Failure::OverAllowance { .. }) => capnp::Error::overloaded(format!("EAGAIN: {passing}")),
         other @ (Failure::CrossPartition | Failure::TooLargeForInline) => {
             capnp::Error::failed(format!("EIO: {other}"))
         }

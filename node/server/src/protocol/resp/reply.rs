@@ -74,9 +74,10 @@ impl Answer {
     /// A failure by its outcome: TRYAGAIN was not applied and may succeed later, UNKNOWN may have been applied.
     pub fn failure(failure: &Failure) -> Answer {
         match failure {
-            Failure::NotLeader { .. } | Failure::Busy(_) | Failure::Locked { .. } => {
-                Answer::Error(format!("TRYAGAIN {failure}"))
-            }
+            Failure::NotLeader { .. }
+            | Failure::Busy(_)
+            | Failure::Locked { .. }
+            | Failure::OverAllowance { .. } => Answer::Error(format!("TRYAGAIN {failure}")),
             Failure::Unknown(_) => Answer::Error(format!("UNKNOWN {failure}")),
             Failure::Refused(Refusal::NoSpace, _) => Answer::Error(format!("OOM {failure}")),
             Failure::CrossPartition | Failure::TooLargeForInline | Failure::Refused(..) => {
