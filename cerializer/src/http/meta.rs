@@ -1,7 +1,8 @@
 //! `/v1/meta/{path}`: what is known of a file, directory or link, and changes of it.
 //!
 //! `GET` answers the schema's `Attributes` with `path`, and with `target` for a symbolic link that is not
-//! followed (`?follow=false`). `PATCH` changes what its object names, all in one command. `POST` gives names:
+//! followed (`?follow=false`). `?usage=true` adds what the path and everything below it take, exactly; of a
+//! directory also the quota it is under, if any. `PATCH` changes what its object names, all in one command. `POST` gives names:
 //! `{"rename": "/to"}` moves the path, `{"symlink": "target"}` and `{"link": "/existing"}` make it.
 
 use axum::body::Body;
@@ -11,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use bark_client::ClusterPath;
 use bark_client::files::Files;
-use bark_schema::operation::{AttributeChange, FileKind, SetTime};
+use bark_schema::operation::{AttributeChange, Attributes, FileKind, SetTime};
 use serde_json::Value;
 
 use super::files::tag;
@@ -32,13 +33,21 @@ async fn stat(State(app): State<App>, uri: Uri) -> Answer {
     let path = request::cluster_path(&uri, PREFIX)?;
     let mut parameters = Parameters::of(&uri)?;
     let follow = parameters.take_bool("follow")?.unwrap_or(true);
+    let usage = parameters.take_bool("usage")?.unwrap_or(false);
     parameters.finish()?;
     let files = app.client()?.files();
-    let answered = describe(&files, &path, follow).await;
+    let answered = async {
+        let (attributes, mut object) = describe(&files, &path, follow).await?;
+        if usage {
+            add_usage(&files, &path, &attributes, &mut object).await?;
+        }
+        Ok(respond(&attributes, object))
+    };
+    let answered: Answer = answered.await;
     answered.map_err(|problem| problem.path(&request::shown(&path)))
 }
 
-async fn describe(files: &Files, path: &ClusterPath, follow: bool) -> Answer {
+async fn describe(files: &Files, path: &ClusterPath, follow: bool) -> Result<(Attributes, Object), Problem> {
     let attributes = match follow {
         true => files.stat(path).await?,
         false => files.stat_link(path).await?,
@@ -48,11 +57,47 @@ async fn describe(files: &Files, path: &ClusterPath, follow: bool) -> Answer {
     if attributes.kind == FileKind::Symlink {
         text::insert(&mut object, "target", &files.read_link(path).await?);
     }
+    Ok((attributes, object))
+}
+
+fn respond(attributes: &Attributes, object: Object) -> Response {
     let mut response = json::respond(StatusCode::OK, object);
-    if let Ok(tag) = tag(&attributes).parse() {
+    if let Ok(tag) = tag(attributes).parse() {
         response.headers_mut().insert(header::ETAG, tag);
     }
-    Ok(response)
+    response
+}
+
+/// Numbers are strings, as 64-bit integers are everywhere; a limit that is none is null.
+async fn add_usage(
+    files: &Files,
+    path: &ClusterPath,
+    attributes: &Attributes,
+    object: &mut Object,
+) -> Result<(), Problem> {
+    let usage = files.usage_of(path, attributes).await?;
+    let usage = serde_json::json!({
+        "bytes": usage.bytes.to_string(),
+        "stored": usage.stored.to_string(),
+        "inodes": usage.inodes.to_string(),
+    });
+    object.insert("usage".into(), usage);
+    if attributes.kind != FileKind::Directory {
+        return Ok(());
+    }
+    let quota = files.quota(path).await?;
+    if let Some(directory) = quota.quota {
+        let limit = |limit: u64| (limit != u64::MAX).then(|| limit.to_string());
+        let quota = serde_json::json!({
+            "inode": directory.0.to_string(),
+            "bytes": limit(quota.limits.bytes),
+            "inodes": limit(quota.limits.inodes),
+            "usedBytes": quota.used_bytes.to_string(),
+            "usedInodes": quota.used_inodes.to_string(),
+        });
+        object.insert("quota".into(), quota);
+    }
+    Ok(())
 }
 
 async fn change(State(app): State<App>, uri: Uri, headers: HeaderMap, body: Body) -> Answer {
@@ -62,11 +107,11 @@ async fn change(State(app): State<App>, uri: Uri, headers: HeaderMap, body: Body
     let files = app.client()?.files();
     let changed = async {
         files.set_attributes(&path, change).await?;
-        describe(&files, &path, true).await
+        let (attributes, object) = describe(&files, &path, true).await?;
+        Ok(respond(&attributes, object))
     };
-    changed
-        .await
-        .map_err(|problem| problem.path(&request::shown(&path)))
+    let changed: Answer = changed.await;
+    changed.map_err(|problem| problem.path(&request::shown(&path)))
 }
 
 fn attribute_change(mut object: Object) -> Result<AttributeChange, Problem> {

@@ -91,6 +91,11 @@ impl Files {
     /// symbolic link is not followed; a file with several names is counted with its first.
     pub async fn usage(&self, path: &ClusterPath) -> Result<Usage, Error> {
         let attributes = self.stat_link(path).await?;
+        self.usage_of(path, &attributes).await
+    }
+
+    /// What an inode takes, as [`Files::usage`]; `path` is for the error's sake.
+    pub async fn usage_of(&self, path: &ClusterPath, attributes: &Attributes) -> Result<Usage, Error> {
         let directory = attributes.inode;
         let answer = if attributes.kind == FileKind::Directory {
             let request = NodeRequest::DirectoryUsage { directory };

@@ -23,6 +23,7 @@ mod ledger;
 mod network;
 mod simulation;
 mod tree;
+mod usage;
 mod world;
 
 pub use counts::Counts;

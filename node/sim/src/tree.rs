@@ -80,12 +80,12 @@ pub fn check(states: &BTreeMap<PartitionId, &State>) -> Result<(), String> {
     Ok(())
 }
 
-struct Tree<'a> {
-    states: &'a BTreeMap<PartitionId, &'a State>,
+pub struct Tree<'a> {
+    pub states: &'a BTreeMap<PartitionId, &'a State>,
 }
 
 impl Tree<'_> {
-    fn ask(&self, partition: PartitionId, query: &Query) -> Result<Reply, String> {
+    pub fn ask(&self, partition: PartitionId, query: &Query) -> Result<Reply, String> {
         let state = self
             .states
             .get(&partition)
@@ -95,7 +95,7 @@ impl Tree<'_> {
             .map_err(|failure| format!("{query:?}: {failure}"))
     }
 
-    fn attributes(&self, inode: InodeId) -> Result<Attributes, String> {
+    pub fn attributes(&self, inode: InodeId) -> Result<Attributes, String> {
         match self.ask(inode.home(), &Query::Attributes { inode })? {
             Reply::Attributes(attributes) => Ok(attributes),
             other => Err(format!("attributes of {inode} are {other:?}")),
@@ -126,7 +126,7 @@ impl Tree<'_> {
         Ok(self.page(directory, ListPosition::Start)?.2)
     }
 
-    fn entries(&self, directory: InodeId) -> Result<Vec<DirectoryEntry>, String> {
+    pub fn entries(&self, directory: InodeId) -> Result<Vec<DirectoryEntry>, String> {
         let mut all: Vec<DirectoryEntry> = Vec::new();
         loop {
             let after = all.last().map_or(ListPosition::Start, |entry| {

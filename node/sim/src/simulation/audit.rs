@@ -1,6 +1,7 @@
 //! What is checked while a run goes on, and when it is over.
 //!
-//! Previous in the flow: every turn and every `Audit` event. Next: `tree` for the file tree at rest, `ledger` for blocks.
+//! Previous in the flow: every turn and every `Audit` event. Next: `tree` for the file tree at rest, `usage` for
+//! what its directories take, `ledger` for blocks.
 //!
 //! Invariants checked:
 //! - One leader a term.
@@ -16,6 +17,7 @@ use super::{AUDIT_INTERVAL_US, REST_US_MAX, Simulation};
 use crate::client::Phase;
 use crate::ledger;
 use crate::tree;
+use crate::usage;
 use crate::world::Event;
 
 impl Simulation {
@@ -79,7 +81,7 @@ impl Simulation {
             Ok(()) => {
                 let states = self.states();
                 let damaged = self.stage.damaged.get().map(NodeNumber);
-                if let Err(reason) = tree::check(&states) {
+                if let Err(reason) = tree::check(&states).and_then(|()| usage::check(&states)) {
                     self.stage.fail(reason);
                 }
                 if let Err(reason) = ledger::check(&states, &self.stores(), damaged) {
@@ -151,6 +153,9 @@ impl Simulation {
                         "the outcome of {transaction:?} stays in {}",
                         partition.id()
                     ));
+                }
+                if state.has_unreported_usage() {
+                    return Err(format!("{} has sizes of directories to report", partition.id()));
                 }
                 led += u16::from(partition.is_leader());
             }
