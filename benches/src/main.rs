@@ -3,8 +3,11 @@
 //! Design. A benchmark is a module with an `Arguments` struct and `run`, a line in [`Benchmark`], and a line in
 //! [`NAMES`]. It prints where it ran before what it measured, because a number without its machine is a rumour.
 
+mod cluster;
+mod files;
 mod origin;
 mod pipeline;
+mod processor;
 mod queue;
 mod resp;
 
@@ -23,6 +26,10 @@ const NAMES: &[(&str, &str)] = &[
     (
         "resp",
         "keys over sockets: one node and three beside Redis, memcached and etcd",
+    ),
+    (
+        "files",
+        "files on the mount of three nodes beside the local disk and libfuse's pass-through example",
     ),
 ];
 
@@ -47,6 +54,11 @@ enum Benchmark {
     Pipeline(pipeline::Arguments),
     /// Keys over sockets: one node and three beside Redis, memcached and etcd
     Resp(resp::Arguments),
+    /// Files on the mount of three nodes beside the local disk and libfuse's pass-through example
+    Files(files::Arguments),
+    /// One process of `files`
+    #[command(hide = true)]
+    FilesWorker(files::WorkerArguments),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -60,5 +72,7 @@ fn main() -> anyhow::Result<()> {
         Benchmark::Queue(arguments) => queue::run(&arguments),
         Benchmark::Pipeline(arguments) => pipeline::run(&arguments),
         Benchmark::Resp(arguments) => resp::run(&arguments),
+        Benchmark::Files(arguments) => files::run(&arguments),
+        Benchmark::FilesWorker(arguments) => files::run_worker(&arguments),
     }
 }

@@ -1,4 +1,4 @@
-//! Where a number comes from, machine, commit and command line; and how many become one.
+//! Where a number comes from, machine, commit and command line; in which order many are taken, and how they become one.
 
 use std::{env, fs, process, thread};
 
@@ -36,4 +36,17 @@ pub fn print(origin: &Value) {
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// The numbers below `count` in an order that differs from round to round and not from run to run.
+pub fn shuffled(count: usize, round: u64) -> Vec<usize> {
+    let mut state = round.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut order: Vec<usize> = (0..count).collect();
+    for index in (1..count).rev() {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        order.swap(index, (state >> 33) as usize % (index + 1));
+    }
+    order
 }

@@ -12,7 +12,6 @@
 //! The load generator shares the machine. Every byte of every reply is compared with what it must be.
 
 mod load;
-mod processor;
 mod servers;
 
 use std::net::SocketAddr;
@@ -23,7 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use crate::origin;
+use crate::{origin, processor};
 use load::{Load, Verb};
 use servers::{Place, Promise, Server};
 
@@ -85,7 +84,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut cells = cells(&servers, arguments.depth);
     let mut foreign_cores = Vec::new();
     for round in 0..arguments.rounds {
-        for index in shuffled(cells.len(), u64::from(round)) {
+        for index in origin::shuffled(cells.len(), u64::from(round)) {
             let cell = &mut cells[index];
             let server = &servers[cell.server];
             let foreign = measure(server, cell, arguments.milliseconds, u64::from(round))
@@ -195,19 +194,6 @@ fn measure(server: &Server, cell: &mut Cell, milliseconds: u64, seed: u64) -> an
     cell.p50_us.push(percentile(50));
     cell.p99_us.push(percentile(99));
     Ok(elsewhere as f64 / before.3.elapsed().as_nanos() as f64)
-}
-
-/// The numbers below `count` in an order that differs from round to round and not from run to run.
-fn shuffled(count: usize, round: u64) -> Vec<usize> {
-    let mut state = round.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut order: Vec<usize> = (0..count).collect();
-    for index in (1..count).rev() {
-        state = state
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        order.swap(index, (state >> 33) as usize % (index + 1));
-    }
-    order
 }
 
 /// Each row beside Redis with the same promise; three nodes beside one Redis that syncs.

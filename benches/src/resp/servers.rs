@@ -4,13 +4,14 @@
 //! What was started is killed by its process id when the value is dropped, on every way out.
 
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 
 use super::load::Dialect;
+use crate::cluster::{Cluster, free_addresses};
 
 /// Which promise a server keeps before it answers a SET; only like is compared with like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,38 +121,10 @@ impl Place {
             "disk"
         };
         let own = self.own_directory(name)?;
-        let ports = free_addresses(3 * nodes_count)?;
-        let mut text = format!(
-            "[cluster]\nname = \"bench\"\nreplicas = {nodes_count}\npartitions = 16\nvnodes = 128\n\
-             durability = \"{durability}\"\n"
-        );
-        for (number, ports) in ports.chunks(3).enumerate() {
-            text.push_str(&format!(
-                "\n[[node]]\nid = \"node-{number}\"\ncapnp = \"{}\"\nresp = \"{}\"\nhttp = \"{}\"\n",
-                ports[0], ports[1], ports[2]
-            ));
-        }
-        let config = own.join("cluster.toml");
-        fs::write(&config, text).with_context(|| config.display().to_string())?;
-        let commands = (0..nodes_count).map(|number| {
-            let mut command = Command::new(&self.bark_node);
-            command.arg("--config").arg(&config);
-            command.args(["--id", &format!("node-{number}"), "--log-level", "warn", "--data"]);
-            command.arg(own.join(format!("data-{number}")));
-            command
-        });
-        let setting = format!(
-            "{nodes_count} x bark-node, replicas = {nodes_count}, partitions = 16, durability = {durability}"
-        );
-        let addresses = ports.chunks(3).map(|ports| ports[1]).collect();
-        self.server(
-            name,
-            promise,
-            Dialect::Resp,
-            addresses,
-            setting,
-            commands.collect(),
-        )
+        let cluster = Cluster::new(&self.bark_node, &own, nodes_count, durability)?;
+        let (addresses, setting) = (cluster.resp, cluster.setting);
+        let dialect = Dialect::Resp;
+        self.server(name, promise, dialect, addresses, setting, cluster.commands)
     }
 
     /// One node, and where clients reach it. It speaks no dialect of ours.
@@ -214,13 +187,4 @@ impl Place {
         }
         Ok(server)
     }
-}
-
-/// Ports that were free a moment ago.
-fn free_addresses(count: usize) -> anyhow::Result<Vec<SocketAddr>> {
-    let listeners: Result<Vec<_>, _> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
-    let addresses: Result<Vec<_>, _> = listeners?.iter().map(TcpListener::local_addr).collect();
-    let addresses = addresses?;
-    ensure!(addresses.len() == count, "not enough free ports");
-    Ok(addresses)
 }
