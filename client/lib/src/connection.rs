@@ -1,7 +1,9 @@
 //! One multiplexed connection to one node, made when there is something to send.
 //!
 //! Previous in the flow: `client`, whose session says what goes to which node. Next: the node.
-//! Requests leave in the order they come, several to one write; replies come back in any order.
+//! A small request leaves on the thread that makes it, as long as nothing waits to be written: waking the
+//! connection's task would cost more than the request. What finds no room, and what is large, the task
+//! writes, several requests to one write; replies come back in any order.
 //!
 //! Invariants:
 //! - Every request handed over is answered, reported unsent, or covered by a reported disconnect.
@@ -11,7 +13,7 @@
 //! - A request the node would end the connection on, because of its size, is refused here.
 
 use std::io;
-use std::sync::Weak;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bark_schema::cluster_file::VNODES_MAX;
@@ -37,6 +39,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Requests are gathered into one write up to this size.
 const WRITE_SIZE: usize = 256 * KIB;
 const READ_SIZE: usize = 256 * KIB;
+/// Requests with more of the user's bytes than this are left to the connection's task.
+const DIRECT_BULK_MAX: usize = 16 * KIB;
 /// While so much of a reply is here, or more, the node is known to be at it.
 const PROGRESS_SIZE_MIN: usize = MIB;
 /// Progress is told at most this often.
@@ -150,7 +154,68 @@ fn next_message(decoder: &mut FrameDecoder) -> Result<Option<ServerMessage>, Con
 /// Where requests for one node are handed over.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    outbox: mpsc::UnboundedSender<Outgoing>,
+    outbox: mpsc::UnboundedSender<Handed>,
+    direct: Arc<Direct>,
+}
+
+/// What the connection's task has to write, in order.
+#[derive(Debug)]
+enum Handed {
+    Request(Outgoing),
+    /// The end of a request whose begin may have left already. There is none for another connection.
+    Rest(Vec<u8>),
+    /// Nothing to write: the request is to be answered so.
+    Refused(u64, Failure),
+}
+
+/// The way to the socket past the task.
+#[derive(Debug, Default)]
+struct Direct {
+    open: Mutex<Option<OpenWay>>,
+}
+
+/// There is a connection, and the task has nothing to write.
+#[derive(Debug)]
+struct OpenWay {
+    stream: Arc<TcpStream>,
+    request_size_max: usize,
+    buffer: Vec<u8>,
+}
+
+impl Direct {
+    /// Opens the way, if nothing came for the task meanwhile.
+    fn open_if(&self, is_idle: impl FnOnce() -> bool, stream: &Arc<TcpStream>, request_size_max: usize) {
+        let mut open = self.lock();
+        if is_idle() {
+            *open = Some(OpenWay {
+                stream: stream.clone(),
+                request_size_max,
+                buffer: Vec::new(),
+            });
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<OpenWay>> {
+        // Nothing panics while it is held.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OpenWay {
+    /// Sends a small request at once. What the task must do instead, if anything.
+    fn send(&mut self, outgoing: Outgoing) -> Option<Handed> {
+        if outgoing.bulk_bytes() > DIRECT_BULK_MAX {
+            return Some(Handed::Request(outgoing));
+        }
+        self.buffer.clear();
+        let frame_id = outgoing.frame_id;
+        if let Err(failure) = encode(outgoing, &mut self.buffer, self.request_size_max) {
+            return Some(Handed::Refused(frame_id, failure));
+        }
+        // An error is met again by the task, which knows what to do then.
+        let written = self.stream.try_write(&self.buffer).unwrap_or(0);
+        (written < self.buffer.len()).then(|| Handed::Rest(self.buffer.split_off(written)))
+    }
 }
 
 impl Connection {
@@ -163,20 +228,32 @@ impl Connection {
         established: Option<Established>,
     ) -> Connection {
         let (outbox, inbox) = mpsc::unbounded_channel();
+        let direct = Arc::new(Direct::default());
         let task = ConnectionTask {
             node,
             address,
             token,
             shared,
             inbox,
+            direct: direct.clone(),
         };
         tokio::spawn(task.run(established));
-        Connection { outbox }
+        Connection { outbox, direct }
     }
 
     /// Hands a request over; false if the task has ended.
     pub(crate) fn send(&self, outgoing: Outgoing) -> bool {
-        self.outbox.send(outgoing).is_ok()
+        let mut direct = self.direct.lock();
+        let handed = match direct.as_mut() {
+            None => Handed::Request(outgoing),
+            Some(open) => match open.send(outgoing) {
+                None => return true,
+                Some(handed) => handed,
+            },
+        };
+        // What comes next goes behind it, until the task has written everything.
+        *direct = None;
+        self.outbox.send(handed).is_ok()
     }
 }
 
@@ -185,7 +262,8 @@ struct ConnectionTask {
     address: String,
     token: Bytes,
     shared: Weak<Shared>,
-    inbox: mpsc::UnboundedReceiver<Outgoing>,
+    inbox: mpsc::UnboundedReceiver<Handed>,
+    direct: Arc<Direct>,
 }
 
 impl ConnectionTask {
@@ -194,17 +272,17 @@ impl ConnectionTask {
         loop {
             let mut first = None;
             if established.is_none() {
-                let Some(outgoing) = self.inbox.recv().await else {
+                let Some(handed) = self.inbox.recv().await else {
                     return;
                 };
                 match open(&self.address, &self.token).await {
                     Ok((opened, _)) => {
-                        first = Some(outgoing);
+                        first = Some(handed);
                         established = Some(opened);
                     }
                     Err(error) => {
                         tracing::debug!(node = self.node.0, address = self.address, %error, "cannot connect");
-                        self.unsent(&outgoing);
+                        self.unsent(&handed);
                         if !self.refuse_during(pause).await {
                             return;
                         }
@@ -217,12 +295,14 @@ impl ConnectionTask {
                 continue;
             };
             pause = PAUSE_MIN;
-            match self.serve(established, first).await {
+            let served = self.serve(established, first).await;
+            *self.direct.lock() = None;
+            match served {
                 Ok(()) => return,
                 Err(error) => {
                     tracing::debug!(node = self.node.0, address = self.address, %error, "connection ended");
-                    while let Ok(outgoing) = self.inbox.try_recv() {
-                        self.unsent(&outgoing);
+                    while let Ok(handed) = self.inbox.try_recv() {
+                        self.unsent(&handed);
                     }
                     let Some(shared) = self.shared.upgrade() else {
                         return;
@@ -237,17 +317,28 @@ impl ConnectionTask {
     async fn serve(
         &mut self,
         established: Established,
-        first: Option<Outgoing>,
+        first: Option<Handed>,
     ) -> Result<(), ConnectionError> {
         let Established {
             stream,
             mut decoder,
             request_size_max,
         } = established;
-        let (mut reader, mut writer) = stream.into_split();
+        let stream = Arc::new(stream);
         let (node, shared) = (self.node, self.shared.clone());
-        let inbox = &mut self.inbox;
-        let refuse = |frame_id, failure| {
+        let (inbox, direct) = (&mut self.inbox, &self.direct);
+        let append = |handed, bytes: &mut Vec<u8>| {
+            let (frame_id, failure) = match handed {
+                Handed::Rest(rest) => return bytes.extend_from_slice(&rest),
+                Handed::Refused(frame_id, failure) => (frame_id, failure),
+                Handed::Request(outgoing) => {
+                    let frame_id = outgoing.frame_id;
+                    match encode(outgoing, bytes, request_size_max) {
+                        Ok(()) => return,
+                        Err(failure) => (frame_id, failure),
+                    }
+                }
+            };
             if let Some(shared) = self.shared.upgrade() {
                 shared.on_reply(node, frame_id, Err(failure));
             }
@@ -256,20 +347,24 @@ impl ConnectionTask {
             let mut bytes = Vec::new();
             let mut next = first;
             loop {
-                let Some(outgoing) = (match next.take() {
-                    Some(outgoing) => Some(outgoing),
-                    None => inbox.recv().await,
-                }) else {
+                let handed = match next.take() {
+                    Some(handed) => Some(handed),
+                    None => {
+                        direct.open_if(|| inbox.is_empty(), &stream, request_size_max);
+                        inbox.recv().await
+                    }
+                };
+                let Some(handed) = handed else {
                     return Ok(());
                 };
                 bytes.clear();
-                encode(outgoing, &mut bytes, request_size_max, refuse);
+                append(handed, &mut bytes);
                 while bytes.len() < WRITE_SIZE
-                    && let Ok(outgoing) = inbox.try_recv()
+                    && let Ok(handed) = inbox.try_recv()
                 {
-                    encode(outgoing, &mut bytes, request_size_max, refuse);
+                    append(handed, &mut bytes);
                 }
-                writer.write_all(&bytes).await?;
+                write_all(&stream, &bytes).await?;
                 bytes.shrink_to(WRITE_SIZE);
             }
         };
@@ -286,10 +381,13 @@ impl ConnectionTask {
                         None => return Ok(()),
                     }
                 }
-                let size = reader.read(&mut chunk).await?;
-                if size == 0 {
-                    return Err(ConnectionError::Closed);
-                }
+                stream.readable().await?;
+                let size = match stream.try_read(&mut chunk) {
+                    Ok(0) => return Err(ConnectionError::Closed),
+                    Ok(size) => size,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                    Err(error) => return Err(error.into()),
+                };
                 decoder.push(&chunk[..size]);
                 if decoder.buffered_bytes() >= PROGRESS_SIZE_MIN && told.elapsed() >= PROGRESS_INTERVAL {
                     told = Instant::now();
@@ -311,24 +409,42 @@ impl ConnectionTask {
         loop {
             tokio::select! {
                 () = sleep_until(until) => return true,
-                outgoing = self.inbox.recv() => match outgoing {
-                    Some(outgoing) => self.unsent(&outgoing),
+                handed = self.inbox.recv() => match handed {
+                    Some(handed) => self.unsent(&handed),
                     None => return false,
                 },
             }
         }
     }
 
-    fn unsent(&self, outgoing: &Outgoing) {
+    fn unsent(&self, handed: &Handed) {
+        let frame_id = match handed {
+            Handed::Request(outgoing) => outgoing.frame_id,
+            Handed::Refused(frame_id, _) => *frame_id,
+            // What has begun to leave ends with its connection, which is reported.
+            Handed::Rest(_) => return,
+        };
         if let Some(shared) = self.shared.upgrade() {
-            shared.on_unsent(self.node, outgoing.frame_id);
+            shared.on_unsent(self.node, frame_id);
         }
     }
 }
 
+async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        stream.writable().await?;
+        match stream.try_write(bytes) {
+            Ok(size) => bytes = &bytes[size..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Appends the request, or refuses it for its size.
-fn encode(outgoing: Outgoing, bytes: &mut Vec<u8>, size_max: usize, refuse: impl Fn(u64, Failure)) {
-    let (start, frame_id) = (bytes.len(), outgoing.frame_id);
+fn encode(outgoing: Outgoing, bytes: &mut Vec<u8>, size_max: usize) -> Result<(), Failure> {
+    let start = bytes.len();
     let message = ClientMessage::Request {
         id: outgoing.frame_id,
         deadline_ms: outgoing.deadline_ms,
@@ -336,9 +452,10 @@ fn encode(outgoing: Outgoing, bytes: &mut Vec<u8>, size_max: usize, refuse: impl
     };
     codec::encode_client(&message, bytes);
     let size = bytes.len() - start;
-    if size > size_max {
-        bytes.truncate(start);
-        let sentence = format!("a request of {size} bytes, this node takes at most {size_max}");
-        refuse(frame_id, Failure::refused(Refusal::FileTooLarge, sentence));
+    if size <= size_max {
+        return Ok(());
     }
+    bytes.truncate(start);
+    let sentence = format!("a request of {size} bytes, this node takes at most {size_max}");
+    Err(Failure::refused(Refusal::FileTooLarge, sentence))
 }

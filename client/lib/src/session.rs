@@ -15,18 +15,19 @@
 //! - Repetitions are paced: jittered backoff for each call, one budget for all of them together.
 //! - Same configuration, same events, same outgoing requests: nothing here depends on hash order.
 
+mod call;
+mod config;
 mod pace;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bark_schema::data::DataCommand;
 use bark_schema::ids::{ClientId, NodeNumber, PartitionId};
-use bark_schema::operation::{
-    ClusterStatus, Command, Failure, Namespace, NodeRequest, Query, Refusal, Reply, Request, RequestId,
-};
+use bark_schema::operation::{ClusterStatus, Failure, Refusal, Reply, Request, RequestId};
 
+pub use self::call::{Call, Outgoing, transfer_ms};
+pub use self::config::{SessionConfig, Topology};
 use self::pace::{Random, RetryBudget};
 
 /// How long a node that did not answer is passed over while others might.
@@ -34,110 +35,9 @@ const AVOID_MS: u64 = 100;
 /// Hints followed without a pause; more in a row mean the replicas disagree, and backing off helps them.
 const REDIRECTS_MAX: u32 = 3;
 
-/// 8 MB/s: to a node, to its followers and to the disks of a quorum, on the slowest line worth serving.
-const TRANSFER_BYTES_PER_MS: usize = 8_000;
-const EXTENT_SIZE: usize = 64;
-
-/// Fixed properties of a [`Session`].
-#[derive(Clone, Debug)]
-pub struct SessionConfig {
-    pub client: ClientId,
-    /// Of the jitter.
-    pub seed: u64,
-    /// After this long without an answer the call is tried elsewhere.
-    pub attempt_timeout_ms: u64,
-    /// The same for requests to one named node, which move whole blocks.
-    pub named_attempt_timeout_ms: u64,
-    pub backoff_min_ms: u64,
-    pub backoff_max_ms: u64,
-    /// Changes are not repeated after this; well below what nodes remember (10 minutes).
-    pub retention_ms: u64,
-}
-
-impl SessionConfig {
-    /// The defaults for a client of that name.
-    pub fn new(client: ClientId, seed: u64) -> SessionConfig {
-        SessionConfig {
-            client,
-            seed,
-            attempt_timeout_ms: 2_000,
-            named_attempt_timeout_ms: 15_000,
-            backoff_min_ms: 10,
-            backoff_max_ms: 500,
-            retention_ms: 120_000,
-        }
-    }
-}
-
-/// Who is in the cluster and which nodes hold which partition, in ring order.
-#[derive(Clone, Debug, Default)]
-pub struct Topology {
-    /// All nodes, the preferred one first.
-    pub nodes: Vec<NodeNumber>,
-    /// By partition.
-    pub replicas: Vec<Vec<NodeNumber>>,
-}
-
-/// A request as the caller sees it: without the id that makes repeating it harmless.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Call {
-    Query {
-        partition: PartitionId,
-        query: Query,
-    },
-    Command {
-        partition: PartitionId,
-        command: Command,
-    },
-    Namespace(Namespace),
-    /// Any node will do.
-    AnyNode(NodeRequest),
-    /// Only this node will do. Not tried elsewhere: the caller knows what else would serve.
-    NamedNode(NodeNumber, NodeRequest),
-}
-
-impl Call {
-    /// Bytes of the user's that the call sends.
-    pub fn bulk_bytes(&self) -> usize {
-        match self {
-            Call::NamedNode(_, request) | Call::AnyNode(request) => match request {
-                NodeRequest::BlockPut { data, .. } => data.len(),
-                _ => 0,
-            },
-            Call::Command { command, .. } => match command {
-                Command::KeySet { value, .. } => value.len(),
-                Command::WriteInline { data, .. } | Command::Data(DataCommand::Write { data, .. }) => {
-                    data.len()
-                }
-                Command::Publish { extents, .. } => extents.len() * EXTENT_SIZE,
-                _ => 0,
-            },
-            Call::Namespace(Namespace::KeySetMany { pairs, .. }) => {
-                pairs.iter().map(|(_, key, value)| key.len() + value.len()).sum()
-            }
-            Call::Query { .. } | Call::Namespace(_) => 0,
-        }
-    }
-}
-
-/// How much longer a call may take, and each attempt at it, because of what it sends.
-pub fn transfer_ms(bulk_bytes: usize) -> u64 {
-    (bulk_bytes / TRANSFER_BYTES_PER_MS) as u64
-}
-
 /// One call in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub u64);
-
-/// A request to put on the connection to `node`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Outgoing {
-    pub node: NodeNumber,
-    pub frame_id: u64,
-    /// What is left for the node to answer in.
-    pub deadline_ms: u32,
-    pub request: Request,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
