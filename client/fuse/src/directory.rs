@@ -15,7 +15,7 @@ use crate::errno::errno;
 
 /// Enough to make round trips rare, little enough to keep the first page fast.
 const PAGE_ENTRIES: u32 = 1024;
-/// Attributes of entries whose home is elsewhere are asked for this many at a time.
+/// Attributes of entries whose home is elsewhere are asked for all at once, for so many in one answer.
 const ATTRIBUTES_AT_ONCE: usize = 32;
 
 #[derive(Debug)]
@@ -137,11 +137,16 @@ impl Listing {
     }
 }
 
-/// With the attributes of every entry; those removed meanwhile are left out.
+/// With the attributes of every entry; those removed meanwhile are left out, and the last ones if too many have to
+/// be asked about.
 pub(crate) async fn complete(
     cluster: &Cluster,
-    listed: Vec<Listed>,
+    mut listed: Vec<Listed>,
 ) -> Result<Vec<(Listed, Attributes)>, Errno> {
+    let unknown = |(_, entry): &(usize, &Listed)| entry.attributes.is_none();
+    let too_many = listed.iter().enumerate().filter(unknown).nth(ATTRIBUTES_AT_ONCE);
+    let count = too_many.map_or(listed.len(), |(index, _)| index);
+    listed.truncate(count);
     let asked = listed.into_iter().map(|entry| async move {
         let attributes = match &entry.attributes {
             Some(attributes) => Ok(attributes.clone()),

@@ -1,8 +1,8 @@
 //! Requests of the kernel, each handed to a task that answers it.
 //!
 //! Previous in the flow: the kernel, through fuser's threads. Next: `volume`.
-//! A thread that reads requests never waits for the cluster: it starts a task and takes the next request.
-//! Writes that find room are answered on the spot.
+//! A thread that reads requests never waits for the cluster: it starts a task (`task`) and takes the next
+//! request. Here is the list of what the kernel may ask; `content` and `listing` have what is longer.
 //!
 //! Invariants:
 //! - Every request is answered once; one whose task dies is answered with EIO by its reply's drop.
@@ -25,18 +25,29 @@ use fuser::{
 };
 use tokio::runtime::Handle as Runtime;
 
-use crate::attributes::file_type;
+use self::content::How;
 use crate::capabilities;
 use crate::directory::DirectoryStream;
 use crate::handles::{Handle, Handles};
 use crate::notices::Notices;
 use crate::open_files::VALID;
+use crate::task;
 use crate::volume::{Caller, Volume, Wanted};
 use crate::xattr;
 
-/// Entries looked at for one page of a listing; a page is as large as the kernel's buffer.
-const LIST_ENTRIES: usize = 256;
 const SYNC_FLAGS: i32 = libc::O_SYNC | libc::O_DSYNC;
+
+macro_rules! answer {
+    ($reply:ident, $result:expr, $value:pat => $success:expr) => {
+        match $result {
+            Ok($value) => $success,
+            Err(error) => $reply.error(error),
+        }
+    };
+}
+
+mod content;
+mod listing;
 
 pub(crate) struct Filesystem {
     volume: Arc<Volume>,
@@ -60,7 +71,7 @@ impl Filesystem {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.runtime.spawn(operation(self.volume.clone()));
+        task::start(&self.runtime, operation(self.volume.clone()));
     }
 }
 
@@ -81,15 +92,6 @@ fn cache(keep: bool) -> FopenFlags {
 
 fn name(name: &OsStr) -> Bytes {
     Bytes::copy_from_slice(name.as_bytes())
-}
-
-macro_rules! answer {
-    ($reply:ident, $result:expr, $value:pat => $success:expr) => {
-        match $result {
-            Ok($value) => $success,
-            Err(error) => $reply.error(error),
-        }
-    };
 }
 
 /// The file a handle stands for; a handle that stands for none ends the request.
@@ -283,19 +285,7 @@ impl fuser::Filesystem for Filesystem {
     }
 
     fn open(&self, _request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (handles, notices) = (self.handles.clone(), self.notices.clone());
-        self.start(|volume| async move {
-            let truncate = flags.0 & libc::O_TRUNC != 0;
-            match volume.open(volume.inode(inode), truncate).await {
-                Ok((file, keep, stale)) => {
-                    if stale {
-                        notices.attributes_changed(inode).await;
-                    }
-                    reply.opened(handles.add(Handle::File(file)), cache(keep));
-                }
-                Err(error) => reply.error(error),
-            }
-        });
+        self.open_file(inode, flags, reply);
     }
 
     fn read(
@@ -310,7 +300,7 @@ impl fuser::Filesystem for Filesystem {
         reply: ReplyData,
     ) {
         let file = opened!(self, handle, reply);
-        self.runtime.spawn(async move {
+        task::start(&self.runtime, async move {
             answer!(reply, file.read(offset, size).await, data => reply.data(&data));
         });
     }
@@ -328,26 +318,11 @@ impl fuser::Filesystem for Filesystem {
         reply: ReplyWrite,
     ) {
         let file = opened!(self, handle, reply);
-        let written = data.len() as u32;
-        {
-            let _entered = self.runtime.enter();
-            file.write(offset, data);
-        }
-        let kills = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let synchronous = flags.0 & SYNC_FLAGS != 0;
-        if !kills && !synchronous && !file.memory.is_full() {
-            return reply.written(written);
-        }
-        self.start(|volume| async move {
-            if kills && let Err(error) = volume.drop_privileges(volume.inode(inode)).await {
-                return reply.error(error);
-            }
-            if synchronous && let Err(error) = volume.publish(&file).await {
-                return reply.error(error);
-            }
-            file.memory.freed().await;
-            reply.written(written);
-        });
+        let how = How {
+            kills: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            synchronous: flags.0 & SYNC_FLAGS != 0,
+        };
+        self.write_file(self.volume.inode(inode), file, (offset, data), how, reply);
     }
 
     fn flush(
@@ -403,26 +378,13 @@ impl fuser::Filesystem for Filesystem {
         _inode: INodeNo,
         handle: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        reply: ReplyDirectory,
     ) {
         let directory = match self.handles.directory(handle) {
             Ok(directory) => directory,
             Err(error) => return reply.error(error),
         };
-        self.start(|volume| async move {
-            match directory.entries(&volume.cluster, offset, LIST_ENTRIES).await {
-                Ok(entries) => {
-                    for entry in entries {
-                        let (number, kind) = (volume.number(entry.inode), file_type(entry.kind));
-                        if reply.add(number, entry.next, kind, OsStr::from_bytes(&entry.name)) {
-                            break;
-                        }
-                    }
-                    reply.ok();
-                }
-                Err(error) => reply.error(error),
-            }
-        });
+        self.list(directory, offset, reply);
     }
 
     fn readdirplus(
@@ -431,26 +393,13 @@ impl fuser::Filesystem for Filesystem {
         _inode: INodeNo,
         handle: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
         let directory = match self.handles.directory(handle) {
             Ok(directory) => directory,
             Err(error) => return reply.error(error),
         };
-        self.start(|volume| async move {
-            match volume.list(&directory, offset, LIST_ENTRIES / 8).await {
-                Ok(entries) => {
-                    for (entry, shown) in entries {
-                        let entry_name = OsStr::from_bytes(&entry.name);
-                        if reply.add(shown.ino, entry.next, entry_name, &VALID, &shown, Generation(0)) {
-                            break;
-                        }
-                    }
-                    reply.ok();
-                }
-                Err(error) => reply.error(error),
-            }
-        });
+        self.list_with_attributes(directory, offset, reply);
     }
 
     fn releasedir(

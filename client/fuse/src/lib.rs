@@ -37,6 +37,7 @@ mod publish;
 mod range_buffer;
 mod ranges;
 mod read;
+mod task;
 mod volume;
 mod xattr;
 

@@ -3,7 +3,7 @@
 //! The kernel reads ahead and asks for several ranges at once, so blocks are fetched in parallel without a
 //! cache of their own here: the kernel's page cache is the cache.
 
-use bark_schema::operation::{Extent, Refusal};
+use bark_schema::operation::{Attributes, Content, Extent, Refusal};
 use bytes::Bytes;
 use fuser::Errno;
 use futures::StreamExt;
@@ -92,12 +92,17 @@ impl OpenFile {
             .layout(self.inode, from, LAYOUT_SIZE)
             .await
             .map_err(errno)?;
+        self.take_layout(from, &attributes, content);
+        Ok(())
+    }
+
+    /// Takes what the cluster told of the bytes from `from` on.
+    pub(crate) fn take_layout(&self, from: u64, attributes: &Attributes, content: Content) {
         let mut state = self.lock();
-        state.learn(&attributes);
+        state.learn(attributes);
         if attributes.version == state.attributes.version {
             state.layout = Layout::from_answer(from, content);
         }
-        Ok(())
     }
 
     /// None if the blocks are not where they were thought to be.

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use bark_schema::ids::InodeId;
-use bark_schema::limits::{FILE_SIZE_MAX, NAME_SIZE_MAX};
+use bark_schema::limits::{FILE_SIZE_MAX, MIB, NAME_SIZE_MAX};
 use bark_schema::operation::{
     AttributeChange, Attributes, Entry, Failure, FileKind, Namespace, NewContent, NewInode, Refusal,
     RenameMode, SetTime,
@@ -27,6 +27,8 @@ use crate::errno::errno;
 use crate::open_file::OpenFile;
 use crate::open_files::OpenFiles;
 
+/// How much of a file an open asks about: all of a small one, little enough to answer at once.
+const OPEN_LAYOUT_SIZE: u64 = MIB as u64;
 const SET_USER: u32 = libc::S_ISUID;
 const SET_GROUP: u32 = libc::S_ISGID;
 const GROUP_EXECUTE: u32 = libc::S_IXGRP;
@@ -95,17 +97,17 @@ impl Volume {
         directory: &DirectoryStream,
         from: u64,
         count: usize,
-    ) -> Result<Vec<(Listed, FileAttr)>, Errno> {
+    ) -> Result<impl Iterator<Item = (Listed, FileAttr)>, Errno> {
         let listed = directory.entries(&self.cluster, from, count).await?;
         let known = complete(&self.cluster, listed).await?;
-        let shown = known.into_iter().map(|(entry, attributes)| {
+        // One by one: what finds no room in the answer is not shown.
+        Ok(known.into_iter().map(|(entry, attributes)| {
             let shown = match entry.is_dot() {
                 true => file_attributes(&attributes, self.number(attributes.inode)),
                 false => self.show(attributes),
             };
             (entry, shown)
-        });
-        Ok(shown.collect())
+        }))
     }
 
     pub(crate) async fn capacity(&self) -> Result<Capacity, Errno> {
@@ -245,7 +247,7 @@ impl Volume {
         let exclusive = flags & libc::O_EXCL != 0;
         let (attributes, created) = self.create(caller, directory, name, mode, exclusive).await?;
         if !created && flags & libc::O_TRUNC != 0 {
-            let (file, ..) = self.open(attributes.inode, true).await?;
+            let (file, ..) = self.open(attributes.inode, libc::O_TRUNC).await?;
             let shown = self.show(file.attributes());
             return Ok((shown, file, false));
         }
@@ -387,16 +389,33 @@ impl Volume {
     }
 
     /// Opens a regular file; what other clients closed before is seen from now on. Says whether the kernel
-    /// may keep its pages, and whether the attributes it has are out of date.
+    /// may keep its pages, and whether the attributes it has are out of date. If it will be read and the
+    /// kernel has no pages, its first bytes, or where they are, come with the attributes.
     pub(crate) async fn open(
         &self,
         inode: InodeId,
-        truncate: bool,
+        flags: i32,
     ) -> Result<(Arc<OpenFile>, bool, bool), Errno> {
-        let attributes = self.cluster.attributes(inode).await.map_err(errno)?;
-        let shown = self.files.shown(inode).map(|shown| shown.version);
-        let stale = shown != Some(attributes.version);
+        let truncate = flags & libc::O_TRUNC != 0;
+        let reads = flags & libc::O_ACCMODE != libc::O_WRONLY && !truncate;
+        let shown = self.files.shown(inode);
+        let (attributes, content) = match reads && shown.is_none_or(|shown| shown.pages.is_none()) {
+            true => {
+                let told = self.cluster.layout(inode, 0, OPEN_LAYOUT_SIZE).await;
+                told.map(|(attributes, content)| (attributes, Some(content)))
+            }
+            false => self
+                .cluster
+                .attributes(inode)
+                .await
+                .map(|attributes| (attributes, None)),
+        }
+        .map_err(errno)?;
+        let stale = shown.map(|shown| shown.version) != Some(attributes.version);
         let (file, keep) = self.files.open(&attributes);
+        if let Some(content) = content {
+            file.take_layout(0, &attributes, content);
+        }
         if truncate {
             let change = AttributeChange {
                 size: Some(0),
