@@ -23,9 +23,9 @@ pub struct Arguments {
     /// Worker threads; by default one a core but one, which the network thread has.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub workers: Option<u16>,
-    /// Network threads.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
-    pub network_threads: u16,
+    /// Network threads; 0, the default with one worker: that worker serves the sockets.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=16))]
+    pub network_threads: Option<u16>,
     /// Leave the placing of threads on cores to the operating system.
     #[arg(long)]
     pub no_pin: bool,
@@ -59,6 +59,8 @@ pub enum Error {
     },
     #[error("--log-level: {0}")]
     LogLevel(String),
+    #[error("--network-threads 0: the sockets need a thread of their own beside {workers} workers")]
+    NoNetworkThread { workers: u16 },
     #[error("{name}: {address}: not an address of the form HOST:PORT with a numeric host")]
     Address { name: &'static str, address: String },
     #[error(
@@ -79,6 +81,7 @@ pub struct Config {
     pub resp: SocketAddr,
     pub http: SocketAddr,
     pub workers: u16,
+    /// 0: the worker serves the sockets.
     pub network_threads: u16,
     pub pin: bool,
     pub value_size_max: usize,
@@ -118,6 +121,11 @@ impl Config {
         let workers = arguments
             .workers
             .unwrap_or_else(|| (cores.saturating_sub(1)).clamp(1, 64) as u16);
+        let workers = workers.min(cluster.partitions.max(1));
+        let network_threads = arguments.network_threads.unwrap_or(u16::from(workers > 1));
+        if network_threads == 0 && workers > 1 {
+            return Err(Error::NoNetworkThread { workers });
+        }
         Ok(Config {
             node: node.number,
             node_id: node.id.clone(),
@@ -125,8 +133,8 @@ impl Config {
             capnp: address("capnp", &node.capnp)?,
             resp: address("resp", &node.resp)?,
             http: address("http", &node.http)?,
-            workers: workers.min(cluster.partitions.max(1)),
-            network_threads: arguments.network_threads,
+            workers,
+            network_threads,
             // A pinned worker beside a pinned network thread wants cores of their own.
             pin: !arguments.no_pin && cores >= usize::from(workers) + 2,
             value_size_max: cluster.value_size_max,

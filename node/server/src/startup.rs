@@ -124,11 +124,12 @@ impl Node {
         let worker_configs = worker_configs(config);
         let identity = examine(config, digest, &worker_configs[0], &mut disk)?;
 
-        let network_threads = usize::from(config.network_threads);
+        // Without a thread of its own the loop runs on the worker's.
+        let loops_count = usize::from(config.network_threads.max(1));
         let listeners = [
-            network::bind(config.capnp, ConnectionKind::Capnp, network_threads)?,
-            network::bind(config.resp, ConnectionKind::Resp, network_threads)?,
-            network::bind(config.http, ConnectionKind::Http, network_threads)?,
+            network::bind(config.capnp, ConnectionKind::Capnp, loops_count)?,
+            network::bind(config.resp, ConnectionKind::Resp, loops_count)?,
+            network::bind(config.http, ConnectionKind::Http, loops_count)?,
         ];
         network::raise_open_files_limit(CONNECTIONS_MAX + OPEN_FILES_BESIDE)?;
 
@@ -155,7 +156,7 @@ impl Node {
         }
 
         let mut watchers = Vec::new();
-        for _ in 0..config.network_threads {
+        for _ in 0..loops_count {
             watchers.push(EventWatcher::<Sockets>::open()?);
         }
         let wakers: Vec<_> = watchers.iter().map(|watcher| watcher.handle().waker()).collect();
@@ -164,7 +165,30 @@ impl Node {
             ring_items_max: RING_ITEMS_MAX,
             ring_bytes_max: RING_BYTES_MAX,
         };
-        let (network_ports, worker_ports) = pipeline::build(&wakers, pipeline_config);
+        let (network_ports, mut worker_ports) = pipeline::build(&wakers, pipeline_config);
+        let connections = ConnectionCount::new(CONNECTIONS_MAX);
+        let mut loops = Vec::new();
+        let mut listeners = listeners.map(Vec::into_iter);
+        for (watcher, port) in watchers.into_iter().zip(network_ports) {
+            let network_config = NetworkConfig {
+                connections: connections.clone(),
+                outgoing_bytes_soft_max: OUTGOING_BYTES_SOFT_MAX,
+                outgoing_bytes_max: OUTGOING_BYTES_MAX,
+                connect_timeout: CONNECT_TIMEOUT,
+                flush_timeout: FLUSH_TIMEOUT,
+            };
+            let own_listeners = listeners.iter_mut().filter_map(Iterator::next).collect();
+            loops.push(NetworkThread::open(watcher, port, own_listeners, network_config)?);
+        }
+        // With one loop and no thread for it, it goes to the one worker there is.
+        let mut loop_of_worker = None;
+        if config.network_threads == 0
+            && let (Some(waker), Some(port)) = (wakers.first(), worker_ports.first_mut())
+        {
+            port.sleep_in(waker.clone());
+            loop_of_worker = loops.pop();
+        }
+
         // Every worker, the log, the disk and this thread may send to each mailbox.
         let senders_max = worker_configs.len() + 3;
         let (mails, mailboxes): (Vec<_>, Vec<_>) = worker_ports
@@ -195,6 +219,7 @@ impl Node {
             let parts = WorkerParts {
                 index: worker_config.worker,
                 port,
+                network: loop_of_worker.take(),
                 mailbox,
                 siblings: mails.clone(),
                 log: Handover::new(log_sender.clone()),
@@ -244,20 +269,9 @@ impl Node {
         }
         drop((log_sender, storage_sender));
 
-        let connections = ConnectionCount::new(CONNECTIONS_MAX);
         let mut networks = Vec::new();
-        let mut listeners = listeners.map(Vec::into_iter);
-        for (watcher, port) in watchers.into_iter().zip(network_ports) {
-            let handle = watcher.handle();
-            let network_config = NetworkConfig {
-                connections: connections.clone(),
-                outgoing_bytes_soft_max: OUTGOING_BYTES_SOFT_MAX,
-                outgoing_bytes_max: OUTGOING_BYTES_MAX,
-                connect_timeout: CONNECT_TIMEOUT,
-                flush_timeout: FLUSH_TIMEOUT,
-            };
-            let own_listeners = listeners.iter_mut().filter_map(Iterator::next).collect();
-            let network = NetworkThread::open(watcher, port, own_listeners, network_config)?;
+        for network in loops {
+            let handle = network.handle();
             let core = config.pin.then(|| cores.first().copied()).flatten();
             let thread = std::thread::Builder::new()
                 .name("network".to_string())

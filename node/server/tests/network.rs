@@ -159,7 +159,7 @@ fn echo(mut port: WorkerPort, orders: &Receiver<Order>, report: &Sender<String>)
             if next_order.is_some() {
                 port.cancel_sleep();
             } else {
-                port.park(None);
+                port.park(Duration::MAX);
             }
         }
     }

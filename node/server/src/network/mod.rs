@@ -5,7 +5,8 @@
 //! Design. One turn: wait for events; obey the workers' commands; accept; read; publish once. A read fills a recycled
 //! buffer of 16 KiB and travels whole; a write goes to the socket at once and only its rest is kept. A socket is paused
 //! by not reading it: readiness is remembered, so nothing is lost to edge triggering and no system call is spent.
-//! A worker is drawn by a hash of a running number. The price of the thread: bytes cross a core twice.
+//! A worker is drawn by a hash of a running number. The price of the thread: bytes cross a core twice. With one worker
+//! the two halves of the turn may run on the worker's thread instead (`worker_thread`).
 //!
 //! | limit | when it is reached |
 //! | --- | --- |

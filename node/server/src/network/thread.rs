@@ -102,13 +102,24 @@ impl NetworkThread {
     /// Serves until the handle's `stop`.
     pub fn run(mut self) -> Result<(), Error> {
         while !self.watcher.is_stopping() {
-            let may_sleep = !self.sockets.has_work() && self.sockets.port.prepare_sleep();
-            let wait_max = if may_sleep { None } else { Some(Duration::ZERO) };
-            self.watcher.turn(&mut self.sockets, wait_max)?;
-            self.sockets.port.cancel_sleep();
-            self.sockets.turn();
+            self.wait(None)?;
+            self.work();
         }
         Ok(())
+    }
+
+    /// First half of a turn, for a thread that has other work too: waits for events, at most `wait_max`.
+    pub fn wait(&mut self, wait_max: Option<Duration>) -> Result<(), Error> {
+        let may_sleep = !self.sockets.has_work() && self.sockets.port.prepare_sleep();
+        let wait_max = if may_sleep { wait_max } else { Some(Duration::ZERO) };
+        self.watcher.turn(&mut self.sockets, wait_max)?;
+        self.sockets.port.cancel_sleep();
+        Ok(())
+    }
+
+    /// Second half: does what events and workers ask for.
+    pub fn work(&mut self) {
+        self.sockets.turn();
     }
 }
 

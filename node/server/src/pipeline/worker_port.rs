@@ -1,5 +1,7 @@
 //! The worker's end of the rings: `poll` → step → `send` → `flush` → `prepare_sleep` → `park`.
 //!
+//! A worker that serves its sockets on its own thread sleeps in their loop instead of parking, see `sleep_in`.
+//!
 //! Invariants
 //! - A network thread is woken at most once per `flush`, and only if it sleeps.
 //! - `send` never blocks and never loses: what does not fit waits here, in order.
@@ -19,15 +21,25 @@ use crate::reactor::LoopWaker;
 #[derive(Clone, Debug)]
 pub struct WorkerWaker {
     flag: SleepFlag,
-    thread: Arc<OnceLock<Thread>>,
+    sleeper: Arc<OnceLock<Sleeper>>,
+}
+
+/// How the worker sleeps.
+#[derive(Debug)]
+enum Sleeper {
+    Parked(Thread),
+    InLoop(LoopWaker),
 }
 
 impl WorkerWaker {
     pub fn wake(&self) {
-        if self.flag.must_wake()
-            && let Some(thread) = self.thread.get()
-        {
-            thread.unpark();
+        if !self.flag.must_wake() {
+            return;
+        }
+        match self.sleeper.get() {
+            Some(Sleeper::Parked(thread)) => thread.unpark(),
+            Some(Sleeper::InLoop(waker)) => waker.wake(),
+            None => {}
         }
     }
 }
@@ -56,7 +68,7 @@ impl WorkerPort {
     pub(super) fn new() -> Self {
         let waker = WorkerWaker {
             flag: SleepFlag::new(),
-            thread: Arc::default(),
+            sleeper: Arc::default(),
         };
         Self {
             links: Vec::new(),
@@ -85,6 +97,12 @@ impl WorkerPort {
 
     pub fn network_threads_count(&self) -> usize {
         self.links.len()
+    }
+
+    /// The worker will not park but wait for the events of this loop. To be said before it first sleeps.
+    pub fn sleep_in(&mut self, waker: LoopWaker) {
+        // Set once, by whoever starts the worker.
+        let _ = self.waker.sleeper.set(Sleeper::InLoop(waker));
     }
 
     /// For other threads that have work for this worker.
@@ -149,8 +167,7 @@ impl WorkerPort {
     /// Announces the sleep. False: something came meanwhile, so go on instead. True: look at all other sources of work
     /// once more, then [`park`](Self::park), or [`cancel_sleep`](Self::cancel_sleep).
     pub fn prepare_sleep(&mut self) -> bool {
-        self.waker.thread.get_or_init(thread::current);
-        self.waker.flag.prepare_sleep();
+        self.prepare_rest();
         let mut may_sleep = true;
         for link in &mut self.links {
             if !link.overflow.is_empty() {
@@ -166,20 +183,17 @@ impl WorkerPort {
     }
 
     /// Sleeps until woken or until `wait_max` has passed; may return early.
-    pub fn park(&mut self, wait_max: Option<Duration>) {
-        match wait_max {
-            Some(wait_max) => thread::park_timeout(wait_max),
-            None => thread::park(),
-        }
+    pub fn park(&mut self, wait_max: Duration) {
+        thread::park_timeout(wait_max);
         self.waker.flag.cancel_sleep();
     }
 
-    /// Rests although there may be work from the network, which is not to be taken now. Other threads still wake it.
-    pub fn rest(&mut self, wait: Duration) {
-        self.waker.thread.get_or_init(thread::current);
+    /// Announces a sleep although there may be work from the network, which is not to be taken now. Other threads
+    /// still end it.
+    pub fn prepare_rest(&mut self) {
+        let sleeper = &self.waker.sleeper;
+        sleeper.get_or_init(|| Sleeper::Parked(thread::current()));
         self.waker.flag.prepare_sleep();
-        thread::park_timeout(wait);
-        self.waker.flag.cancel_sleep();
     }
 
     pub fn cancel_sleep(&mut self) {
