@@ -176,9 +176,10 @@ fn own_directory(directory: &Path, name: &str) -> anyhow::Result<PathBuf> {
 
 /// The type of the file system a directory is on.
 fn file_system_of(directory: &Path) -> anyhow::Result<String> {
-    let output = Command::new("stat")
-        .args(["-f", "-c", "%T"])
+    let output = Command::new("df")
+        .arg("--output=fstype")
         .arg(directory)
         .output()?;
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(said.lines().last().unwrap_or("unknown").trim().to_owned())
 }
