@@ -364,6 +364,7 @@ impl Worker {
             self.complete(call, result);
         }
         moved |= self.complete_coordinated();
+        moved |= self.resume_granted();
         moved |= self.route_submitted();
         for partition in self.partitions.values_mut() {
             if partition.has_batch() {
