@@ -2,7 +2,27 @@
 
 use std::cell::Cell;
 
-thread_local! {
+/// What is wrong in this thread, if anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Defect {
+    #[default]
+    Nothing,
     /// Repeated requests are not recognised: each is applied again.
-    pub static APPLY_TWICE: Cell<bool> = const { Cell::new(false) };
+    ApplyTwice,
+    /// A file without a name goes when it is due, whoever has it open.
+    OpenDropped,
+    /// A page behind an entry that went meanwhile begins one entry too late.
+    PageSkips,
+}
+
+thread_local! {
+    static DEFECT: Cell<Defect> = const { Cell::new(Defect::Nothing) };
+}
+
+pub fn plant(defect: Defect) {
+    DEFECT.set(defect);
+}
+
+pub(crate) fn is_planted(defect: Defect) -> bool {
+    DEFECT.get() == defect
 }

@@ -54,6 +54,13 @@ pub enum Action {
         by: i64,
         outcome: Option<i64>,
     },
+    /// A name comes to lead to `write`, which no other operation makes it: if it was free (`needs` false), taken
+    /// (true), or either way.
+    Enter {
+        write: i64,
+        needs: Option<bool>,
+        outcome: Option<bool>,
+    },
     /// The time of what `write` set is over. Open if nobody can say when that is.
     Expire {
         write: i64,
@@ -161,6 +168,15 @@ fn step(action: &Action, value: Value, versions: &BTreeMap<i64, u64>) -> Option<
             agrees.then_some(after)
         }
         Action::SetPlain { write } => Some(Some(*write)),
+        Action::Enter {
+            write,
+            needs,
+            outcome,
+        } => {
+            let holds = needs.is_none_or(|needs| needs == value.is_some());
+            let after = if holds { Some(*write) } else { value };
+            outcome.is_none_or(|entered| entered == holds).then_some(after)
+        }
         Action::Delete { outcome } => outcome
             .is_none_or(|deleted| deleted == value.is_some())
             .then_some(None),
@@ -379,6 +395,26 @@ mod tests {
         assert!(check(&[set(0, None, 1), get(4, 5, None), get(6, 7, Some(1))]).is_ok());
         assert!(check(&[set(0, None, 1), get(4, 5, None), get(6, 7, None)]).is_ok());
         assert!(check(&[set(0, None, 1), get(4, 5, Some(1)), get(6, 7, None)]).is_err());
+    }
+
+    #[test]
+    fn a_name_that_was_free_is_entered_by_one() {
+        // Goal: two creations of one name cannot both succeed, unless it was left in between.
+        let enter = |called_us, write, needs, entered| {
+            let action = Action::Enter {
+                write,
+                needs,
+                outcome: Some(entered),
+            };
+            operation(called_us, Some(called_us + 10), action)
+        };
+        let leave = operation(6, Some(8), Action::Delete { outcome: Some(true) });
+        let (one, two) = (enter(0, 1, Some(false), true), enter(5, 2, Some(false), true));
+        assert!(check(&[one.clone(), two.clone()]).is_err());
+        assert!(check(&[one.clone(), two, leave]).is_ok());
+        assert!(check(&[one.clone(), enter(5, 2, Some(false), false)]).is_ok());
+        assert!(check(&[one.clone(), enter(20, 2, Some(true), false)]).is_err());
+        assert!(check(&[one, enter(20, 2, None, true), get(40, 41, Some(1))]).is_err());
     }
 
     #[test]

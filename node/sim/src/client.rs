@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Waker};
 
 use bark_client::session::{Call, CallId, Session};
 use bark_schema::ids::NodeNumber;
-use bark_schema::operation::{Failure, Reply};
+use bark_schema::operation::{Failure, Outcome, Refusal, Reply};
 
 use crate::counts::Counts;
 use crate::network::ConnectionId;
@@ -50,6 +50,17 @@ impl Stage {
     pub fn fail(&self, reason: String) {
         self.failure.borrow_mut().get_or_insert(reason);
     }
+}
+
+/// What became of a change.
+#[derive(Clone, Debug)]
+pub enum Fate {
+    Done(Reply),
+    Refused(Refusal, String),
+    /// Certainly nothing happened.
+    Nothing,
+    /// It may have happened, or may still.
+    Unsure,
 }
 
 /// What a script works with.
@@ -91,6 +102,20 @@ impl Port {
         self.0.next_ticket.set(ticket + 1);
         self.0.asked.borrow_mut().push_back((ticket, call, deadline_ms));
         Until(|| self.0.answers.borrow_mut().remove(&ticket)).await
+    }
+
+    /// Makes a request that changes something.
+    pub async fn change(&self, call: Call, deadline_ms: u64) -> Fate {
+        match self.call(call, deadline_ms).await {
+            Ok(reply) => Fate::Done(reply),
+            Err(Failure::Refused(Refusal::Internal, sentence)) => {
+                self.stage().fail(format!("internal error: {sentence}"));
+                Fate::Nothing
+            }
+            Err(Failure::Refused(refusal, sentence)) => Fate::Refused(refusal, sentence),
+            Err(failure) if failure.outcome() == Outcome::Unknown => Fate::Unsure,
+            Err(_) => Fate::Nothing,
+        }
     }
 
     pub async fn sleep(&self, duration_us: u64) {
@@ -135,6 +160,8 @@ pub struct Client {
     calls: BTreeMap<CallId, u64>,
     pub links: BTreeMap<NodeNumber, Link>,
     pub tick_at_us: u64,
+    /// Changes that will come a second time when they were answered, by the number of their frame.
+    pub copies: BTreeMap<u64, Vec<u8>>,
 }
 
 impl Client {
@@ -146,6 +173,7 @@ impl Client {
             calls: BTreeMap::new(),
             links: BTreeMap::new(),
             tick_at_us: 0,
+            copies: BTreeMap::new(),
         }
     }
 

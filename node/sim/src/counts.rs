@@ -28,6 +28,16 @@ pub struct Counts {
     pub expired_reads: u64,
     /// Repetitions that joined the coordinator of their request.
     pub requests_joined: u64,
+    /// Copies of answered changes that came late.
+    pub late_copies: u64,
+    /// Plain reads and SETs that were answered.
+    pub plain_answers: u64,
+    /// Reads of open files without a name.
+    pub unnamed_reads: u64,
+    /// Directories listed to their end, page by page, while they changed.
+    pub listings: u64,
+    /// Reads of the file that all append to.
+    pub append_reads: u64,
 }
 
 impl Add for Counts {
@@ -46,6 +56,11 @@ impl Add for Counts {
             full_disk_stops: self.full_disk_stops + other.full_disk_stops,
             expired_reads: self.expired_reads + other.expired_reads,
             requests_joined: self.requests_joined + other.requests_joined,
+            late_copies: self.late_copies + other.late_copies,
+            plain_answers: self.plain_answers + other.plain_answers,
+            unnamed_reads: self.unnamed_reads + other.unnamed_reads,
+            listings: self.listings + other.listings,
+            append_reads: self.append_reads + other.append_reads,
         }
     }
 }

@@ -49,9 +49,9 @@ struct Space {
 }
 
 #[derive(Clone)]
-struct Key {
-    name: String,
-    partition: PartitionId,
+pub struct Key {
+    pub name: String,
+    pub partition: PartitionId,
 }
 
 impl KeySpace {
@@ -74,7 +74,11 @@ impl KeySpace {
         self.0.next_write.get()
     }
 
-    fn write(&self) -> i64 {
+    pub fn any_register(&self, random: &mut Random) -> Key {
+        self.0.registers[random.below(self.0.registers.len() as u64) as usize].clone()
+    }
+
+    pub fn write(&self) -> i64 {
         let write = self.0.next_write.get();
         self.0.next_write.set(write + 1);
         write
@@ -458,7 +462,7 @@ fn bytes(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
 }
 
-fn number(value: &Bytes) -> Result<i64, String> {
+pub fn number(value: &Bytes) -> Result<i64, String> {
     let text = std::str::from_utf8(value).map_err(|error| error.to_string())?;
     text.parse().map_err(|error| format!("{text:?}: {error}"))
 }

@@ -2,6 +2,7 @@
 //!
 //! Invariants checked:
 //! - Every node that is named as having a block in use has it, but one whose disk did harm: nothing needed was dropped.
+//! - A block in use is on a majority of the nodes it was for.
 //! - No block is in use and in the ledger.
 //! - Before that, what nobody needs has gone, from the ledgers and from the disks.
 
@@ -10,6 +11,9 @@ use std::collections::BTreeMap;
 use bark_core::block_store::BlockStore;
 use bark_core::state::State;
 use bark_schema::ids::{NodeNumber, PartitionId};
+
+/// Of three: a block is good when a majority has it.
+const COPIES_MIN: usize = 2;
 
 /// Whether everything nobody needs is gone: ledgers are empty, and stores hold what files point into.
 /// Blocks that name no home are left out: nobody can be asked about them.
@@ -43,6 +47,9 @@ pub fn check(
 ) -> Result<(), String> {
     for (partition, state) in states {
         for (block, nodes) in state.blocks() {
+            if nodes.len() < COPIES_MIN {
+                return Err(format!("{block} of {partition} is on {nodes:?} only"));
+            }
             for node in nodes.iter().filter(|node| Some(**node) != damaged) {
                 let has = stores.get(node).is_some_and(|store| store.contains(block));
                 if !has {

@@ -4,14 +4,13 @@
 //! encoded frames, and what is written goes to simulated disks. Time, dice, crashes and delays come from
 //! the seed, so a failing seed replays bit for bit.
 //!
-//! `world` is time, `network` and `cluster` are what runs in it, `client`, `keys`, `files` and `bytes` use it, `fault` breaks
-//! it, `simulation` plays one run, `checker`, `tree` and `ledger` judge it.
+//! `world` is time, `network` and `cluster` are what runs in it, `client`, `keys` and `files` use it, `fault`
+//! breaks it, `simulation` plays one run, `checker`, `tree` and `ledger` judge it.
 //!
 //! Invariants:
 //! - One seed gives one trace: each seed can be run twice and the digests of all events compared.
 //! - No check is weaker because of a fault: operations whose outcome is unknown are told apart by the client.
 
-mod bytes;
 mod checker;
 mod client;
 mod cluster;
@@ -37,10 +36,11 @@ pub enum Planted {
     Nothing,
     /// The log says a batch is durable before it is synced.
     AckBeforeSync,
-    /// A repeated request is applied again. Needs the feature `planted-bugs`.
-    ApplyTwice,
     /// A restarted node does not remember whom it voted for.
     VoteForgotten,
+    /// One of the core's own. Needs the feature `planted-bugs`.
+    #[cfg(feature = "planted-bugs")]
+    InCore(bark_core::planted::Defect),
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -66,11 +66,11 @@ pub struct Report {
 
 /// Plays one seed once.
 pub fn run(seed: u64, options: &Options) -> Report {
-    plant(options.planted == Planted::ApplyTwice);
+    plant(options.planted);
     let report = catch_unwind(AssertUnwindSafe(|| {
         simulation::Simulation::new(seed, options).run()
     }));
-    plant(false);
+    plant(Planted::Nothing);
     report.unwrap_or_else(|panic| {
         let reason = panic
             .downcast_ref::<String>()
@@ -104,11 +104,13 @@ pub fn run_twice(seed: u64, options: &Options) -> Report {
 }
 
 #[cfg(feature = "planted-bugs")]
-fn plant(apply_twice: bool) {
-    bark_core::planted::APPLY_TWICE.set(apply_twice);
+fn plant(planted: Planted) {
+    use bark_core::planted::{self, Defect};
+    planted::plant(match planted {
+        Planted::InCore(defect) => defect,
+        _ => Defect::Nothing,
+    });
 }
 
 #[cfg(not(feature = "planted-bugs"))]
-fn plant(apply_twice: bool) {
-    assert!(!apply_twice, "build with the feature planted-bugs");
-}
+fn plant(_: Planted) {}

@@ -72,6 +72,14 @@ pub enum Event {
     ClientTick {
         client: usize,
     },
+    /// A copy of a change that was answered comes late.
+    LateCopy {
+        client: usize,
+        bytes: Vec<u8>,
+    },
+    Plain {
+        connection: usize,
+    },
     Fault(Fault),
     Audit,
 }

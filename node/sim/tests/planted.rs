@@ -1,5 +1,6 @@
 //! The simulator finds defects put in on purpose: a check that never fails is no check.
 
+use bark_core::planted::Defect;
 use bark_sim::{Options, Planted, run};
 
 /// Seeds each planted defect must be found in.
@@ -22,11 +23,23 @@ fn an_acknowledgement_before_the_sync_is_found() {
 #[test]
 fn a_request_applied_twice_is_found() {
     // Goal: retries after lost answers make the second application visible.
-    assert!(first_failure(Planted::ApplyTwice).is_some());
+    assert!(first_failure(Planted::InCore(Defect::ApplyTwice)).is_some());
 }
 
 #[test]
 fn a_forgotten_vote_is_found() {
     // Goal: a restarted voter votes again in the same term, and two leaders of one term are seen.
     assert!(first_failure(Planted::VoteForgotten).is_some());
+}
+
+#[test]
+fn a_file_dropped_while_it_is_open_is_found() {
+    // Goal: content without a name is asked for as long as a lease keeps it.
+    assert!(first_failure(Planted::InCore(Defect::OpenDropped)).is_some());
+}
+
+#[test]
+fn a_page_that_skips_an_entry_is_found() {
+    // Goal: listings go on behind entries that are removed meanwhile, and miss nothing.
+    assert!(first_failure(Planted::InCore(Defect::PageSkips)).is_some());
 }

@@ -18,6 +18,17 @@ fn twenty_seeds_hold_and_replay_bit_for_bit() {
         "none was loaded at start: {counts:?}"
     );
     assert!(counts.snapshots_installed > 0, "none was sent: {counts:?}");
+    let looked_at = [
+        counts.late_copies,
+        counts.plain_answers,
+        counts.unnamed_reads,
+        counts.listings,
+        counts.append_reads,
+    ];
+    assert!(
+        looked_at.iter().all(|count| *count > 0),
+        "a script did nothing: {counts:?}"
+    );
 }
 
 #[test]

@@ -54,8 +54,7 @@ pub async fn carry_out(
             Err(failure) => Err(failure),
         };
         match result {
-            Err(Failure::Locked { .. } | Failure::Busy(_)) => {}
-            Err(Failure::Refused(Refusal::Conflict, _)) => {}
+            Err(failure) if looks_again(&operation, &failure) => {}
             // Found while planning or by another partition: it must be the answer to every repetition.
             // If one of those was answered before, perhaps with success, that is the answer to this one.
             Err(Failure::Refused(refusal, sentence)) if refusal != Refusal::Internal => {
@@ -69,6 +68,22 @@ pub async fn carry_out(
     Err(Failure::Busy(
         "other operations kept changing the same directories".to_string(),
     ))
+}
+
+/// Whether another attempt may come to another end: what this one was planned from has changed meanwhile.
+fn looks_again(operation: &Namespace, failure: &Failure) -> bool {
+    match failure {
+        Failure::Locked { .. } | Failure::Busy(_) | Failure::Refused(Refusal::Conflict, _) => true,
+        // The name was free when the plan was made. What has it now is to be replaced.
+        Failure::Refused(Refusal::Exists, _) => matches!(
+            operation,
+            Namespace::Rename {
+                mode: RenameMode::Replace,
+                ..
+            }
+        ),
+        _ => false,
+    }
 }
 
 /// The form that is one entry when everything is at home in the first partition.
@@ -424,4 +439,28 @@ fn found(entry: Option<(InodeId, FileKind)>) -> Result<(InodeId, FileKind), Fail
 
 fn no_such_entry() -> Failure {
     Failure::refused(Refusal::NotFound, "No such file or directory")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a rename that may replace is never refused because the name was taken while it was under way.
+    #[test]
+    fn a_rename_that_may_replace_looks_again_when_its_name_is_taken() {
+        let entry = |name: &'static str| Entry {
+            directory: InodeId::ROOT,
+            name: Bytes::from_static(name.as_bytes()),
+        };
+        let rename = |mode| Namespace::Rename {
+            from: entry("a"),
+            to: entry("b"),
+            mode,
+        };
+        let taken = Failure::refused(Refusal::Exists, "file exists");
+        assert!(looks_again(&rename(RenameMode::Replace), &taken));
+        assert!(!looks_again(&rename(RenameMode::NoReplace), &taken));
+        let gone = Failure::refused(Refusal::NotFound, "no such file or directory");
+        assert!(!looks_again(&rename(RenameMode::Replace), &gone));
+    }
 }

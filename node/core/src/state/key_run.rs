@@ -73,7 +73,7 @@ impl State {
         let is_new = last_before
             .is_none_or(|((_, sequence), row)| sequence.saturating_add(sequences_in(row)) <= first.sequence);
         #[cfg(feature = "planted-bugs")]
-        let is_new = is_new || crate::planted::APPLY_TWICE.get();
+        let is_new = is_new || crate::planted::is_planted(crate::planted::Defect::ApplyTwice);
         let is_plain = self.locks.len() == 0
             && count > 0
             && first.acknowledged_below <= first.sequence

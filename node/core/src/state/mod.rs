@@ -15,6 +15,7 @@
 //!   wraps, because a million sparse files of the largest size exceed 64 bits and must not stop the partition.
 
 mod attributes;
+mod audit;
 mod block;
 mod codec;
 mod counters;

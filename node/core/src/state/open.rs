@@ -24,6 +24,8 @@ use bark_schema::operation::{Failure, Refusal, Reply, UnixNanos};
 use super::State;
 use super::codec::row_struct;
 use super::inode::Body;
+#[cfg(feature = "planted-bugs")]
+use crate::planted::{Defect, is_planted};
 
 /// What a client told last.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -105,7 +107,7 @@ impl State {
         }
     }
 
-    fn is_open(&self, inode: InodeId) -> bool {
+    pub(super) fn is_open(&self, inode: InodeId) -> bool {
         let clients = (inode, ClientId(0))..=(inode, ClientId(u64::MAX));
         self.opens.range(clients).next().is_some()
     }
@@ -135,7 +137,7 @@ impl State {
                 break;
             }
             let is_orphan = self.inodes.get(&inode).is_some_and(|row| row.link_count == 0);
-            if is_orphan && !self.is_open(inode) {
+            if is_orphan && !self.keeps(inode) {
                 if self.check_inode_unlocked(inode).is_err() {
                     self.orphans.remove(&(due, inode));
                     self.make_due(inode);
@@ -150,6 +152,15 @@ impl State {
             self.orphans.remove(&(due, inode));
         }
         Ok(Reply::Count(reaped))
+    }
+
+    /// Whether an orphan that is due stays all the same.
+    fn keeps(&self, inode: InodeId) -> bool {
+        #[cfg(feature = "planted-bugs")]
+        if is_planted(Defect::OpenDropped) {
+            return false;
+        }
+        self.is_open(inode)
     }
 
     /// Takes extents from an orphan as far as there are any left to take; true if it has none any more.

@@ -219,6 +219,8 @@ impl State {
         };
         let rows = self.dentries.range((start, Bound::Unbounded));
         let inside = rows.take_while(|(key, _)| key.directory == directory);
+        #[cfg(feature = "planted-bugs")]
+        let inside = inside.skip(usize::from(self.skips_one(directory, after)));
         let mut entries: Vec<DirectoryEntry> = Vec::new();
         let mut more = false;
         let mut size = 0;
@@ -243,6 +245,16 @@ impl State {
             more,
             parent,
         })
+    }
+
+    #[cfg(feature = "planted-bugs")]
+    fn skips_one(&self, directory: InodeId, after: &ListPosition) -> bool {
+        use crate::planted::{Defect, is_planted};
+        let ListPosition::AfterCookie(cookie) = after else {
+            return false;
+        };
+        let entry = DentryKey::first(directory, *cookie)..DentryKey::first(directory, *cookie + 1);
+        is_planted(Defect::PageSkips) && self.dentries.range(entry).next().is_none()
     }
 
     /// Inline bytes may end before the range does: what is missing up to the size is zeros.

@@ -22,6 +22,8 @@ use super::key_run::{RunReply, sequences_in};
 use super::reply::{decode_result, encode_result};
 use super::transaction::TombstoneKind;
 use super::{Error, State};
+#[cfg(feature = "planted-bugs")]
+use crate::planted::{Defect, is_planted};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct SessionRow {
@@ -55,7 +57,7 @@ impl State {
     /// The answer a request was given, if it was.
     pub fn recorded(&self, id: &RequestId) -> Option<Result<Reply, Failure>> {
         #[cfg(feature = "planted-bugs")]
-        if crate::planted::APPLY_TWICE.get() {
+        if is_planted(Defect::ApplyTwice) {
             return None;
         }
         if let Some(bytes) = self.replies.get(&(id.client, id.sequence)) {

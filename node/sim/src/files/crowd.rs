@@ -9,7 +9,7 @@ use bark_schema::ids::{InodeId, PartitionId};
 use bark_schema::operation::{Command, Entry, Failure, Namespace, NewContent, Refusal, RenameMode, Reply};
 use bytes::Bytes;
 
-use super::{ATTRIBUTES, WORK_DEADLINE_MS, bytes};
+use super::{ATTRIBUTES, WORK_DEADLINE_MS, name};
 use crate::client::Port;
 
 /// Directories and files the crowd knows of; they may be gone already.
@@ -38,11 +38,11 @@ pub async fn crowd(port: Port, mut random: Random, tree: Rc<RefCell<SharedTree>>
             };
             (one, other, file)
         };
-        let name = bytes(NAMES[random.below(4) as usize]);
-        let other_name = bytes(NAMES[random.below(4) as usize]);
+        let one_name = name(NAMES[random.below(4) as usize]);
+        let other_name = name(NAMES[random.below(4) as usize]);
         let from = Entry {
             directory: one,
-            name: name.clone(),
+            name: one_name.clone(),
         };
         let to = Entry {
             directory: other,
@@ -51,14 +51,14 @@ pub async fn crowd(port: Port, mut random: Random, tree: Rc<RefCell<SharedTree>>
         let call = match random.below(12) {
             0..=3 => Call::Namespace(Namespace::MakeDirectory {
                 directory: one,
-                name,
+                name: one_name,
                 attributes: ATTRIBUTES,
             }),
             4..=5 => {
                 let content = NewContent::Inline(Bytes::from_static(b"crowd"));
                 let command = Command::Create {
                     directory: one,
-                    name,
+                    name: one_name,
                     attributes: ATTRIBUTES,
                     content,
                     exclusive: false,
@@ -77,8 +77,14 @@ pub async fn crowd(port: Port, mut random: Random, tree: Rc<RefCell<SharedTree>>
                     _ => RenameMode::Replace,
                 },
             }),
-            9 => Call::Namespace(Namespace::Unlink { directory: one, name }),
-            10 => Call::Namespace(Namespace::RemoveDirectory { directory: one, name }),
+            9 => Call::Namespace(Namespace::Unlink {
+                directory: one,
+                name: one_name,
+            }),
+            10 => Call::Namespace(Namespace::RemoveDirectory {
+                directory: one,
+                name: one_name,
+            }),
             _ => match file {
                 Some(inode) => Call::Namespace(Namespace::Link { inode, to }),
                 None => continue,

@@ -6,12 +6,16 @@
 //! Invariants checked:
 //! - One leader a term.
 //! - Replicas that applied the same have equal states.
-//! - After the repair everybody comes to rest: scripts end, replicas are equal, no transaction is left.
+//! - Counters are equal to what a full scan counts, and rows agree with each other.
+//! - After the repair everybody comes to rest: scripts end, replicas are equal, no transaction is left, and no
+//!   inode without a name.
 
 use std::collections::BTreeMap;
 
 use bark_core::block_store::BlockStore;
+use bark_core::partition::Partition;
 use bark_schema::ids::{NodeNumber, PartitionId};
+use bark_schema::operation::{Query, Reply};
 
 use super::{AUDIT_INTERVAL_US, REST_US_MAX, Simulation};
 use crate::client::Phase;
@@ -19,6 +23,9 @@ use crate::ledger;
 use crate::tree;
 use crate::usage;
 use crate::world::Event;
+
+/// One audit in so many looks at every row of every replica.
+const SCAN_ODDS: u64 = 10;
 
 impl Simulation {
     /// One leader a term: what Raft promises before everything else.
@@ -54,6 +61,9 @@ impl Simulation {
     /// Compares replicas; after the repair, decides whether the run is over.
     pub(super) fn audit(&mut self) -> bool {
         self.compare_states();
+        if self.world.random.chance(SCAN_ODDS) {
+            self.scan_states();
+        }
         let now_us = self.world.now_us;
         self.world.after(AUDIT_INTERVAL_US, Event::Audit);
         let phase = self.stage.phase.get();
@@ -84,6 +94,7 @@ impl Simulation {
                 if let Err(reason) = tree::check(&states).and_then(|()| usage::check(&states)) {
                     self.stage.fail(reason);
                 }
+                self.scan_states();
                 if let Err(reason) = ledger::check(&states, &self.stores(), damaged) {
                     self.stage.fail(reason);
                 }
@@ -118,6 +129,16 @@ impl Simulation {
                         node.number
                     ));
                 }
+            }
+        }
+    }
+
+    /// The rows of every replica agree with each other and with its counters.
+    fn scan_states(&self) {
+        for (number, partition) in self.replicas() {
+            if let Err(reason) = partition.state().audit() {
+                let id = partition.id();
+                self.stage.fail(format!("{id} on node {number}: {reason}"));
             }
         }
     }
@@ -157,6 +178,11 @@ impl Simulation {
                 if state.has_unreported_usage() {
                     return Err(format!("{} has sizes of directories to report", partition.id()));
                 }
+                if let Ok(Reply::Partition(status)) = state.query(0, &Query::PartitionStatus)
+                    && status.orphans > 0
+                {
+                    return Err(format!("{} still has {} orphans", partition.id(), status.orphans));
+                }
                 led += u16::from(partition.is_leader());
             }
         }
@@ -177,11 +203,17 @@ impl Simulation {
     }
 
     fn states(&self) -> BTreeMap<PartitionId, &bark_core::state::State> {
-        let running = self.nodes.iter().filter_map(|node| node.running.as_ref());
-        let cells = running.flat_map(|running| running.workers.iter());
-        cells
-            .flat_map(|cell| cell.worker.partitions())
-            .map(|it| (it.id(), it.state()))
-            .collect()
+        self.replicas().map(|(_, it)| (it.id(), it.state())).collect()
+    }
+
+    fn replicas(&self) -> impl Iterator<Item = (u16, &Partition)> {
+        let running = self
+            .nodes
+            .iter()
+            .filter_map(|node| Some((node.number, node.running.as_ref()?)));
+        running.flat_map(|(number, running)| {
+            let partitions = running.workers.iter().flat_map(|cell| cell.worker.partitions());
+            partitions.map(move |partition| (number, partition))
+        })
     }
 }

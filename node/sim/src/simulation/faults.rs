@@ -151,7 +151,10 @@ impl Simulation {
                 self.world.after(for_us, Event::Fault(Fault::FreeDisks { node }));
             }
             Fault::FreeDisks { node } => self.node(node).free_disks(),
-            Fault::JumpClock { node, by_ms } => self.node(node).skew_ns += by_ms * 1_000_000,
+            Fault::JumpClock { node, by_ms } => {
+                self.node(node).skew_ns += by_ms * 1_000_000;
+                self.skew_ns_max = self.skew_ns_max.max(self.node(node).skew_ns);
+            }
         }
     }
 
@@ -281,9 +284,12 @@ impl Simulation {
         self.storm = None;
         self.network.unblock_all(&mut self.world);
         self.network.slow_us.clear();
+        let skew_ns = self.skew_ns_max;
         for number in 1..=self.shape.nodes {
             let node = self.node(number);
             node.sync_us = (50, 4_000);
+            // All clocks agree again. Log time never goes back, so they agree on the latest there was.
+            node.skew_ns = skew_ns;
             node.paused_until_us = 0;
             node.free_disks();
             self.start(number);

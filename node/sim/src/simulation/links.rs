@@ -11,12 +11,22 @@ use bark_core::worker::gateway::Reach;
 use bark_schema::codec;
 use bark_schema::ids::NodeNumber;
 use bark_schema::message::{ClientMessage, ServerMessage};
+use bark_schema::operation::Request;
 use bytes::Bytes;
 
 use super::{RECONNECT_US, Simulation};
-use crate::client::{Link, Stage};
+use crate::client::{Link, Phase, Stage};
+use crate::cluster::Asker;
+use crate::counts::Counts;
 use crate::network::{ClientLinkId, ConnectionId, Lane, PeerLinkId, client_place};
 use crate::world::Event;
+
+/// One change in so many is repeated after it was answered, ...
+const COPY_ODDS: u64 = 25;
+/// ... this late at most, ...
+const LATE_US_MAX: u64 = 3_000_000;
+/// ... in a frame of a number no session gives.
+const COPY_BIT: u64 = 1 << 63;
 
 impl Simulation {
     pub(super) fn peer_connect(&mut self, link: PeerLinkId, life: u64) {
@@ -168,7 +178,8 @@ impl Simulation {
                         Some(_) => reaches[link.client],
                         None => Reach::Here,
                     };
-                    node.submit(world, worker, (id, frame_id), deadline_ms, request, reach);
+                    let asker = Asker::Client(id, frame_id);
+                    node.submit(world, worker, asker, deadline_ms, request, reach);
                 }
                 Ok(ClientMessage::Login { .. }) => {}
                 Err(error) => stage.fail(format!(
@@ -185,6 +196,7 @@ impl Simulation {
         }
         let now_ms = self.world.now_us / 1000;
         let Simulation {
+            world,
             network,
             clients,
             stage,
@@ -198,6 +210,13 @@ impl Simulation {
         for frame in frames(&mut connection.down.decoder, bytes, stage) {
             match codec::decode_server(&frame) {
                 Ok(ServerMessage::Reply { id, result }) => {
+                    if let Some(bytes) = client.copies.remove(&id)
+                        && result.is_ok()
+                    {
+                        let delay = world.between(1_000, LATE_US_MAX);
+                        let client = link.client;
+                        world.after(delay, Event::LateCopy { client, bytes });
+                    }
                     client.session.on_reply(now_ms, NodeNumber(link.node), id, result);
                 }
                 Ok(ServerMessage::Welcome(_)) => {}
@@ -241,15 +260,13 @@ impl Simulation {
                 let (id, node) = (outgoing.frame_id, outgoing.node);
                 world.say(|| format!("client {number} -> {}: #{id} {:?}", node.0, outgoing.request));
                 let (deadline_ms, request) = (outgoing.deadline_ms, outgoing.request);
-                let mut bytes = Vec::new();
-                codec::encode_client(
-                    &ClientMessage::Request {
-                        id,
-                        deadline_ms,
-                        request,
-                    },
-                    &mut bytes,
-                );
+                if matches!(request, Request::Command { .. } | Request::Namespace { .. })
+                    && world.random.chance(COPY_ODDS)
+                {
+                    let copy = encode(id | COPY_BIT, deadline_ms, request.clone());
+                    client.copies.insert(id, copy);
+                }
+                let bytes = encode(id, deadline_ms, request);
                 world.trace.mix_bytes(&bytes);
                 match client.links.get_mut(&node) {
                     Some(Link::Up(connection)) => network.send_up(world, *connection, bytes),
@@ -281,11 +298,44 @@ impl Simulation {
         }
     }
 
+    /// A change that was answered arrives once more, as from a connection nobody has any more: nothing may come of it.
+    pub(super) fn late_copy(&mut self, client: usize, bytes: Vec<u8>) {
+        let up: Vec<ConnectionId> = self.clients[client]
+            .links
+            .values()
+            .filter_map(|link| match link {
+                Link::Up(connection) => Some(*connection),
+                Link::Connecting(..) => None,
+            })
+            .collect();
+        if self.stage.phase.get() != Phase::Work || up.is_empty() {
+            return;
+        }
+        let connection = up[self.world.random.below(up.len() as u64) as usize];
+        self.stage.count(Counts {
+            late_copies: 1,
+            ..Counts::default()
+        });
+        self.world.trace.mix_bytes(&bytes);
+        self.network.send_up(&mut self.world, connection, bytes);
+    }
+
     pub(super) fn pump_all(&mut self) {
         for client in 0..self.clients.len() {
             self.pump(client);
         }
     }
+}
+
+fn encode(id: u64, deadline_ms: u32, request: Request) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let message = ClientMessage::Request {
+        id,
+        deadline_ms,
+        request,
+    };
+    codec::encode_client(&message, &mut bytes);
+    bytes
 }
 
 fn frames(decoder: &mut bark_schema::frame::FrameDecoder, bytes: &[u8], stage: &Stage) -> Vec<Bytes> {

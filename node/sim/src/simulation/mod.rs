@@ -9,31 +9,24 @@
 //! Checked all the time: one leader a term; equal states at equal indexes; no partition out of service; no
 //! node that cannot start from its own disks.
 
-use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::Arc;
 
-use bark_client::session::{Session, SessionConfig, Topology};
-use bark_core::partition::SnapshotConfig;
 use bark_core::worker::Durability;
 use bark_core::worker::event::Effect;
 use bark_core::worker::gateway::Reach;
 use bark_schema::codec;
-use bark_schema::ids::{ClientId, NodeNumber, PartitionId};
+use bark_schema::ids::PartitionId;
 use bark_schema::message::ServerMessage;
-use bark_schema::operation::NodeStatus;
 
-use crate::bytes as file_bytes;
 use crate::checker;
-use crate::client::{Client, Phase, Stage};
-use crate::cluster::{Answer, Node, Shape, Stop};
+use crate::client::{Client, Stage};
+use crate::cluster::{Answer, Asker, Node, Shape, Stop};
 use crate::fault::{Fault, Mix};
-use crate::files::{self, SharedTree};
 use crate::keys::{self, History};
 use crate::network::{Lane, Network, PeerLinkId};
 use crate::world::{Event, World};
-use crate::{Counts, Options, Planted, Report};
+use crate::{Counts, Planted, Report};
 
 const AUDIT_INTERVAL_US: u64 = 200_000;
 /// After the repair, everything under way ends within this time, and so does every check.
@@ -47,6 +40,8 @@ const RECONNECT_US: (u64, u64) = (50_000, 1_000_000);
 mod audit;
 mod faults;
 mod links;
+mod plain;
+mod setup;
 
 pub struct Simulation {
     world: World,
@@ -56,12 +51,15 @@ pub struct Simulation {
     network: Network,
     clients: Vec<Client>,
     reaches: Vec<Reach>,
+    plain: Vec<plain::Connection>,
     stage: Rc<Stage>,
     history: History,
     mix: Mix,
     work_until_us: u64,
     healed_at_us: u64,
     suspends: u64,
+    /// The clock that was ever furthest ahead.
+    skew_ns_max: i64,
     leaders: BTreeMap<(PartitionId, u64), u16>,
     /// State hash by partition and applied count, and who had it first.
     hashes: BTreeMap<(PartitionId, u64), (u64, u16)>,
@@ -79,158 +77,6 @@ struct Storm {
 }
 
 impl Simulation {
-    pub fn new(seed: u64, options: &Options) -> Simulation {
-        let mut world = World::new(seed, options.trace);
-        let nodes = if world.random.chance(4) { 5 } else { 3 };
-        let workers = 1 + world.random.below(2) as u16;
-        let partitions = 3 + world.random.below(4) as u16;
-        let placement = (0..partitions)
-            .map(|partition| {
-                (0..3)
-                    .map(|copy| NodeNumber((partition + copy) % nodes + 1))
-                    .collect()
-            })
-            .collect();
-        let status = |number: u16| NodeStatus {
-            number: NodeNumber(number),
-            id: format!("node-{number}"),
-            capnp: String::new(),
-            resp: String::new(),
-            http: String::new(),
-            zone: String::new(),
-            reachable: false,
-        };
-        let shape = Shape {
-            nodes,
-            workers,
-            partitions,
-            placement: Arc::new(placement),
-            snapshots: snapshots(&mut world),
-            durability: match world.random.chance(6) {
-                true => Durability::Memory,
-                false => Durability::Disk,
-            },
-            statuses: Arc::new((1..=nodes).map(status).collect()),
-        };
-        let mut mix = Mix::draw(&mut world);
-        if shape.durability == Durability::Memory {
-            // What is in memory only has two copies: losing both within moments is beyond the promise.
-            mix.disks = false;
-            mix.damage = false;
-        }
-        let mut network = Network::default();
-        network.delay_us = (50, world.between(200, 3_000));
-        if world.random.chance(8) {
-            network.delay_us = (2_000, 20_000);
-        }
-        let sync_us = (50, world.between(100, 8_000));
-        let work_until_us = world.between(6_000_000, 12_000_000);
-        let stage = Rc::new(Stage {
-            phase: Cell::new(Phase::Work),
-            failure: RefCell::default(),
-            damaged: Cell::default(),
-            counts: Cell::default(),
-        });
-        let mut simulation = Simulation {
-            planted: options.planted,
-            nodes: (1..=nodes).map(|number| Node::new(number, sync_us)).collect(),
-            shape,
-            network,
-            clients: Vec::new(),
-            reaches: Vec::new(),
-            stage,
-            history: History::default(),
-            mix,
-            work_until_us,
-            healed_at_us: 0,
-            suspends: world.random.below(3),
-            leaders: BTreeMap::new(),
-            hashes: BTreeMap::new(),
-            peer_pauses: BTreeMap::new(),
-            next_power_loss_us: 0,
-            storm: None,
-            world,
-        };
-        simulation.add_clients();
-        simulation
-    }
-
-    fn add_clients(&mut self) {
-        let key_clients = 2 + self.world.random.below(3);
-        let shared = Rc::new(RefCell::new(SharedTree::default()));
-        let file_clients = 1 + self.world.random.below(2);
-        let crowd = self.world.random.below(3);
-        let key_space = keys::KeySpace::draw(&mut self.world, self.shape.partitions);
-        for index in 0..key_clients + file_clients + crowd {
-            let mut nodes: Vec<NodeNumber> = (1..=self.shape.nodes).map(NodeNumber).collect();
-            nodes.rotate_left(self.world.random.below(u64::from(self.shape.nodes)) as usize);
-            let topology = Topology {
-                nodes,
-                replicas: self.shape.placement.to_vec(),
-            };
-            let config = SessionConfig::new(ClientId(1000 + index), self.world.random.next_u64());
-            let mut client = Client::new(Session::new(config, topology), self.stage.clone());
-            let port = client.port.clone();
-            let random = bark_core::random::Random::new(self.world.random.next_u64());
-            let number = index as usize;
-            if index < key_clients {
-                let lanes = 1 + self.world.random.below(3);
-                for lane in 0..lanes {
-                    let random = bark_core::random::Random::new(self.world.random.next_u64());
-                    let work = keys::work(
-                        port.clone(),
-                        random,
-                        key_space.clone(),
-                        self.history.clone(),
-                        number,
-                    );
-                    client.run(work);
-                    if lane == 0 {
-                        let random = bark_core::random::Random::new(self.world.random.next_u64());
-                        // Only where all clocks agree can be said when a key must be gone.
-                        let exact = !self.mix.clocks;
-                        client.run(keys::fleeting(
-                            port.clone(),
-                            random,
-                            key_space.clone(),
-                            self.history.clone(),
-                            (number, exact),
-                        ));
-                        client.run(keys::pairs(
-                            port.clone(),
-                            key_space.clone(),
-                            self.history.clone(),
-                            number,
-                        ));
-                    }
-                }
-            } else if index < key_clients + file_clients {
-                let bytes_random = bark_core::random::Random::new(self.world.random.next_u64());
-                let nodes = self.shape.nodes;
-                client.run(file_bytes::work(port.clone(), bytes_random, number, nodes));
-                client.run(files::private(
-                    port,
-                    random,
-                    number,
-                    self.shape.partitions,
-                    self.shape.nodes,
-                ));
-            } else {
-                client.run(files::crowd(port, random, shared.clone()));
-            }
-            // Some clients let the node forward, as simple clients do.
-            let reach = if self.world.random.chance(3) {
-                Reach::Cluster
-            } else {
-                Reach::Here
-            };
-            self.clients.push(client);
-            self.reaches.push(reach);
-            self.world
-                .at(10_000 * index, Event::ClientTick { client: number });
-        }
-    }
-
     pub fn run(mut self) -> Report {
         for node in 1..=self.shape.nodes {
             self.world.at(0, Event::Start { node });
@@ -371,6 +217,8 @@ impl Simulation {
                     self.pump(client);
                 }
             }
+            Event::LateCopy { client, bytes } => self.late_copy(client, bytes),
+            Event::Plain { connection } => self.plain_due(connection),
             Event::Fault(fault) => self.fault(fault),
             Event::Audit => return self.audit(),
         }
@@ -476,6 +324,7 @@ impl Simulation {
             network.reset_client(world, id);
         }
         world.after(down_us, Event::Start { node: number });
+        self.plain_lost(number);
     }
 
     fn turn(&mut self, number: u16, worker: u16) {
@@ -514,27 +363,16 @@ impl Simulation {
     }
 
     fn answer_all(&mut self, answers: Vec<Answer>) {
-        for (connection, id, result) in answers {
-            let mut bytes = Vec::new();
-            codec::encode_server(&ServerMessage::Reply { id, result }, &mut bytes);
-            self.world.trace.mix_bytes(&bytes);
-            self.network.send_down(&mut self.world, connection, bytes);
+        for Answer { to, result } in answers {
+            match to {
+                Asker::Client(connection, id) => {
+                    let mut bytes = Vec::new();
+                    codec::encode_server(&ServerMessage::Reply { id, result }, &mut bytes);
+                    self.world.trace.mix_bytes(&bytes);
+                    self.network.send_down(&mut self.world, connection, bytes);
+                }
+                Asker::Plain(connection, request) => self.plain_answer(connection, request, result),
+            }
         }
-    }
-}
-
-/// Mostly small intervals, so that snapshots are taken, loaded and sent all the time.
-fn snapshots(world: &mut World) -> SnapshotConfig {
-    let usual = SnapshotConfig::default();
-    if world.random.chance(4) {
-        return usual;
-    }
-    SnapshotConfig {
-        interval_entries: world.between(5, 300),
-        interval_us: world.between(500_000, 20_000_000),
-        pause_us_min: world.between(10_000, 1_000_000),
-        chunk_size_bytes: 1 << world.between(9, 15),
-        tail_entries_max: world.random.below(3) * world.random.below(60),
-        ..usual
     }
 }

@@ -460,6 +460,7 @@ fn check_everything(state: &mut State) {
     assert_eq!(held as u64, state.locks.len());
     let recorded: u32 = state.sessions.iter().map(|(_, session)| session.replies).sum();
     assert_eq!(u64::from(recorded), state.replies.len());
+    assert_eq!(state.audit(), Ok(()));
 }
 
 /// What directories take here, what was reported to them, and the names of files with several.

@@ -1,0 +1,151 @@
+//! What files of the tree hold: inline bytes and blocks, written, published and read back.
+
+use bark_client::session::Call;
+use bark_core::checksum::crc32c;
+use bark_schema::ids::{BlockId, ClientId, InodeId, NodeNumber};
+use bark_schema::operation::{Command, Extent, NodeRequest, Refusal, Reply};
+use bytes::Bytes;
+
+use super::super::reader::{self, Found};
+use super::Owner;
+use crate::client::Fate;
+
+const BLOCK_SIZE_BYTES_MAX: u64 = 12_000;
+
+impl Owner {
+    pub(super) async fn write_inline(&mut self) {
+        let Some(inode) = self.any_file() else { return };
+        let data = self.some_bytes(200);
+        let size = self.reference.content(inode).map_or(0, |(bytes, _)| bytes.len());
+        let offset = self.random.below(size as u64 + 50);
+        let command = Command::WriteInline {
+            inode,
+            offset,
+            data: Bytes::from(data.clone()),
+            truncate: false,
+        };
+        // Larger files answer that they are, which is no refusal.
+        let (start, end) = (offset as usize, offset as usize + data.len());
+        self.change_content(inode, command, None, |content, _| {
+            if content.len() < end {
+                content.resize(end, 0);
+            }
+            content[start..end].copy_from_slice(&data);
+        })
+        .await;
+    }
+
+    /// Makes a change of one file's bytes, which may be refused for one reason at most.
+    async fn change_content(
+        &mut self,
+        inode: InodeId,
+        command: Command,
+        allowed: Option<Refusal>,
+        change: impl FnOnce(&mut Vec<u8>, &mut bool),
+    ) {
+        let partition = inode.home();
+        let call = Call::Command { partition, command };
+        match self.port.change(call, self.deadline_ms).await {
+            Fate::Done(Reply::Attributes(seen)) => {
+                self.reference.write(inode, change);
+                if let Err(reason) = self.reference.agree(&seen) {
+                    self.fail(format!("after a change of its bytes, {reason}"));
+                }
+            }
+            Fate::Done(other) => self.fail(format!("a change of {inode} was answered {other:?}")),
+            Fate::Refused(refusal, sentence) if Some(refusal) != allowed => {
+                self.fail(format!(
+                    "a change of {inode} was refused: {refusal:?}, {sentence}"
+                ));
+            }
+            Fate::Unsure => self.reference.doubt_inode(inode),
+            Fate::Refused(..) | Fate::Nothing => {}
+        }
+    }
+
+    /// Stores a block and makes it the file's content, or appends it.
+    pub(super) async fn publish(&mut self) {
+        let Some(inode) = self.any_file() else { return };
+        let data = self.some_bytes(BLOCK_SIZE_BYTES_MAX);
+        self.next_block += 1;
+        let block = BlockId::new(ClientId(1000 + self.number as u64), inode.home(), self.next_block);
+        let first = self.random.below(u64::from(self.nodes)) as u16;
+        let replicas: Vec<NodeNumber> = (0..3)
+            .map(|copy| NodeNumber((first + copy) % self.nodes + 1))
+            .collect();
+        let checksum = crc32c(&[&data]);
+        let request = NodeRequest::BlockPut {
+            block,
+            data: Bytes::from(data.clone()),
+            checksum,
+            replicas,
+            local_only: false,
+        };
+        let stored = match self.port.change(Call::AnyNode(request), self.deadline_ms).await {
+            Fate::Done(Reply::Stored { nodes }) => nodes,
+            _ => return,
+        };
+        if stored.len() < 2 {
+            self.fail(format!("{block} is said to be stored on {stored:?} only"));
+        }
+        let Some((size, in_blocks)) = self.reference.content(inode).map(|(bytes, it)| (bytes.len(), it))
+        else {
+            return;
+        };
+        let replace_all = !in_blocks || self.random.chance(3);
+        let offset = if replace_all { 0 } else { size as u64 };
+        let extent = Extent {
+            offset,
+            length: data.len() as u32,
+            block,
+            block_offset: 0,
+            block_size: data.len() as u32,
+            checksum,
+            nodes: stored,
+        };
+        let command = Command::Publish {
+            inode,
+            extents: vec![extent],
+            size: offset + data.len() as u64,
+            replace_all,
+            base_version: None,
+        };
+        // The block may have been given up before it was published.
+        self.change_content(inode, command, Some(Refusal::Conflict), |content, in_blocks| {
+            *in_blocks = true;
+            content.truncate(offset as usize);
+            content.extend_from_slice(&data);
+        })
+        .await;
+    }
+
+    pub(super) async fn read_one(&mut self) {
+        if let Some(inode) = self.any_file() {
+            self.read(inode).await;
+        }
+    }
+
+    /// Reads a whole file and compares; true if it could be read.
+    pub(super) async fn read(&mut self, inode: InodeId) -> bool {
+        match reader::read(&self.port, inode, self.deadline_ms).await {
+            Found::Content(seen, found) => {
+                if let Err(reason) = self.reference.agree(&seen) {
+                    self.fail(reason);
+                }
+                if self
+                    .reference
+                    .content(inode)
+                    .is_some_and(|(content, _)| *content != found)
+                {
+                    self.fail(format!("{inode} holds other bytes than were written"));
+                }
+                true
+            }
+            Found::Refused(refusal, sentence) => {
+                self.fail(format!("{inode} cannot be read: {refusal:?}, {sentence}"));
+                false
+            }
+            Found::Unread => false,
+        }
+    }
+}
