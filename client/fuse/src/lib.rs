@@ -42,4 +42,4 @@ mod volume;
 mod xattr;
 
 pub use cluster::Patience;
-pub use mount::{Error, Mount, MountOptions, unmount};
+pub use mount::{Error, Mount, MountOptions, Trust, remount, unmount};

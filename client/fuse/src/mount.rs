@@ -15,7 +15,7 @@ use bark_client::{Client, ClusterPath};
 use bark_schema::operation::FileKind;
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use rustix::io::Errno;
-use rustix::mount::{UnmountFlags, unmount as unmount_now};
+use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount as unmount_now};
 use tokio::runtime::Handle as Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -58,11 +58,33 @@ pub struct MountOptions {
     pub synchronous: bool,
     /// Programs of other users may use the mount.
     pub allow_other: bool,
+    pub trust: Trust,
     /// The directory may have files, which are hidden as long as the mount lasts.
     pub allow_non_empty: bool,
     pub patience: Patience,
     /// Threads that take requests from the kernel.
     pub threads: usize,
+}
+
+/// What files of the mount may do, beyond being read and written.
+#[derive(Clone, Copy, Debug)]
+pub struct Trust {
+    /// Set-user and set-group bits of programs count.
+    pub set_user: bool,
+    /// Device nodes can be opened.
+    pub devices: bool,
+    pub execution: bool,
+}
+
+impl Default for Trust {
+    /// As for other file systems in user space: whoever runs the cluster is not root of this machine.
+    fn default() -> Trust {
+        Trust {
+            set_user: false,
+            devices: false,
+            execution: true,
+        }
+    }
 }
 
 /// A file system that is mounted.
@@ -152,8 +174,27 @@ fn detach(directory: &Path) {
     }
 }
 
-/// Unmounts. By force: at once, whatever hangs, and what was not published is lost.
-pub fn unmount(directory: &Path, force: bool) -> Result<(), Error> {
+/// Changes what can be changed of a mount as it is: read-only, synchronous and trust. Busy while a program has a
+/// file open for writing, or one that was removed, if it is to become read-only.
+pub fn remount(options: &MountOptions) -> Result<(), Error> {
+    let place = bark_mount(&options.directory)?;
+    let flags = [
+        (options.read_only, MountFlags::RDONLY),
+        (options.synchronous, MountFlags::SYNCHRONOUS),
+        (!options.trust.set_user, MountFlags::NOSUID),
+        (!options.trust.devices, MountFlags::NODEV),
+        (!options.trust.execution, MountFlags::NOEXEC),
+    ];
+    let wanted = flags.into_iter().filter(|(wanted, _)| *wanted);
+    let flags = wanted.fold(MountFlags::RELATIME, |all, (_, flag)| all | flag);
+    mount_remount(&place, flags, "").map_err(|error| Error::Kernel {
+        directory: shown(&options.directory),
+        source: error.into(),
+    })
+}
+
+/// The absolute path of a directory where BarkFS is mounted.
+fn bark_mount(directory: &Path) -> Result<PathBuf, Error> {
     let named = |sentence: &str| Error::Directory {
         directory: shown(directory),
         sentence: sentence.into(),
@@ -164,10 +205,23 @@ pub fn unmount(directory: &Path, force: bool) -> Result<(), Error> {
     };
     let place = mount_table::absolute(directory).map_err(kernel)?;
     match mount_table::find(&place).map_err(kernel)? {
-        None => return Err(named("Not mounted")),
-        Some(entry) if !entry.is_bark() => return Err(named("Not a BarkFS mount")),
-        Some(_) => {}
+        None => Err(named("Not mounted")),
+        Some(entry) if !entry.is_bark() => Err(named("Not a BarkFS mount")),
+        Some(_) => Ok(place),
     }
+}
+
+/// Unmounts. By force: at once, whatever hangs, and what was not published is lost.
+pub fn unmount(directory: &Path, force: bool) -> Result<(), Error> {
+    let named = |sentence: &str| Error::Directory {
+        directory: shown(directory),
+        sentence: sentence.into(),
+    };
+    let kernel = |source: io::Error| Error::Kernel {
+        directory: shown(directory),
+        source,
+    };
+    let place = bark_mount(directory)?;
     if force {
         return match unmount_now(&place, UnmountFlags::FORCE) {
             Err(Errno::BUSY) => unmount_now(&place, UnmountFlags::DETACH),
@@ -227,9 +281,14 @@ fn config(options: &MountOptions) -> Config {
             false => MountOption::RW,
         },
     ];
-    if options.synchronous {
-        config.mount_options.push(MountOption::Sync);
-    }
+    let flags = [
+        (options.synchronous, MountOption::Sync),
+        (options.trust.set_user, MountOption::Suid),
+        (options.trust.devices, MountOption::Dev),
+        (!options.trust.execution, MountOption::NoExec),
+    ];
+    let wanted = flags.into_iter().filter(|(wanted, _)| *wanted);
+    config.mount_options.extend(wanted.map(|(_, flag)| flag));
     config.acl = match options.allow_other {
         true => SessionACL::All,
         false => SessionACL::Owner,

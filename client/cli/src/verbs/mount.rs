@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use bark_client::{Client, ClusterPath};
-use bark_fuse::{Mount as Mounted, MountOptions, Patience};
+use bark_fuse::{Mount as Mounted, MountOptions, Patience, Trust, remount};
 use clap::{Args, ValueEnum};
 
 use crate::arguments::GlobalArguments;
@@ -36,7 +36,8 @@ pub struct Mount {
     /// Stay, instead of becoming a daemon.
     #[arg(long)]
     foreground: bool,
-    /// fsname=NAME, subdir=PATH, ro, sync, allow_other, nonempty, hard, soft, timeout=SECONDS.
+    /// fsname=NAME, subdir=PATH, ro, sync, allow_other, nonempty, hard, soft, timeout=SECONDS, suid, dev, noexec,
+    /// and remount with ro, rw, sync, suid, dev or noexec.
     #[arg(short, value_delimiter = ',', value_name = "OPTION,...")]
     options: Vec<String>,
     /// Where a daemon writes its log.
@@ -65,6 +66,7 @@ impl Mount {
             synchronous: false,
             allow_other: self.allow_other,
             allow_non_empty: false,
+            trust: Trust::default(),
             patience: Patience::Soft,
             threads: KERNEL_THREADS,
         };
@@ -75,6 +77,14 @@ impl Mount {
                 ("ro", _) => options.read_only = true,
                 ("rw", _) => options.read_only = self.read_only,
                 ("sync", _) => options.synchronous = true,
+                ("async", _) => options.synchronous = false,
+                ("suid", _) => options.trust.set_user = true,
+                ("nosuid", _) => options.trust.set_user = false,
+                ("dev", _) => options.trust.devices = true,
+                ("nodev", _) => options.trust.devices = false,
+                ("exec", _) => options.trust.execution = true,
+                ("noexec", _) => options.trust.execution = false,
+                ("remount", _) => {}
                 ("allow_other", _) => options.allow_other = true,
                 ("nonempty", _) => options.allow_non_empty = true,
                 ("hard", _) => options.patience = Patience::Hard,
@@ -92,6 +102,9 @@ impl Mount {
 
     pub fn run(self, mut global: GlobalArguments, arguments: Vec<std::ffi::OsString>) -> Result<(), Problem> {
         let options = self.mount_options(&mut global)?;
+        if self.options.iter().any(|option| option == "remount") {
+            return remount(&options).map_err(problem);
+        }
         if !self.foreground && !self.ready_signal {
             return start_daemon(arguments);
         }
@@ -169,7 +182,7 @@ fn parse_seconds(text: &str) -> Result<u64, Problem> {
 
 /// What mount(8) and fstab lines carry that the kernel or mount(8) itself has dealt with.
 fn means_nothing_here(option: &str) -> bool {
-    const IGNORED: [&str; 19] = [
+    const IGNORED: [&str; 12] = [
         "defaults",
         "auto",
         "noauto",
@@ -179,18 +192,14 @@ fn means_nothing_here(option: &str) -> bool {
         "owner",
         "nofail",
         "_netdev",
-        "dev",
-        "nodev",
-        "suid",
-        "nosuid",
-        "exec",
-        "noexec",
-        "async",
         "relatime",
         "noatime",
         "default_permissions",
     ];
-    IGNORED.contains(&option) || option.starts_with("x-")
+    // What the kernel's table of mounts says of every mount, and mount(8) repeats for a remount.
+    const TOLD: [&str; 4] = ["user_id=", "group_id=", "rootmode=", "max_read="];
+    let told = TOLD.iter().any(|name| option.starts_with(name));
+    told || IGNORED.contains(&option) || option.starts_with("x-")
 }
 
 pub(super) fn problem(error: bark_fuse::Error) -> Problem {
