@@ -26,7 +26,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::Instant;
 
-use crate::connection::{self, Connection, Established};
+use crate::connection::{self, Connection, Established, Login};
 use crate::error::Error;
 use crate::files::Files;
 use crate::keys::Keys;
@@ -117,10 +117,14 @@ impl Client {
     ///
     /// Errors: `Unavailable` naming every address tried, `Configuration` for an unusable cluster file.
     pub async fn connect(config: ClientConfig) -> Result<Client, Error> {
-        let addresses = addresses(&config.cluster)?;
+        let (cluster, addresses) = addresses(&config.cluster)?;
+        let login = Login {
+            token: config.token.clone(),
+            cluster,
+        };
         let mut reasons = Vec::new();
         for address in &addresses {
-            match connection::open(address, &config.token).await {
+            match connection::open(address, &login).await {
                 Ok((established, welcome)) => {
                     return Ok(Client::start(config, address.clone(), established, welcome));
                 }
@@ -165,9 +169,12 @@ impl Client {
                 true => (address.clone(), first.take()),
                 false => (node.capnp.clone(), None),
             };
-            let token = shared.config.token.clone();
+            let login = Login {
+                token: shared.config.token.clone(),
+                cluster: Some(shared.welcome.cluster.clone()),
+            };
             let back = Arc::downgrade(&shared);
-            let connection = Connection::start(node.number, address, token, back, established);
+            let connection = Connection::start(node.number, address, login, back, established);
             state.connections.insert(node.number, connection);
         }
         drop(state);
@@ -395,17 +402,19 @@ impl Drop for Shared {
     }
 }
 
-fn addresses(source: &Source) -> Result<Vec<String>, Error> {
+/// The cluster's name, if the source says it, and where its nodes may be.
+fn addresses(source: &Source) -> Result<(Option<String>, Vec<String>), Error> {
     let unusable = |subject: String, reason: String| Error::Configuration { subject, reason };
     match source {
         Source::Nodes(nodes) if nodes.is_empty() => Err(unusable("cluster".into(), "no node given".into())),
-        Source::Nodes(nodes) => Ok(nodes.clone()),
+        Source::Nodes(nodes) => Ok((None, nodes.clone())),
         Source::File(path) => {
             let subject = path.display().to_string();
             let text = std::fs::read_to_string(path).map_err(|error| Error::local(&subject, error))?;
             let file =
                 cluster_file::parse(&text).map_err(|error| unusable(subject.clone(), error.to_string()))?;
-            Ok(file.nodes.into_iter().map(|node| node.capnp).collect())
+            let nodes = file.nodes.into_iter().map(|node| node.capnp);
+            Ok((Some(file.name), nodes.collect()))
         }
     }
 }

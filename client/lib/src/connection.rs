@@ -59,6 +59,16 @@ pub(crate) enum ConnectionError {
     Malformed(String),
     #[error("login refused: {0}")]
     Refused(Failure),
+    #[error("a node of the cluster {found:?}, not of {expected:?}")]
+    OtherCluster { found: String, expected: String },
+}
+
+/// What is said and expected at a login.
+#[derive(Clone, Debug)]
+pub(crate) struct Login {
+    pub(crate) token: Bytes,
+    /// The cluster's name, as soon as it is known: a node of another one would answer as if it had our data.
+    pub(crate) cluster: Option<String>,
 }
 
 /// A logged-in stream, with what was received beyond the welcome.
@@ -70,22 +80,22 @@ pub(crate) struct Established {
 }
 
 /// Connects and logs in.
-pub(crate) async fn open(address: &str, token: &Bytes) -> Result<(Established, Welcome), ConnectionError> {
-    match timeout(OPEN_TIMEOUT, log_in(address, token)).await {
+pub(crate) async fn open(address: &str, login: &Login) -> Result<(Established, Welcome), ConnectionError> {
+    match timeout(OPEN_TIMEOUT, log_in(address, login)).await {
         Ok(result) => result,
         Err(_) => Err(ConnectionError::Silent),
     }
 }
 
-async fn log_in(address: &str, token: &Bytes) -> Result<(Established, Welcome), ConnectionError> {
+async fn log_in(address: &str, login: &Login) -> Result<(Established, Welcome), ConnectionError> {
     let mut stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let mut greeting = PREAMBLE_CLIENT.to_vec();
-    let login = ClientMessage::Login {
+    let message = ClientMessage::Login {
         version: PROTOCOL_VERSION,
-        token: token.clone(),
+        token: login.token.clone(),
     };
-    codec::encode_client(&login, &mut greeting);
+    codec::encode_client(&message, &mut greeting);
     stream.write_all(&greeting).await?;
     let mut decoder = FrameDecoder::new(FRAME_SIZE_MAX);
     let mut chunk = vec![0; READ_SIZE];
@@ -93,7 +103,7 @@ async fn log_in(address: &str, token: &Bytes) -> Result<(Established, Welcome), 
         if let Some(message) = next_message(&mut decoder)? {
             return match message {
                 ServerMessage::Welcome(Ok(welcome)) => {
-                    check(&welcome)?;
+                    check(&welcome, login)?;
                     decoder.set_limit(FRAME_SIZE_PEER_MAX);
                     let established = Established {
                         stream,
@@ -117,7 +127,13 @@ async fn log_in(address: &str, token: &Bytes) -> Result<(Established, Welcome), 
 }
 
 /// A welcome comes from outside: what placement is computed from must be within bounds.
-fn check(welcome: &Welcome) -> Result<(), ConnectionError> {
+fn check(welcome: &Welcome, login: &Login) -> Result<(), ConnectionError> {
+    if let Some(expected) = login.cluster.as_ref().filter(|name| **name != welcome.cluster) {
+        return Err(ConnectionError::OtherCluster {
+            found: welcome.cluster.clone(),
+            expected: expected.clone(),
+        });
+    }
     let sound = welcome.version == PROTOCOL_VERSION
         && welcome.partition_count > 0
         && welcome.replicas > 0
@@ -223,7 +239,7 @@ impl Connection {
     pub(crate) fn start(
         node: NodeNumber,
         address: String,
-        token: Bytes,
+        login: Login,
         shared: Weak<Shared>,
         established: Option<Established>,
     ) -> Connection {
@@ -232,7 +248,7 @@ impl Connection {
         let task = ConnectionTask {
             node,
             address,
-            token,
+            login,
             shared,
             inbox,
             direct: direct.clone(),
@@ -260,7 +276,7 @@ impl Connection {
 struct ConnectionTask {
     node: NodeNumber,
     address: String,
-    token: Bytes,
+    login: Login,
     shared: Weak<Shared>,
     inbox: mpsc::UnboundedReceiver<Handed>,
     direct: Arc<Direct>,
@@ -275,7 +291,7 @@ impl ConnectionTask {
                 let Some(handed) = self.inbox.recv().await else {
                     return;
                 };
-                match open(&self.address, &self.token).await {
+                match open(&self.address, &self.login).await {
                     Ok((opened, _)) => {
                         first = Some(handed);
                         established = Some(opened);

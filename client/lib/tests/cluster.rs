@@ -46,6 +46,30 @@ async fn one_answering_node_is_enough_to_connect() {
 }
 
 #[tokio::test]
+async fn nodes_of_another_cluster_are_not_taken_for_ours() {
+    // Goal: a cluster file whose addresses another cluster has now opens nothing. Method: the same addresses under
+    // the right name and under another.
+    let cluster = FakeCluster::start(1, 4).await;
+    let connect = async |name: &str| {
+        let text = format!(
+            "[cluster]\nname = \"{name}\"\nreplicas = 1\npartitions = 4\n\n[[node]]\nid = \"node-1\"\ncapnp = \"{}\"\nresp = \"127.0.0.1:1\"\nhttp = \"127.0.0.1:2\"\n",
+            cluster.addresses[0]
+        );
+        let file = std::env::temp_dir().join(format!("bark-cluster-{name}-{}.toml", std::process::id()));
+        std::fs::write(&file, text).expect("a cluster file");
+        let connected = Client::connect(ClientConfig::new(Source::File(file.clone()))).await;
+        std::fs::remove_file(file).expect("removed");
+        connected
+    };
+    connect("fake").await.expect("connected");
+    let sentence = connect("other").await.expect_err("another cluster").to_string();
+    assert!(
+        sentence.contains("a node of the cluster \"fake\", not of \"other\""),
+        "{sentence}"
+    );
+}
+
+#[tokio::test]
 async fn keys_are_found_whichever_partition_they_live_in() {
     // Goal: every key operation reaches its partitions. Method: thirty keys over eight partitions and three nodes.
     let cluster = FakeCluster::start(3, 8).await;
