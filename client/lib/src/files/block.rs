@@ -1,18 +1,25 @@
 //! One block to its replicas, one block back.
 //!
 //! Invariants:
+//! - A node that is away is not the end: all are asked again until the client's deadline.
 //! - A block counts as stored when a majority of its replicas has it on disk.
 //! - A whole block is checked against the CRC-32C its writer computed before a byte of it is given out; the
 //!   node that sent other bytes is named in a warning.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use bark_schema::ids::{NodeNumber, PartitionId};
 use bark_schema::operation::{Extent, Failure, NodeRequest, Refusal, Reply};
 use bytes::Bytes;
+use tokio::time::{Instant, sleep};
 
 use crate::session::Call;
 use crate::{Client, Error};
+
+/// Between rounds of asking all nodes for the same block.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// A block in progress. Sync, so that whoever holds a reader or writer stays free to move between threads.
 pub(super) type OnTheWay<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + Sync>>;
@@ -30,7 +37,16 @@ pub(super) async fn put(
     let replicas = client.router().block_replicas(block);
     let majority = replicas.len() / 2 + 1;
     let mut last = Failure::Busy("the cluster has no nodes for blocks".into());
-    for via in &replicas {
+    let mut rounds = Rounds::new(&client);
+    let mut left = replicas.iter();
+    loop {
+        let Some(via) = left.next() else {
+            if matches!(last, Failure::Busy(_) | Failure::Unknown(_)) && rounds.wait().await {
+                left = replicas.iter();
+                continue;
+            }
+            break;
+        };
         let request = NodeRequest::BlockPut {
             block,
             data: data.clone(),
@@ -83,7 +99,19 @@ pub(super) async fn get(
     let offset = extent.block_offset + skip;
     let whole = offset == 0 && length == extent.block_size;
     let mut last = Failure::refused(Refusal::Corrupt, format!("no node has {}", extent.block));
-    for node in candidates(&client, &extent) {
+    let nodes = candidates(&client, &extent);
+    let mut rounds = Rounds::new(&client);
+    let mut refused = false;
+    let mut left = nodes.iter().copied();
+    loop {
+        let Some(node) = left.next() else {
+            // Who has no copy or a bad one said so for good; those that cannot be asked may come back.
+            if !refused && !nodes.is_empty() && rounds.wait().await {
+                left = nodes.iter().copied();
+                continue;
+            }
+            break;
+        };
         let request = NodeRequest::BlockGet {
             block: extent.block,
             offset,
@@ -98,17 +126,47 @@ pub(super) async fn get(
                 tracing::warn!(node = node.0, block = %extent.block, %subject, "node sent wrong bytes of a block");
                 let sentence = format!("{node} sent wrong bytes of {}", extent.block);
                 last = Failure::refused(Refusal::Corrupt, sentence);
+                refused = true;
             }
             Ok(other) => return Err(Error::protocol(subject, &other)),
             Err(failure) => {
                 if matches!(failure, Failure::Refused(Refusal::Corrupt, _)) {
                     tracing::warn!(node = node.0, block = %extent.block, %subject, %failure, "bad copy of a block");
                 }
-                last = failure;
+                // A refusal says more than that a node is away.
+                if !refused || matches!(failure, Failure::Refused(..)) {
+                    refused = matches!(failure, Failure::Refused(..));
+                    last = failure;
+                }
             }
         }
     }
     Err(Error::new(subject, last))
+}
+
+/// Nodes are asked in rounds for as long as an operation may take: all of them may be away for a moment.
+struct Rounds {
+    until: Instant,
+    pause: Duration,
+}
+
+impl Rounds {
+    fn new(client: &Client) -> Rounds {
+        Rounds {
+            until: Instant::now() + client.config().deadline,
+            pause: PAUSE_MIN,
+        }
+    }
+
+    /// Waits for the next round; false when it is too late for one.
+    async fn wait(&mut self) -> bool {
+        if Instant::now() + self.pause >= self.until {
+            return false;
+        }
+        sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        true
+    }
 }
 
 /// The nodes that acknowledged the block, starting at one the block chooses so that readers spread; then
