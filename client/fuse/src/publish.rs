@@ -1,12 +1,15 @@
 //! Making what was written part of the file.
 //!
-//! Short runs travel in log entries, one round trip each, all at once. What is left is stored as blocks, all
-//! at once too, and one command lays them over the file.
+//! Long runs are stored as blocks, all at once, and one command lays them over the file. Short runs travel in
+//! log entries, one round trip each, all at once too; but those the file grows by together with a neighbour
+//! become blocks as well, so that a file which was written from its beginning to its end has no hole in it,
+//! whatever dies half-way.
 //!
 //! Invariants:
 //! - Other clients see the file before a publication or after it.
 //! - What could not be published stays, and is tried again by the next publication.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bark_schema::limits::{EXTENTS_PER_COMMAND_MAX, WRITE_SIZE_MAX};
@@ -16,11 +19,50 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
 use crate::errno::{errno, errno_of_error};
-use crate::open_file::OpenFile;
+use crate::open_file::{OpenFile, State};
 use crate::range_buffer::Piece;
 
 /// Log entries of one file on their way at once.
 const WRITES_AT_ONCE: usize = 16;
+
+/// What is on its way to be published.
+struct Sent {
+    small: Vec<(u64, Piece)>,
+    large: Vec<(u64, Piece)>,
+}
+
+impl State {
+    /// Takes all that is dirty: what travels in log entries, and what becomes blocks.
+    fn send_all(&mut self) -> Sent {
+        let pieces = self.dirty.take_all();
+        // Blocks that were stored while the program went on are older, so the order of the two does not count.
+        for piece in &pieces {
+            self.stored.cut(piece.offset, piece.end());
+        }
+        let size = self.attributes.size;
+        let stored = self.stored.overlapping(size, u64::MAX);
+        let stored = stored.iter().map(|extent| (extent.offset, extent.end()));
+        let written = pieces.iter().map(|piece| (piece.offset, piece.end()));
+        let growth: Vec<(u64, u64)> = stored.chain(written).filter(|(_, end)| *end > size).collect();
+        let starts: HashSet<u64> = growth.iter().map(|(start, _)| *start).collect();
+        let ends: HashSet<u64> = growth.iter().map(|(_, end)| *end).collect();
+        let mut sent = Sent {
+            small: Vec::new(),
+            large: Vec::new(),
+        };
+        for piece in pieces {
+            let grows = piece.end() > size;
+            let has_neighbour = starts.contains(&piece.end()) || ends.contains(&piece.offset);
+            let is_large = piece.data.len() > WRITE_SIZE_MAX || (grows && has_neighbour);
+            let id = self.send(piece.clone());
+            match is_large {
+                true => sent.large.push((id, piece)),
+                false => sent.small.push((id, piece)),
+            }
+        }
+        sent
+    }
+}
 
 impl OpenFile {
     /// Publishes everything that was written before the call.
@@ -34,29 +76,19 @@ impl OpenFile {
 
     /// The same for one who holds the file already.
     pub(crate) async fn publish_held(&self) -> Result<(), Errno> {
-        let sent: Vec<(u64, Piece)> = {
-            let mut state = self.lock();
-            let pieces = state.dirty.take_all();
-            let sent = pieces.into_iter().map(|piece| (state.send(piece.clone()), piece));
-            sent.collect()
-        };
-        let (small, large): (Vec<_>, Vec<_>) = sent
-            .into_iter()
-            .partition(|(_, piece)| piece.data.len() <= WRITE_SIZE_MAX);
-        // A block stored in the background may lie below a short write that came later.
-        let nothing_stored = self.lock().stored.is_empty();
-        let stored = match nothing_stored {
-            true => Ok(()),
-            false => self.publish_stored().await,
-        };
-        if let Err(error) = stored {
-            self.take_back(&small);
-            self.take_back(&large);
-            return Err(error);
+        let Sent { small, large } = self.lock().send_all();
+        // Storing blocks shows nothing to anybody; one command makes all of them part of the file.
+        let mut published = self.store_all(large).await;
+        if published.is_ok() {
+            published = self.publish_stored().await;
         }
-        let written = self.write_all(small).await;
-        self.store_all(large).await?;
-        written.and(self.publish_stored().await)
+        match published {
+            Ok(()) => self.write_all(small).await,
+            Err(error) => {
+                self.take_back(&small);
+                Err(error)
+            }
+        }
     }
 
     async fn write_all(&self, sent: Vec<(u64, Piece)>) -> Result<(), Errno> {
