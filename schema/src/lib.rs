@@ -2,6 +2,7 @@
 //!
 //! Everything that two programs of different age must agree on lives here.
 
+pub mod access_list;
 pub mod cluster_file;
 pub mod codec;
 pub mod data;

@@ -21,6 +21,10 @@ pub(crate) fn negotiate(config: &mut KernelConfig) {
         InitFlags::FUSE_ASYNC_DIO,
         InitFlags::FUSE_CACHE_SYMLINKS,
         InitFlags::FUSE_MAX_PAGES,
+        // The kernel asks for access control lists and checks them; then the umask counts only where no default
+        // list does, which is ours to know.
+        InitFlags::FUSE_POSIX_ACL,
+        InitFlags::FUSE_DONT_MASK,
     ];
     for capability in wanted {
         if let Err(missing) = config.add_capabilities(capability) {

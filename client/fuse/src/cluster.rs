@@ -274,12 +274,13 @@ impl Cluster {
         inode: InodeId,
         xattr: Xattr,
         condition: Condition,
+        mode: Option<u32>,
     ) -> Result<Attributes, Failure> {
         let command = Command::XattrSet {
             inode,
             xattr,
             condition,
-            mode: None,
+            mode,
         };
         attributes_of(self.command(inode.home(), command).await?)
     }

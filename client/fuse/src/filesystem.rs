@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bark_schema::limits::KIB;
+use bark_schema::limits::{FILE_SIZE_MAX, KIB};
 use bark_schema::operation::{Entry, RenameMode};
 use bytes::Bytes;
 use fuser::{
@@ -29,6 +29,7 @@ use self::content::How;
 use crate::capabilities;
 use crate::directory::DirectoryStream;
 use crate::handles::{Handle, Handles};
+use crate::inheritance::Mode;
 use crate::notices::Notices;
 use crate::open_files::VALID;
 use crate::task;
@@ -175,10 +176,10 @@ impl fuser::Filesystem for Filesystem {
         parent: INodeNo,
         entry: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
-        let (caller, entry) = (caller(request), name(entry));
+        let (caller, entry, mode) = (caller(request), name(entry), Mode { mode, umask });
         self.start(|volume| async move {
             let directory = volume.inode(parent);
             let made = volume.make_directory(caller, directory, entry, mode).await;
@@ -266,11 +267,11 @@ impl fuser::Filesystem for Filesystem {
         parent: INodeNo,
         entry: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (caller, entry) = (caller(request), name(entry));
+        let (caller, entry, mode) = (caller(request), name(entry), Mode { mode, umask });
         let handles = self.handles.clone();
         self.start(|volume| async move {
             let directory = volume.inode(parent);
@@ -318,6 +319,12 @@ impl fuser::Filesystem for Filesystem {
         reply: ReplyWrite,
     ) {
         let file = opened!(self, handle, reply);
+        // As on other file systems: what fits is written, and nothing beyond the largest size.
+        let room = FILE_SIZE_MAX.saturating_sub(offset);
+        if room == 0 {
+            return reply.error(Errno::EFBIG);
+        }
+        let data = &data[..room.min(data.len() as u64) as usize];
         let how = How {
             kills: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
             synchronous: flags.0 & SYNC_FLAGS != 0,
@@ -439,11 +446,11 @@ impl fuser::Filesystem for Filesystem {
         parent: INodeNo,
         entry: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         device: u32,
         reply: ReplyEntry,
     ) {
-        let (caller, entry) = (caller(request), name(entry));
+        let (caller, entry, mode) = (caller(request), name(entry), Mode { mode, umask });
         self.start(|volume| async move {
             let directory = volume.inode(parent);
             let made = volume.make_node(caller, directory, entry, mode, device).await;
@@ -453,7 +460,7 @@ impl fuser::Filesystem for Filesystem {
 
     fn setxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         inode: INodeNo,
         attribute: &OsStr,
         value: &[u8],
@@ -461,10 +468,11 @@ impl fuser::Filesystem for Filesystem {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        let caller = caller(request);
         let (attribute, value) = (name(attribute), Bytes::copy_from_slice(value));
         self.start(|volume| async move {
             let inode = volume.inode(inode);
-            answer!(reply, volume.set_xattr(inode, attribute, value, flags).await, () => reply.ok());
+            answer!(reply, volume.set_xattr(caller, inode, attribute, value, flags).await, () => reply.ok());
         });
     }
 

@@ -25,6 +25,7 @@ mod errno;
 mod extent_map;
 mod filesystem;
 mod handles;
+mod inheritance;
 mod layout;
 mod leases;
 mod memory;

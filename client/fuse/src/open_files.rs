@@ -46,7 +46,7 @@ pub(crate) struct Shown {
     /// Of the content its pages may hold.
     pub(crate) pages: Option<u64>,
     /// It had no extended attributes then.
-    bare: bool,
+    pub(crate) bare: bool,
     at: Instant,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Previous in the flow: `filesystem`, which takes requests from the kernel. Next: `cluster` and the files of
 //! `open_files`. The kernel has checked permissions already (`default_permissions`); what it leaves to the
-//! file system are the groups of new inodes and the bits a change of owner or size takes away.
+//! file system are what new inodes inherit (`inheritance`) and the bits a change of owner or size takes away.
 //!
 //! Invariants:
 //! - A change of names or attributes is done in the cluster before it is answered.
@@ -13,8 +13,8 @@ use std::sync::Arc;
 use bark_schema::ids::InodeId;
 use bark_schema::limits::{FILE_SIZE_MAX, MIB, NAME_SIZE_MAX};
 use bark_schema::operation::{
-    AttributeChange, Attributes, Entry, Failure, FileKind, Namespace, NewContent, NewInode, Refusal,
-    RenameMode, SetTime,
+    AttributeChange, Attributes, Entry, Failure, FileKind, Namespace, NewContent, Refusal, RenameMode,
+    SetTime,
 };
 use bytes::Bytes;
 use fuser::{Errno, FileAttr, INodeNo, TimeOrNow};
@@ -24,6 +24,7 @@ use crate::capacity::{Capacity, CapacityCache};
 use crate::cluster::Cluster;
 use crate::directory::{DirectoryStream, Listed, complete};
 use crate::errno::errno;
+use crate::inheritance::Mode;
 use crate::open_file::OpenFile;
 use crate::open_files::OpenFiles;
 
@@ -221,7 +222,7 @@ impl Volume {
         caller: Caller,
         directory: InodeId,
         name: Bytes,
-        mode: u32,
+        mode: Mode,
         exclusive: bool,
     ) -> Result<(Attributes, bool), Errno> {
         self.make(
@@ -241,7 +242,7 @@ impl Volume {
         caller: Caller,
         directory: InodeId,
         name: Bytes,
-        mode: u32,
+        mode: Mode,
         flags: i32,
     ) -> Result<(FileAttr, Arc<OpenFile>, bool), Errno> {
         let exclusive = flags & libc::O_EXCL != 0;
@@ -264,7 +265,11 @@ impl Volume {
         target: Bytes,
     ) -> Result<FileAttr, Errno> {
         let content = NewContent::Symlink(target);
-        let (attributes, _) = self.make(caller, directory, name, 0o777, content, true).await?;
+        let mode = Mode {
+            mode: 0o777,
+            umask: 0,
+        };
+        let (attributes, _) = self.make(caller, directory, name, mode, content, true).await?;
         Ok(self.show(attributes))
     }
 
@@ -274,14 +279,14 @@ impl Volume {
         caller: Caller,
         directory: InodeId,
         name: Bytes,
-        mode: u32,
+        mode: Mode,
         device: u32,
     ) -> Result<FileAttr, Errno> {
         let special = |kind| NewContent::Special {
             kind,
             device: u64::from(device),
         };
-        let content = match mode & libc::S_IFMT {
+        let content = match mode.mode & libc::S_IFMT {
             0 | libc::S_IFREG => NewContent::Inline(Bytes::new()),
             libc::S_IFIFO => special(FileKind::Fifo),
             libc::S_IFSOCK => special(FileKind::Socket),
@@ -298,12 +303,17 @@ impl Volume {
         caller: Caller,
         directory: InodeId,
         name: Bytes,
-        mode: u32,
+        mode: Mode,
         content: NewContent,
         exclusive: bool,
     ) -> Result<(Attributes, bool), Errno> {
         check_name(&name)?;
-        let attributes = self.new_inode(caller, directory, mode, false).await?;
+        let kind = match &content {
+            NewContent::Inline(_) => FileKind::Regular,
+            NewContent::Symlink(_) => FileKind::Symlink,
+            NewContent::Special { kind, .. } => *kind,
+        };
+        let attributes = self.new_inode(caller, directory, mode, kind).await?;
         let entry = Entry { directory, name };
         let made = self.cluster.create(entry, attributes, content, exclusive).await;
         made.map_err(errno)
@@ -314,43 +324,15 @@ impl Volume {
         caller: Caller,
         directory: InodeId,
         name: Bytes,
-        mode: u32,
+        mode: Mode,
     ) -> Result<FileAttr, Errno> {
         check_name(&name)?;
-        let attributes = self.new_inode(caller, directory, mode, true).await?;
+        let attributes = self
+            .new_inode(caller, directory, mode, FileKind::Directory)
+            .await?;
         let entry = Entry { directory, name };
         let made = self.cluster.make_directory(entry, attributes).await;
         Ok(self.show(made.map_err(errno)?))
-    }
-
-    /// In a directory with the set-group bit new inodes get its group, and new directories the bit too.
-    async fn new_inode(
-        &self,
-        caller: Caller,
-        directory: InodeId,
-        mode: u32,
-        is_directory: bool,
-    ) -> Result<NewInode, Errno> {
-        let (parent_mode, parent_group) = match self.files.shown(directory) {
-            Some(shown) => (shown.mode, shown.group),
-            None => {
-                let parent = self.cluster.attributes(directory).await.map_err(errno)?;
-                (parent.mode, parent.group)
-            }
-        };
-        let mut new = NewInode {
-            mode: mode & 0o7777,
-            owner: caller.user,
-            group: caller.group,
-            ..NewInode::default()
-        };
-        if parent_mode & SET_GROUP != 0 {
-            new.group = parent_group;
-            if is_directory {
-                new.mode |= SET_GROUP;
-            }
-        }
-        Ok(new)
     }
 
     pub(crate) async fn unlink(&self, directory: InodeId, name: Bytes) -> Result<(), Errno> {

@@ -1,8 +1,9 @@
 //! Extended attributes.
 //!
-//! Names of `user.`, `trusted.` and `security.` are kept as they are. Access control lists (`system.`) are
-//! refused: nobody would check them.
+//! Names of `user.`, `trusted.` and `security.` are kept as they are, and so are access control lists, which
+//! the kernel checks. Other names of `system.` mean nothing here.
 
+use bark_schema::access_list;
 use bark_schema::ids::InodeId;
 use bark_schema::limits::{XATTR_NAME_SIZE_MAX, XATTR_SIZE_MAX};
 use bark_schema::operation::{Condition, Xattr};
@@ -10,7 +11,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use fuser::{Errno, ReplyXattr};
 
 use crate::errno::errno;
-use crate::volume::Volume;
+use crate::volume::{Caller, Volume};
 
 impl Volume {
     pub(crate) async fn xattr(&self, inode: InodeId, name: Bytes) -> Result<Bytes, Errno> {
@@ -36,6 +37,7 @@ impl Volume {
 
     pub(crate) async fn set_xattr(
         &self,
+        caller: Caller,
         inode: InodeId,
         name: Bytes,
         value: Bytes,
@@ -50,10 +52,23 @@ impl Volume {
             libc::XATTR_REPLACE => Condition::IfPresent,
             _ => Condition::Always,
         };
+        let mode = match name == access_list::ACCESS {
+            true => self.mode_without_group_bit(caller, inode).await?,
+            false => None,
+        };
         let xattr = Xattr { name, value };
-        let set = self.cluster.set_xattr(inode, xattr, condition).await;
+        let set = self.cluster.set_xattr(inode, xattr, condition, mode).await;
         self.show(set.map_err(errno)?);
         Ok(())
+    }
+
+    /// Whoever sets an access list and is not of the inode's group takes its set-group bit away, as with chmod.
+    /// The kernel names one group of the program; of the others nothing is known here.
+    async fn mode_without_group_bit(&self, caller: Caller, inode: InodeId) -> Result<Option<u32>, Errno> {
+        let attributes = self.cluster.attributes(inode).await.map_err(errno)?;
+        let set = attributes.mode & libc::S_ISGID != 0;
+        let keeps = caller.user == 0 || caller.group == attributes.group;
+        Ok((set && !keeps).then_some(attributes.mode & !libc::S_ISGID))
     }
 
     pub(crate) async fn remove_xattr(&self, inode: InodeId, name: Bytes) -> Result<(), Errno> {
@@ -78,7 +93,8 @@ fn check(name: &[u8]) -> Result<(), Errno> {
     if name.len() > XATTR_NAME_SIZE_MAX {
         return Err(Errno::ERANGE);
     }
-    match name.starts_with(b"system.") {
+    let is_list = name == access_list::ACCESS || name == access_list::DEFAULT;
+    match name.starts_with(b"system.") && !is_list {
         true => Err(Errno::EOPNOTSUPP),
         false => Ok(()),
     }

@@ -35,6 +35,9 @@ impl State {
             row.modified = time_after(change.modified, row.modified, time);
             row.changed = time;
         });
+        if let Some(mode) = change.mode {
+            self.change_access_list(inode, mode);
+        }
         self.answer_attributes(inode)
     }
 

@@ -380,7 +380,7 @@ pub(crate) fn check_new_inode(new: &NewInode) -> Result<(), Failure> {
             "not a size blocks can have",
         ));
     }
-    check_xattrs(&new.xattrs)
+    check_xattrs(&new.xattrs, new.mode)
 }
 
 /// Whether `inode` lives in `partition`.

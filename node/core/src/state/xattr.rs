@@ -1,12 +1,16 @@
 //! Extended attributes: names and small values that belong to an inode.
 //!
 //! They are rows of their own, since few inodes have any; the inode counts them. Access control lists are
-//! among them and mean nothing here: clients read them and set the permission bits in the same command.
+//! among them: clients honour them, and what they inherit is in the command that creates an inode; here they
+//! and the permission bits are kept equal.
 //!
 //! Invariants:
+//! - The permission bits of an inode with an access list are those of the list. A list that says no more than
+//!   the bits do is not kept.
 //! - An inode counts its rows, and has at most XATTRS_MAX of them with XATTRS_SIZE_MAX bytes in all.
 //! - Every row belongs to an inode that exists.
 
+use bark_schema::access_list::{self, AccessList};
 use bark_schema::ids::InodeId;
 use bark_schema::limits::{XATTR_NAME_SIZE_MAX, XATTR_SIZE_MAX, XATTRS_MAX, XATTRS_SIZE_MAX};
 use bark_schema::operation::{Condition, Failure, Refusal, Reply, Xattr};
@@ -14,6 +18,9 @@ use bytes::Bytes;
 
 use super::State;
 use super::inode::mode_bits;
+
+/// The bits an access list shows in.
+const PERMISSIONS: u32 = 0o777;
 
 /// Inode and name.
 pub(crate) type XattrKey = (InodeId, Box<[u8]>);
@@ -27,6 +34,7 @@ impl State {
         mode: Option<u32>,
     ) -> Result<Reply, Failure> {
         check_xattr(xattr)?;
+        let list = access_list(xattr)?;
         self.inode(inode)?;
         self.check_inode_unlocked(inode)?;
         let old = self.xattrs.get(&(inode, Box::from(&xattr.name[..])));
@@ -52,27 +60,55 @@ impl State {
         if (old_size.is_none() && count >= XATTRS_MAX) || (added > 0 && size + added > XATTRS_SIZE_MAX) {
             return Err(too_many());
         }
-        self.put_xattr(inode, xattr);
+        match &list {
+            Some(list) if list.is_minimal() => self.take_xattr(inode, &xattr.name),
+            _ => {
+                self.put_xattr(inode, xattr);
+                true
+            }
+        };
         let time = self.time;
         self.change_inode(inode, |row| {
             row.mode = mode.map_or(row.mode, mode_bits);
+            if let Some(list) = &list {
+                row.mode = row.mode & !mode_bits(PERMISSIONS) | mode_bits(list.permissions());
+            }
             row.changed = time;
         });
         self.answer_attributes(inode)
     }
 
+    /// The permission bits of an inode were changed, so its access list says the same.
+    pub(super) fn change_access_list(&mut self, inode: InodeId, mode: u32) {
+        if self.inodes.get(&inode).is_none_or(|row| row.xattr_count == 0) {
+            return;
+        }
+        let key: XattrKey = (inode, Box::from(access_list::ACCESS));
+        let list = self.xattrs.get(&key).and_then(|value| AccessList::parse(value));
+        if let Some(list) = list {
+            let value = list.with_permissions(mode).encode();
+            self.xattrs.insert(key, Box::from(&value[..]));
+        }
+    }
+
     pub(super) fn xattr_remove(&mut self, inode: InodeId, name: &[u8]) -> Result<Reply, Failure> {
         self.inode(inode)?;
         self.check_inode_unlocked(inode)?;
-        if self.xattrs.remove(&(inode, Box::from(name))).is_none() {
+        if !self.take_xattr(inode, name) {
             return Err(no_such_xattr());
         }
         let time = self.time;
-        self.change_inode(inode, |row| {
-            row.xattr_count -= 1;
-            row.changed = time;
-        });
+        self.change_inode(inode, |row| row.changed = time);
         self.answer_attributes(inode)
+    }
+
+    /// Says whether there was one.
+    fn take_xattr(&mut self, inode: InodeId, name: &[u8]) -> bool {
+        let found = self.xattrs.remove(&(inode, Box::from(name))).is_some();
+        if found {
+            self.change_inode(inode, |row| row.xattr_count -= 1);
+        }
+        found
     }
 
     pub(super) fn xattr_get(&self, inode: InodeId, name: &[u8]) -> Result<Reply, Failure> {
@@ -148,12 +184,37 @@ fn check_xattr(xattr: &Xattr) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What an inode may be born with: sound, each name once, and not too many.
-pub(super) fn check_xattrs(xattrs: &[Xattr]) -> Result<(), Failure> {
+/// The access list an attribute is, if it is one. Default lists are checked as well.
+fn access_list(xattr: &Xattr) -> Result<Option<AccessList>, Failure> {
+    let is_access = xattr.name == access_list::ACCESS;
+    if !is_access && xattr.name != access_list::DEFAULT {
+        return Ok(None);
+    }
+    match AccessList::parse(&xattr.value) {
+        Some(list) => Ok(is_access.then_some(list)),
+        None => Err(Failure::refused(
+            Refusal::InvalidArgument,
+            "not an access control list",
+        )),
+    }
+}
+
+/// What an inode may be born with: sound, each name once, and not too many. An access list says what the
+/// permission bits do.
+pub(super) fn check_xattrs(xattrs: &[Xattr], mode: u32) -> Result<(), Failure> {
     if xattrs.is_empty() {
         return Ok(());
     }
-    xattrs.iter().try_for_each(check_xattr)?;
+    for xattr in xattrs {
+        check_xattr(xattr)?;
+        let list = access_list(xattr)?;
+        if list.is_some_and(|list| list.is_minimal() || list.permissions() != mode & PERMISSIONS) {
+            return Err(Failure::refused(
+                Refusal::InvalidArgument,
+                "the access control list and the permission bits differ",
+            ));
+        }
+    }
     let sizes = xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len());
     if xattrs.len() > XATTRS_MAX || sizes.sum::<usize>() > XATTRS_SIZE_MAX {
         return Err(too_many());

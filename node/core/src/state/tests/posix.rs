@@ -212,13 +212,13 @@ fn extended_attributes_are_set_read_listed_and_removed() {
     );
     machine.apply(set(b"two", Condition::IfPresent)).unwrap();
     assert_eq!(get(&machine, "user.a"), Ok(Reply::Xattr(bytes("two"))));
-    let access = Command::XattrSet {
+    let with_mode = Command::XattrSet {
         inode: file,
-        xattr: xattr("system.posix_acl_access", b""),
+        xattr: xattr("security.capability", b""),
         condition: Condition::Always,
         mode: Some(0o100_640),
     };
-    match machine.apply(access) {
+    match machine.apply(with_mode) {
         Ok(Reply::Attributes(attributes)) => {
             assert_eq!((attributes.mode, attributes.xattr_count), (0o640, 2));
         }
@@ -226,10 +226,7 @@ fn extended_attributes_are_set_read_listed_and_removed() {
     }
     assert_eq!(
         machine.query(Query::XattrList { inode: file }),
-        Ok(Reply::Xattrs(vec![
-            bytes("system.posix_acl_access"),
-            bytes("user.a")
-        ]))
+        Ok(Reply::Xattrs(vec![bytes("security.capability"), bytes("user.a")]))
     );
     let remove = Command::XattrRemove {
         inode: file,
@@ -245,6 +242,93 @@ fn extended_attributes_are_set_read_listed_and_removed() {
         .unwrap();
     machine.reap();
     assert_eq!(machine.state.xattrs.len(), 0, "they go with their inode");
+}
+
+/// A list with one user named, whose mask is `mask`.
+fn access_list(mask: u8) -> Vec<u8> {
+    let entries: [(u8, u8, u32); 5] = [
+        (0x01, 6, u32::MAX),
+        (0x02, 7, 1000),
+        (0x04, 4, u32::MAX),
+        (0x10, mask, u32::MAX),
+        (0x20, 0, u32::MAX),
+    ];
+    let mut list = vec![2, 0, 0, 0];
+    for (tag, permissions, id) in entries {
+        list.extend_from_slice(&[tag, 0, permissions, 0]);
+        list.extend_from_slice(&id.to_le_bytes());
+    }
+    list
+}
+
+#[test]
+fn access_list_and_permission_bits_say_the_same() {
+    // Goal: whichever is set, the other follows, whoever sets it. Method: a list, a chmod, a list that is none.
+    let mut machine = Machine::new();
+    let file = machine.create(ROOT, "f", b"");
+    let set = |value: &[u8]| xattr_set(file, xattr("system.posix_acl_access", value), Condition::Always);
+    let chmod = |mode| Command::SetAttributes {
+        inode: file,
+        change: AttributeChange {
+            mode: Some(mode),
+            ..AttributeChange::default()
+        },
+    };
+    let list = |machine: &Machine| {
+        machine.query(Query::XattrGet {
+            inode: file,
+            name: bytes("system.posix_acl_access"),
+        })
+    };
+    let shows = |reply, mode, count| match reply {
+        Ok(Reply::Attributes(attributes)) => {
+            assert_eq!((attributes.mode, attributes.xattr_count), (mode, count))
+        }
+        other => panic!("{other:?}"),
+    };
+    shows(machine.apply(chmod(0o4755)), 0o4755, 0);
+    shows(machine.apply(set(&access_list(5))), 0o4650, 1);
+    shows(machine.apply(chmod(0o610)), 0o610, 1);
+    assert_eq!(list(&machine), Ok(Reply::Xattr(Bytes::from(access_list(1)))));
+    assert_eq!(
+        refusal(machine.apply(set(&access_list(9)))),
+        Refusal::InvalidArgument
+    );
+    let minimal = [
+        2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 4, 0, 5, 0, 255, 255, 255, 255, 32, 0, 4, 0, 255, 255,
+        255, 255,
+    ];
+    shows(machine.apply(set(&minimal)), 0o754, 0);
+    assert_eq!(refusal(list(&machine)), Refusal::NoData);
+}
+
+#[test]
+fn inodes_are_born_with_lists_that_fit_their_permission_bits() {
+    // Goal: no inode whose list and bits differ. Method: one that fits and one that does not.
+    let mut machine = Machine::new();
+    let mut born = |name: &str, mode| {
+        machine.apply(Command::Create {
+            directory: ROOT,
+            name: bytes(name),
+            attributes: NewInode {
+                mode,
+                xattrs: vec![
+                    xattr("system.posix_acl_access", &access_list(4)),
+                    xattr("system.posix_acl_default", &access_list(7)),
+                ],
+                ..new_inode()
+            },
+            content: NewContent::Inline(Bytes::new()),
+            exclusive: true,
+        })
+    };
+    match born("fits", 0o1640) {
+        Ok(Reply::Created { attributes, .. }) => {
+            assert_eq!((attributes.mode, attributes.xattr_count), (0o1640, 2))
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(refusal(born("differs", 0o660)), Refusal::InvalidArgument);
 }
 
 #[test]
