@@ -16,4 +16,5 @@ pub mod reactor;
 pub mod signals;
 pub mod startup;
 pub mod storage_thread;
+pub mod thread_waker;
 pub mod worker_thread;

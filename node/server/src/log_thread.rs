@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 use bark_core::log::{Log, Record};
 use bark_core::worker::Durability;
 use bark_core::worker::event::Input;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::file_disk::FileDisk;
+use crate::handover::{Finished, Handover, Jobs, handover};
 use crate::mailbox::{Mail, MailSender};
 
 /// With durability `memory`, nothing stays unsynced longer.
@@ -29,6 +29,8 @@ const BATCHES_MAX: usize = 4096;
 /// Bytes of records gathered for one write.
 const GROUP_BYTES_MAX: usize = 16 << 20;
 
+/// Pause before a full mailbox is tried again.
+const MAILS_PAUSE: Duration = Duration::from_millis(1);
 /// Pause before a full disk is tried again.
 const NO_SPACE_PAUSE: Duration = Duration::from_millis(500);
 
@@ -44,12 +46,12 @@ pub fn start(
     mut disk: FileDisk,
     durability: Durability,
     mut workers: Vec<MailSender>,
-) -> std::io::Result<(Sender<LogBatch>, JoinHandle<()>)> {
-    let (sender, receiver) = crossbeam_channel::bounded(BATCHES_MAX);
+) -> std::io::Result<(Handover<LogBatch>, JoinHandle<()>)> {
+    let (sender, jobs) = handover(BATCHES_MAX);
     let thread = std::thread::Builder::new()
         .name("log".to_string())
         .spawn(move || {
-            if let Err(error) = run(&mut log, &mut disk, durability, &mut workers, &receiver) {
+            if let Err(error) = run(&mut log, &mut disk, durability, &mut workers, &jobs) {
                 tracing::error!(%error, "the log failed; the node stops so that nothing is promised in vain");
                 std::process::exit(1);
             }
@@ -62,14 +64,19 @@ fn run(
     disk: &mut FileDisk,
     durability: Durability,
     workers: &mut [MailSender],
-    receiver: &Receiver<LogBatch>,
+    jobs: &Jobs<LogBatch>,
 ) -> Result<(), bark_core::log::Error> {
     let mut last_sync = Instant::now();
+    let mut mails_wait = false;
     loop {
-        let first = match receiver.recv_timeout(MEMORY_SYNC_INTERVAL) {
-            Ok(batch) => Some(batch),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => break,
+        // What is written but not synced, at level `memory`, is not left lying; nor is an answer for a full mailbox.
+        let wait_max = match (mails_wait, log.is_dirty()) {
+            (true, _) => Some(MAILS_PAUSE),
+            (false, is_dirty) => is_dirty.then_some(MEMORY_SYNC_INTERVAL),
+        };
+        let first = match jobs.next(wait_max) {
+            Ok(batch) => batch,
+            Err(Finished) => break,
         };
         let mut done: Vec<Option<u64>> = vec![None; workers.len()];
         let mut records = Vec::new();
@@ -82,7 +89,7 @@ fn run(
             bytes += batch.records.iter().map(record_size_bytes).sum::<usize>();
             records.extend(batch.records);
             next = if bytes < GROUP_BYTES_MAX {
-                receiver.try_recv().ok()
+                jobs.try_next().unwrap_or(None)
             } else {
                 None
             };
@@ -109,7 +116,7 @@ fn run(
                 worker.send(Mail::Input(Input::LogPersisted { batch }));
             }
         }
-        if receiver.is_empty() {
+        if jobs.is_empty() {
             // Nobody waits: time for what keeps later syncs cheap.
             log.collect_garbage(disk)?;
             match log.prepare(disk) {
@@ -118,8 +125,9 @@ fn run(
                 Err(error) => return Err(error),
             }
         }
+        mails_wait = false;
         for worker in workers.iter_mut() {
-            worker.flush_rest();
+            mails_wait |= !worker.flush_rest();
         }
     }
     log.sync(disk)

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use bark_core::worker::event::{Input, SiblingMessage};
 use bark_queue::mpsc;
 
-use crate::pipeline::WorkerWaker;
+use crate::thread_waker::ThreadWaker;
 
 /// Mails a mailbox holds of each sender; senders keep what does not fit and try again.
 const MAILS_MAX: usize = 4 * 1024;
@@ -25,7 +25,7 @@ pub enum Mail {
 /// The sending end; one a sending thread.
 pub struct MailSender {
     queue: mpsc::Producer<Mail>,
-    waker: WorkerWaker,
+    waker: ThreadWaker,
     /// Mails that found the mailbox full, in order.
     overflow: VecDeque<Mail>,
 }
@@ -33,7 +33,7 @@ pub struct MailSender {
 pub type Mailbox = mpsc::Consumer<Mail>;
 
 /// A mailbox for the worker that `waker` wakes; `senders_max` threads may send.
-pub fn mailbox(waker: WorkerWaker, senders_max: usize) -> (MailSender, Mailbox) {
+pub fn mailbox(waker: ThreadWaker, senders_max: usize) -> (MailSender, Mailbox) {
     let (queue, mailbox) = mpsc::channel(MAILS_MAX, senders_max);
     (
         MailSender {
@@ -79,9 +79,7 @@ impl MailSender {
     }
 
     /// Like [`MailSender::flush`], but wakes nobody when there was nothing left.
-    pub fn flush_rest(&mut self) {
-        if !self.overflow.is_empty() {
-            self.flush();
-        }
+    pub fn flush_rest(&mut self) -> bool {
+        self.overflow.is_empty() || self.flush()
     }
 }

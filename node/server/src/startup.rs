@@ -26,7 +26,6 @@ use bark_schema::operation::NodeStatus;
 
 use crate::config::Config;
 use crate::file_disk::FileDisk;
-use crate::handover::Handover;
 use crate::mailbox::{self, Mail, MailSender};
 use crate::network::{self, ConnectionCount, NetworkConfig, NetworkThread, Sockets};
 use crate::peer_links::PeerLinks;
@@ -222,8 +221,8 @@ impl Node {
                 network: loop_of_worker.take(),
                 mailbox,
                 siblings: mails.clone(),
-                log: Handover::new(log_sender.clone()),
-                storage: Handover::new(storage_sender.clone()),
+                log: log_sender.clone(),
+                storage: storage_sender.clone(),
                 peers,
                 rejoining,
             };

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use bark_core::open;
 use bark_core::storage::Storage;
 use bark_core::worker::event::{Input, StorageEvent, StorageRequest};
-use crossbeam_channel::{RecvTimeoutError, Sender};
 
 use crate::file_disk::FileDisk;
+use crate::handover::{Finished, Handover, handover};
 use crate::mailbox::{Mail, MailSender};
 
 /// Requests the channel holds before a worker waits for the disk.
@@ -40,8 +40,8 @@ pub fn start(
     mut disk: FileDisk,
     data: PathBuf,
     mut workers: Vec<MailSender>,
-) -> std::io::Result<(Sender<StorageJob>, JoinHandle<()>)> {
-    let (sender, receiver) = crossbeam_channel::bounded::<StorageJob>(REQUESTS_MAX);
+) -> std::io::Result<(Handover<StorageJob>, JoinHandle<()>)> {
+    let (sender, jobs) = handover::<StorageJob>(REQUESTS_MAX);
     let thread = std::thread::Builder::new()
         .name("storage".to_string())
         .spawn(move || {
@@ -53,10 +53,10 @@ pub fn start(
                     space_told = Some(Instant::now());
                     tell_space(&data, &mut workers);
                 }
-                let first = match receiver.recv_timeout(SPACE_INTERVAL) {
-                    Ok(job) => job,
-                    Err(RecvTimeoutError::Timeout) => continue,
-                    Err(RecvTimeoutError::Disconnected) => break,
+                let first = match jobs.next(Some(SPACE_INTERVAL)) {
+                    Ok(Some(job)) => job,
+                    Ok(None) => continue,
+                    Err(Finished) => break,
                 };
                 let mut requests = Vec::new();
                 let mut next = Some(first);
@@ -71,7 +71,7 @@ pub fn start(
                         }
                     }
                     next = if requests.len() < GROUP_REQUESTS_MAX {
-                        receiver.try_recv().ok()
+                        jobs.try_next().unwrap_or(None)
                     } else {
                         None
                     };

@@ -9,10 +9,9 @@ use std::time::Duration;
 use bark_node::network::{
     ConnectionCount, NetworkConfig, NetworkThread, Sockets, bind, raise_open_files_limit,
 };
-use bark_node::pipeline::{
-    self, ConnectionKind, FromWorker, PipelineConfig, ToWorker, WorkerPort, WorkerWaker,
-};
+use bark_node::pipeline::{self, ConnectionKind, FromWorker, PipelineConfig, ToWorker, WorkerPort};
 use bark_node::reactor::{EventWatcher, WatcherHandle};
+use bark_node::thread_waker::ThreadWaker;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -23,7 +22,7 @@ struct Node {
     other_networks: Vec<WatcherHandle<Sockets>>,
     connections: ConnectionCount,
     events: Receiver<String>,
-    orders: Vec<(Sender<Order>, WorkerWaker)>,
+    orders: Vec<(Sender<Order>, ThreadWaker)>,
     threads: Vec<JoinHandle<()>>,
 }
 

@@ -28,7 +28,7 @@ use bark_queue::{SleepFlag, notify, spsc};
 use crate::reactor::LoopWaker;
 
 pub use network_port::NetworkPort;
-pub use worker_port::{WorkerPort, WorkerWaker};
+pub use worker_port::WorkerPort;
 
 /// A read takes at most this much; the capacity of every buffer that circulates.
 pub const CHUNK_SIZE_BYTES_MAX: usize = 16 * 1024;

@@ -10,7 +10,8 @@ use std::sync::atomic::Ordering;
 
 use bark_queue::{SleepFlag, notify, spsc};
 
-use super::{FromWorker, Link, ToWorker, WorkerWaker};
+use super::{FromWorker, Link, ToWorker};
+use crate::thread_waker::ThreadWaker;
 
 #[derive(Debug)]
 pub struct NetworkPort {
@@ -28,7 +29,7 @@ struct ToWorkerLink {
     bytes_given: u64,
     writes_taken: u64,
     shared: Arc<Link>,
-    waker: WorkerWaker,
+    waker: ThreadWaker,
     is_waiting: bool,
 }
 
@@ -48,7 +49,7 @@ impl NetworkPort {
         }
     }
 
-    pub(super) fn add_link(&mut self, ring: spsc::Producer<ToWorker>, shared: Arc<Link>, waker: WorkerWaker) {
+    pub(super) fn add_link(&mut self, ring: spsc::Producer<ToWorker>, shared: Arc<Link>, waker: ThreadWaker) {
         let overflow = VecDeque::new();
         self.links.push(ToWorkerLink {
             ring,

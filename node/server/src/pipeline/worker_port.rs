@@ -7,42 +7,15 @@
 //! - `send` never blocks and never loses: what does not fit waits here, in order.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
-use std::thread::{self, Thread};
 use std::time::Duration;
 
-use bark_queue::{SleepFlag, notify, spsc};
+use bark_queue::{notify, spsc};
 
 use super::{FromWorker, Link, ToWorker};
 use crate::reactor::LoopWaker;
-
-/// Wakes one worker, from any thread: call it after publishing work. Costs a fence when the worker is awake.
-#[derive(Clone, Debug)]
-pub struct WorkerWaker {
-    flag: SleepFlag,
-    sleeper: Arc<OnceLock<Sleeper>>,
-}
-
-/// How the worker sleeps.
-#[derive(Debug)]
-enum Sleeper {
-    Parked(Thread),
-    InLoop(LoopWaker),
-}
-
-impl WorkerWaker {
-    pub fn wake(&self) {
-        if !self.flag.must_wake() {
-            return;
-        }
-        match self.sleeper.get() {
-            Some(Sleeper::Parked(thread)) => thread.unpark(),
-            Some(Sleeper::InLoop(waker)) => waker.wake(),
-            None => {}
-        }
-    }
-}
+use crate::thread_waker::ThreadWaker;
 
 /// Bytes on their way to one network thread. It writes a gigabyte a second or so.
 const WRITES_BYTES_MAX: u64 = 16 << 20;
@@ -50,7 +23,7 @@ const WRITES_BYTES_MAX: u64 = 16 << 20;
 #[derive(Debug)]
 pub struct WorkerPort {
     links: Vec<ToNetworkLink>,
-    waker: WorkerWaker,
+    waker: ThreadWaker,
 }
 
 #[derive(Debug)]
@@ -66,10 +39,7 @@ struct ToNetworkLink {
 
 impl WorkerPort {
     pub(super) fn new() -> Self {
-        let waker = WorkerWaker {
-            flag: SleepFlag::new(),
-            sleeper: Arc::default(),
-        };
+        let waker = ThreadWaker::default();
         Self {
             links: Vec::new(),
             waker,
@@ -101,12 +71,11 @@ impl WorkerPort {
 
     /// The worker will not park but wait for the events of this loop. To be said before it first sleeps.
     pub fn sleep_in(&mut self, waker: LoopWaker) {
-        // Set once, by whoever starts the worker.
-        let _ = self.waker.sleeper.set(Sleeper::InLoop(waker));
+        self.waker.sleep_in(waker);
     }
 
     /// For other threads that have work for this worker.
-    pub fn waker(&self) -> WorkerWaker {
+    pub fn waker(&self) -> ThreadWaker {
         self.waker.clone()
     }
 
@@ -177,27 +146,24 @@ impl WorkerPort {
             may_sleep &= link.inbox.is_empty();
         }
         if !may_sleep {
-            self.waker.flag.cancel_sleep();
+            self.waker.cancel_sleep();
         }
         may_sleep
     }
 
     /// Sleeps until woken or until `wait_max` has passed; may return early.
     pub fn park(&mut self, wait_max: Duration) {
-        thread::park_timeout(wait_max);
-        self.waker.flag.cancel_sleep();
+        self.waker.park(Some(wait_max));
     }
 
     /// Announces a sleep although there may be work from the network, which is not to be taken now. Other threads
     /// still end it.
     pub fn prepare_rest(&mut self) {
-        let sleeper = &self.waker.sleeper;
-        sleeper.get_or_init(|| Sleeper::Parked(thread::current()));
-        self.waker.flag.prepare_sleep();
+        self.waker.prepare_sleep();
     }
 
     pub fn cancel_sleep(&mut self) {
-        self.waker.flag.cancel_sleep();
+        self.waker.cancel_sleep();
     }
 }
 
