@@ -5,6 +5,7 @@
 
 mod cluster;
 mod files;
+mod growth;
 mod origin;
 mod pipeline;
 mod processor;
@@ -30,6 +31,10 @@ const NAMES: &[(&str, &str)] = &[
     (
         "files",
         "files on the mount of three nodes beside the local disk and libfuse's pass-through example",
+    ),
+    (
+        "growth",
+        "a partition of 1 k to 1 M files: memory, time of one operation, snapshots; a file of 1 TiB; the block store",
     ),
 ];
 
@@ -59,6 +64,8 @@ enum Benchmark {
     /// One process of `files`
     #[command(hide = true)]
     FilesWorker(files::WorkerArguments),
+    /// A partition of 1 k to 1 M files: memory, time of one operation, snapshots; a file of 1 TiB; the block store
+    Growth(growth::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -74,5 +81,6 @@ fn main() -> anyhow::Result<()> {
         Benchmark::Resp(arguments) => resp::run(&arguments),
         Benchmark::Files(arguments) => files::run(&arguments),
         Benchmark::FilesWorker(arguments) => files::run_worker(&arguments),
+        Benchmark::Growth(arguments) => growth::run(&arguments),
     }
 }

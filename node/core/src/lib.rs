@@ -10,6 +10,7 @@ pub mod disk;
 pub mod identity;
 pub mod log;
 pub mod open;
+mod paged_map;
 pub mod partition;
 #[cfg(feature = "planted-bugs")]
 pub mod planted;

@@ -15,7 +15,7 @@ use bark_schema::limits::BLOCKS_PER_COMMAND_MAX;
 use bark_schema::operation::{Failure, Refusal, Reply};
 use bytes::Bytes;
 
-use crate::block_store::{self, BlockStore};
+use crate::block_store::{self, BlockStore, CompactConfig};
 use crate::disk::Disk;
 use crate::partition::event::{CallId, SnapshotEvent, SnapshotRequest};
 use crate::snapshot_file::{self, SnapshotName, SnapshotReader, SnapshotWriter};
@@ -23,10 +23,6 @@ use crate::worker::event::{StorageEvent, StorageRequest};
 
 pub const BLOCK_DIRECTORY: &str = "blocks";
 pub const SNAPSHOT_DIRECTORY: &str = "snapshots";
-
-/// A segment with less than this share of living bytes is rewritten. Half: what is copied is at most what
-/// is won, and the store takes at most about twice what lives in it.
-const LIVE_PERCENT_MAX: u64 = 50;
 
 /// Blocks and snapshots of one node.
 pub struct Storage {
@@ -117,15 +113,13 @@ impl Storage {
         }
     }
 
-    /// Answers how many bytes were won back.
+    /// One step. Answers 0 when there is nothing more to do.
     fn compact<D: Disk>(&mut self, disk: &mut D) -> Result<Reply, block_store::Error> {
-        let Some(report) = self.blocks.compact(disk, LIVE_PERCENT_MAX)? else {
-            return Ok(Reply::Count(0));
-        };
+        let report = self.blocks.compact(disk, CompactConfig::default())?;
         for block in &report.damaged {
             tracing::warn!(%block, "a copy was damaged and is given up; other nodes have theirs");
         }
-        Ok(Reply::Count(report.reclaimed_bytes))
+        Ok(Reply::Count(u64::from(report.more)))
     }
 
     fn snapshot<D: Disk>(

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bark_core::block_store::{BlockStore, BlockStoreConfig, Error, OpenReport};
+use bark_core::block_store::{BlockStore, BlockStoreConfig, CompactConfig, Error, OpenReport};
 use bark_core::checksum::crc32c;
 use bark_core::disk::simulated::SimulatedDisk;
 use bark_core::random::Random;
@@ -11,6 +11,11 @@ use bark_schema::ids::{BlockId, ClientId};
 const CONFIG: BlockStoreConfig = BlockStoreConfig {
     segment_size_bytes: 16 * 1024,
     capacity_bytes: u64::MAX,
+};
+/// A few blocks a step, so that much happens between two steps.
+const COMPACTION: CompactConfig = CompactConfig {
+    live_percent_max: 60,
+    copied_bytes_max: 4000,
 };
 const FIRST_SEGMENT: &str = "blocks/00000001.blocks";
 
@@ -83,7 +88,7 @@ fn step(
             }
             synced
         }
-        _ => store.compact(disk, 60).is_ok(),
+        _ => store.compact(disk, COMPACTION).is_ok(),
     }
 }
 
@@ -255,7 +260,7 @@ fn a_full_disk_refuses_a_put_and_space_comes_back_by_deleting() {
     assert_reads(&mut disk, &mut store, 1);
     let most: Vec<BlockId> = (5..full_at).map(id).collect();
     store.delete(&mut disk, &most).expect("delete");
-    while store.compact(&mut disk, 50).expect("compact").is_some() {}
+    while store.compact(&mut disk, COMPACTION).expect("compact").more {}
     put(&mut disk, &mut store, full_at).expect("room again");
     store.sync(&mut disk).expect("sync");
     (0..5).for_each(|counter| assert_reads(&mut disk, &mut store, counter));

@@ -1018,3 +1018,63 @@ fn a_quota_limits_a_tree_in_several_partitions() {
         .create(directories[4], "free again", 8_000)
         .expect("created");
 }
+
+#[test]
+fn truncating_a_large_file_answers_once_and_on_every_replica() {
+    // Goal: a truncation too long for one entry goes on by itself until it is done, and replicas stay equal.
+    // Method: a file of more blocks than two entries take; then one call.
+    let mut cluster = Cluster::new(3);
+    cluster.node_1_leads();
+    let created = cluster.command(
+        1,
+        0,
+        Command::Create {
+            directory: InodeId::ROOT,
+            name: bytes("large"),
+            attributes: new_inode(),
+            content: NewContent::Inline(Bytes::new()),
+            exclusive: true,
+        },
+    );
+    let Ok(Reply::Created { attributes, .. }) = created else {
+        panic!("not created: {created:?}");
+    };
+    let inode = attributes.inode;
+    for part in 0..3 {
+        let numbers = part * 4096..(part + 1) * 4096;
+        let extents = numbers.map(|number| Extent {
+            offset: number * 65_536,
+            length: 65_536,
+            block: BlockId {
+                client: ClientId(1),
+                counter: number,
+            },
+            block_offset: 0,
+            block_size: 65_536,
+            checksum: 1,
+            nodes: vec![NodeNumber(1)],
+        });
+        let command = Command::Publish {
+            inode,
+            extents: extents.collect(),
+            size: (part + 1) * 4096 * 65_536,
+            replace_all: false,
+            base_version: None,
+        };
+        cluster.command(1, 0, command).expect("published");
+    }
+    let change = AttributeChange {
+        size: Some(10),
+        ..Default::default()
+    };
+    let truncated = cluster.command(2, 0, Command::SetAttributes { inode, change });
+    let Ok(Reply::Attributes(attributes)) = truncated else {
+        panic!("not truncated: {truncated:?}");
+    };
+    assert_eq!(attributes.size, 10);
+    for _ in 0..200 {
+        cluster.step();
+    }
+    let hashes = cluster.hashes();
+    assert!(hashes.windows(2).all(|pair| pair[0] == pair[1]), "{hashes:?}");
+}

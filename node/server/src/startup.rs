@@ -397,6 +397,10 @@ fn worker_configs(config: &Config) -> Vec<WorkerConfig> {
     let placement: Vec<_> = (0..cluster.partitions)
         .map(|partition| ring.partition_replicas(PartitionId(partition), usize::from(cluster.replicas)))
         .collect();
+    let own_count = placement
+        .iter()
+        .filter(|replicas| replicas.contains(&config.node))
+        .count();
     let placement = Arc::new(placement);
     let nodes: Vec<NodeStatus> = cluster
         .nodes
@@ -424,7 +428,7 @@ fn worker_configs(config: &Config) -> Vec<WorkerConfig> {
             nodes: nodes.clone(),
             placement: placement.clone(),
             cleaning: CleaningConfig::STANDARD,
-            snapshots: SnapshotConfig::default(),
+            snapshots: SnapshotConfig::shared_by(own_count),
         })
         .collect()
 }

@@ -4,7 +4,7 @@
 //!
 //! Design: a block is written once, behind a head that carries its checksum and one for each 64 KiB
 //! page, so that a partial read verifies only the pages it touches. The index is in memory, an ordered map
-//! of 32 bytes a block (48 with the map's own cost) so that nothing depends on hash order. A full segment
+//! of 32 bytes a block (at most 48 with the map's own cost) so that nothing depends on hash order. A full segment
 //! is sealed with a footer that repeats its heads; opening reads footers, and scans only the one segment
 //! that was being written, which it then seals. Deleting appends a tombstone; `compact` copies what is
 //! alive in the emptiest segment to the end and removes the file. The price is up to twice the space.
@@ -22,9 +22,10 @@
 mod compaction;
 mod format;
 mod segment;
+mod segments;
 mod tail;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 
 use bark_schema::ids::BlockId;
@@ -33,8 +34,11 @@ use bytes::Bytes;
 
 use crate::checksum::crc32c;
 use crate::disk::{Disk, FileId};
-pub use compaction::CompactReport;
+use crate::paged_map::PagedMap;
+use compaction::Victim;
+pub use compaction::{CompactConfig, CompactReport};
 use format::{Entry, Kind, PAGE_SIZE_BYTES};
+use segments::Segments;
 use tail::Tail;
 
 // 128: the log, snapshots and sockets need descriptors too, and 1024 is a common limit.
@@ -118,9 +122,10 @@ pub enum Error {
 pub struct BlockStore {
     directory: String,
     config: BlockStoreConfig,
-    index: BTreeMap<BlockId, Location>,
-    segments: BTreeMap<u32, Segment>,
+    index: PagedMap<BlockId, Location>,
+    segments: Segments,
     tail: Option<Tail>,
+    victim: Option<Victim>,
     segment_next: u32,
     /// Segments with an open file, oldest opened first.
     open_files: VecDeque<(u32, FileId)>,
@@ -135,13 +140,7 @@ struct Location {
     checksum: u32,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Segment {
-    size_bytes: u64,
-    /// Of the blocks whose latest record is here.
-    live_bytes: u64,
-    tombstone_bytes: u64,
-}
+const _: () = assert!(size_of::<BlockId>() + size_of::<Location>() == 32);
 
 impl BlockStore {
     pub fn open<D: Disk>(
@@ -156,9 +155,10 @@ impl BlockStore {
         let mut store = BlockStore {
             directory: directory.to_owned(),
             config,
-            index: BTreeMap::new(),
-            segments: BTreeMap::new(),
+            index: PagedMap::new(),
+            segments: Segments::default(),
             tail: None,
+            victim: None,
             segment_next: 1,
             open_files: VecDeque::new(),
             poisoned: false,
@@ -297,9 +297,7 @@ impl BlockStore {
 
     /// Bytes of blocks that are here, and of all segment files.
     pub fn space(&self) -> (u64, u64) {
-        self.segments.values().fold((0, 0), |(live, total), segment| {
-            (live + segment.live_bytes, total + segment.size_bytes)
-        })
+        self.segments.space()
     }
 
     fn refuse_if_poisoned(&self) -> Result<(), Error> {
@@ -365,20 +363,12 @@ impl BlockStore {
             }
         };
         let size_bytes = disk.size_bytes(file).map_err(failed)?;
-        self.segments.insert(
-            segment,
-            Segment {
-                size_bytes,
-                ..Segment::default()
-            },
-        );
+        self.segments.resize(segment, size_bytes);
         for entry in &entries {
             self.forget(entry.block);
             match entry.kind {
                 Kind::Block => self.remember(segment, entry),
-                Kind::Tombstone => {
-                    self.segments.entry(segment).or_default().tombstone_bytes += format::record_size_bytes(0);
-                }
+                Kind::Tombstone => self.segments.add_tombstone(segment),
             }
         }
         Ok(())
@@ -401,17 +391,12 @@ impl BlockStore {
                 checksum,
             },
         );
-        if let Some(segment) = self.segments.get_mut(&segment) {
-            segment.live_bytes += format::record_size_bytes(size_bytes);
-        }
+        self.segments.add_block(segment, size_bytes);
     }
 
     fn forget(&mut self, block: BlockId) {
-        let Some(location) = self.index.remove(&block) else {
-            return;
-        };
-        if let Some(segment) = self.segments.get_mut(&location.segment) {
-            segment.live_bytes -= format::record_size_bytes(location.size_bytes);
+        if let Some((_, location)) = self.index.remove(&block) {
+            self.segments.drop_block(location.segment, location.size_bytes);
         }
     }
 

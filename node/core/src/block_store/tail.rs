@@ -8,7 +8,7 @@ use std::io;
 use bark_schema::ids::BlockId;
 
 use super::format::{self, Entry, Kind};
-use super::{BlockStore, Error, Segment};
+use super::{BlockStore, Error};
 use crate::disk::{Disk, FileId};
 
 /// The segment being written.
@@ -58,7 +58,7 @@ impl BlockStore {
         };
         self.append(disk, entry, &[])?;
         let segment = self.tail.as_ref().map_or(0, |tail| tail.segment);
-        self.segments.entry(segment).or_default().tombstone_bytes += format::record_size_bytes(0);
+        self.segments.add_tombstone(segment);
         Ok(())
     }
 
@@ -71,7 +71,7 @@ impl BlockStore {
                 let (segment, size_bytes) = (tail.segment, tail.end);
                 self.tail = Some(tail);
                 written.map_err(|source| self.failed("write", source))?;
-                self.segments.entry(segment).or_default().size_bytes = size_bytes;
+                self.segments.resize(segment, size_bytes);
                 Ok(entry)
             });
         appended.map_err(|error| match error {
@@ -97,7 +97,7 @@ impl BlockStore {
         let file = disk.open(&self.path(segment), true).map_err(failed)?;
         disk.sync_directory(&self.directory).map_err(failed)?;
         self.segment_next = segment.checked_add(1).ok_or(Error::NoSpace)?;
-        self.segments.insert(segment, Segment::default());
+        self.segments.resize(segment, 0);
         Ok(Tail {
             segment,
             file,
@@ -119,7 +119,7 @@ impl BlockStore {
         let size_bytes = footer.map_err(|source| self.failed("seal", source))?;
         self.sync(disk)?;
         self.tail = None;
-        self.segments.entry(segment).or_default().size_bytes = size_bytes;
+        self.segments.resize(segment, size_bytes);
         self.keep_open(disk, segment, file);
         Ok(())
     }

@@ -78,10 +78,24 @@ impl Partition {
         self.serve_reads_before(at, again);
         self.time = self.time.max(proposal.time);
         let result = self.state.apply(self.state.applied() + 1, &proposal);
-        if let Some(Asker::Call(call)) = calls.get(at.command) {
-            self.completions.push(Completion { call: *call, result });
+        let unfinished = self.state.take_unfinished();
+        match calls.get(at.command) {
+            Some(Asker::Call(call)) if unfinished => {
+                self.unfinished.push((*call, proposal.id, proposal.command));
+            }
+            Some(Asker::Call(call)) => self.completions.push(Completion { call: *call, result }),
+            _ => {}
         }
         at.command += 1;
+    }
+
+    /// Proposes again what was applied in part. If this node leads no more, whoever asked tries elsewhere, and what is
+    /// left is done there.
+    pub(super) fn go_on_with_unfinished(&mut self, now: Now) {
+        let unfinished = std::mem::take(&mut self.unfinished);
+        for (call, id, command) in unfinished {
+            self.submit_command(now, Some(call), id, command);
+        }
     }
 
     /// Reads pinned before the next command of the entry that is being applied.

@@ -35,7 +35,7 @@ use bark_schema::operation::{
 };
 use bytes::Bytes;
 
-use crate::consensus::{self, Group, GroupOutput, GroupStorage, Outgoing, Role};
+use crate::consensus::{self, CommittedEntry, Group, GroupOutput, GroupStorage, Outgoing, Role};
 use crate::random::Random;
 use crate::state::State;
 use crate::time::Now;
@@ -70,6 +70,10 @@ pub struct Partition {
     state: State,
     /// Index and term of the last applied entry.
     applied: (u64, u64),
+    /// Committed, and not applied yet for want of time.
+    committed: VecDeque<CommittedEntry>,
+    /// How many commands may still be applied in this turn.
+    commands_left: u64,
     pending: Pending,
     was_leader: bool,
     time: UnixNanos,
@@ -80,6 +84,8 @@ pub struct Partition {
     completions: Vec<Completion>,
     returned: Vec<Returned>,
     ended_runs: Vec<RequestId>,
+    /// Commands of our callers that were applied in part.
+    unfinished: Vec<(CallId, Option<RequestId>, Command)>,
     ticks_as_leader: u64,
     /// For the state's hash map; not replicated.
     hash_seed: u64,
@@ -120,6 +126,8 @@ impl Partition {
             time: start.state.time(),
             state: start.state,
             applied: start.snapshot,
+            committed: VecDeque::new(),
+            commands_left: u64::MAX,
             pending: Pending::default(),
             was_leader: false,
             hash_points: VecDeque::new(),
@@ -129,6 +137,7 @@ impl Partition {
             completions: Vec::new(),
             returned: Vec::new(),
             ended_runs: Vec::new(),
+            unfinished: Vec::new(),
             ticks_as_leader: 0,
             hash_seed,
         };
@@ -387,6 +396,17 @@ impl Partition {
         self.guard(|partition| partition.group.persisted(batch, &mut output.messages));
     }
 
+    /// Until the next turn about so many commands are applied: whole entries, at least one. A replica that catches
+    /// up has more committed entries at once than the others of its worker can wait for.
+    pub fn begin_turn(&mut self, commands_max: u64) {
+        self.commands_left = commands_max;
+    }
+
+    /// Committed entries wait for the next turn.
+    pub fn has_backlog(&self) -> bool {
+        self.failed.is_none() && !self.committed.is_empty()
+    }
+
     /// Applies what was committed and moves everything to be done into `output`.
     pub fn collect(&mut self, now: Now, output: &mut Output) {
         self.guard(|partition| {
@@ -394,18 +414,27 @@ impl Partition {
             partition.group.take_output(&mut group_output);
             partition.notice_role();
             if let Some(metadata) = group_output.snapshot.take() {
+                // It has all of them.
+                partition.committed.clear();
                 partition.install_snapshot(&metadata);
             }
             for confirmed in group_output.confirmed_reads.drain(..) {
                 partition.pending.confirmed = partition.pending.confirmed.max(confirmed);
             }
             let mut again = Vec::new();
-            for entry in group_output.committed.drain(..) {
+            partition.committed.extend(group_output.committed.drain(..));
+            while partition.commands_left > 0
+                && let Some(entry) = partition.committed.pop_front()
+            {
+                let before = partition.state.applied();
                 partition.apply(now, entry, &mut again);
+                let commands = partition.state.applied().saturating_sub(before);
+                partition.commands_left = partition.commands_left.saturating_sub(commands);
             }
             partition.group.applied(partition.applied.0);
             partition.finish_rejoin();
             partition.serve_confirmed_reads(now, &mut again);
+            partition.go_on_with_unfinished(now);
             if !again.is_empty() {
                 partition.submit_command(now, None, None, Command::KeyExpireDue { limit: EXPIRE_LIMIT });
                 for read in again {

@@ -30,6 +30,9 @@ use crate::time::Now;
 
 /// A replica that acknowledges no part for this long is given up until it asks again.
 const SEND_TIMEOUT_US: u64 = 10_000_000;
+/// The log may grow to a quarter of the state before its size makes a snapshot due: so a large state is
+/// written at most four times as often as its changes are.
+const STATE_SHARE: u64 = 4;
 
 pub struct Snapshots {
     config: SnapshotConfig,
@@ -41,6 +44,8 @@ pub struct Snapshots {
     loaded: Option<(u64, State)>,
     writer: u64,
     last_taken_us: u64,
+    /// Size of the newest own snapshot.
+    last_size_bytes: u64,
     requests: Vec<SnapshotRequest>,
     progress: Vec<(NodeNumber, u64, u64, bool)>,
     chunks: Vec<(NodeNumber, SnapshotChunk)>,
@@ -51,6 +56,7 @@ struct Taking {
     writer: u64,
     index: u64,
     term: u64,
+    size_bytes: u64,
     disk_busy: bool,
     finishing: bool,
 }
@@ -83,6 +89,7 @@ impl Snapshots {
             loaded: None,
             writer: 0,
             last_taken_us: now.monotonic_us,
+            last_size_bytes: 0,
             requests: Vec::new(),
             progress: Vec::new(),
             chunks: Vec::new(),
@@ -262,7 +269,7 @@ impl Partition {
         let waited = now.monotonic_us.saturating_sub(snapshots.last_taken_us);
         let config = snapshots.config;
         let due = entries >= config.interval_entries
-            || storage.bytes() >= config.interval_bytes
+            || storage.bytes() >= config.interval_bytes.max(snapshots.last_size_bytes / STATE_SHARE)
             || waited >= config.interval_us;
         if entries == 0 || !due || waited < config.pause_us_min {
             return;
@@ -281,6 +288,7 @@ impl Partition {
             writer,
             index,
             term,
+            size_bytes: 0,
             disk_busy: true,
             finishing: false,
         });
@@ -299,6 +307,7 @@ impl Partition {
         match self.state.snapshot_chunk(chunk_size_bytes) {
             Some(chunk) => {
                 let chunk = Bytes::from(chunk);
+                taking.size_bytes += chunk.len() as u64;
                 self.snapshots.requests.push(SnapshotRequest::Write {
                     partition,
                     writer,
@@ -356,6 +365,7 @@ impl Partition {
             && let Some(taking) = self.snapshots.taking.take()
         {
             self.snapshots.durable = Some((taking.index, taking.term));
+            self.snapshots.last_size_bytes = taking.size_bytes;
             self.snapshots.counts.taken += 1;
             return;
         }

@@ -33,6 +33,25 @@ impl Default for SnapshotConfig {
     }
 }
 
+/// Memory for the logs of all partitions of a node, as long as their states are small.
+const NODE_LOG_BYTES: u64 = 256 << 20;
+/// Less than this makes snapshots of nearly nothing.
+const INTERVAL_BYTES_MIN: u64 = 4 << 20;
+
+impl SnapshotConfig {
+    /// The usual, with the log's memory shared among so many partitions of a node.
+    pub fn shared_by(partitions: usize) -> SnapshotConfig {
+        let usual = SnapshotConfig::default();
+        let share = NODE_LOG_BYTES / partitions.max(1) as u64;
+        let interval_bytes = share.clamp(INTERVAL_BYTES_MIN, usual.interval_bytes);
+        SnapshotConfig {
+            interval_bytes,
+            tail_bytes_max: interval_bytes / 4,
+            ..usual
+        }
+    }
+}
+
 /// How often it happened since the partition was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotCounts {

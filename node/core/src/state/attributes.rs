@@ -24,6 +24,7 @@ impl State {
             if size > FILE_SIZE_MAX {
                 return Err(Failure::refused(Refusal::FileTooLarge, "file is too large"));
             }
+            self.shorten_in_part(inode, size)?;
             self.resize(inode, size);
         }
         let time = self.time;
@@ -41,7 +42,7 @@ impl State {
         self.answer_attributes(inode)
     }
 
-    fn resize(&mut self, inode: InodeId, size: u64) {
+    pub(super) fn resize(&mut self, inode: InodeId, size: u64) {
         let time = self.time;
         self.cut_extents(inode, size, u64::MAX);
         self.settle_body(inode);
@@ -83,6 +84,9 @@ impl State {
         bytes[start..end].copy_from_slice(data);
         let stored = row.allocated();
         self.check_content_growth(inode, stored, bytes.len() as u64)?;
+        if truncate {
+            self.shorten_in_part(inode, 0)?;
+        }
         self.clear_content(inode);
         self.set_inline(inode, bytes);
         self.set_size(inode, size);

@@ -21,13 +21,14 @@ use bark_schema::operation::{Failure, Refusal, Reply, UnixNanos};
 use super::State;
 use super::codec::row_struct;
 use super::extent::ExtentRow;
+use super::node_list::NodeList;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct BlockRow {
     pub(crate) references: u32,
     pub(crate) size: u32,
     pub(crate) checksum: u32,
-    pub(crate) nodes: Vec<NodeNumber>,
+    pub(crate) nodes: NodeList,
 }
 row_struct!(BlockRow {
     references,
@@ -43,7 +44,7 @@ pub(crate) struct GarbageRow {
     pub(crate) size: u32,
     /// Nobody ever published it.
     pub(crate) condemned: bool,
-    pub(crate) nodes: Vec<NodeNumber>,
+    pub(crate) nodes: NodeList,
 }
 row_struct!(GarbageRow {
     since,
@@ -51,6 +52,9 @@ row_struct!(GarbageRow {
     condemned,
     nodes
 });
+
+/// A file of a terabyte has a million of these.
+const _: () = assert!(size_of::<BlockRow>() <= 32 && size_of::<GarbageRow>() <= 32);
 
 /// Most nodes one block can be on.
 pub(super) const NODES_PER_BLOCK_MAX: usize = 64;
@@ -86,7 +90,7 @@ impl State {
                 references: 1,
                 size,
                 checksum,
-                nodes: nodes.to_vec(),
+                nodes: NodeList::new(nodes),
             };
             self.blocks.insert(block, row);
         }
@@ -115,7 +119,7 @@ impl State {
     }
 
     /// Puts a block nobody points into in the ledger.
-    pub(super) fn discard(&mut self, block: BlockId, size: u32, nodes: Vec<NodeNumber>, condemned: bool) {
+    pub(super) fn discard(&mut self, block: BlockId, size: u32, nodes: NodeList, condemned: bool) {
         self.garbage_bytes += u64::from(size);
         let row = GarbageRow {
             since: self.time,
@@ -138,7 +142,7 @@ impl State {
                 }
             });
             if !known {
-                self.discard(*block, 0, vec![node], true);
+                self.discard(*block, 0, NodeList::new(&[node]), true);
             }
         }
         Ok(Reply::Done)

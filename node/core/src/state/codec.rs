@@ -193,7 +193,7 @@ pub(super) fn encode_bytes<S: Sink>(bytes: &[u8], sink: &mut S) {
     sink.put(bytes);
 }
 
-fn decode_bytes<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Error> {
+pub(super) fn decode_bytes<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Error> {
     let size = u32::decode(reader)?;
     reader.take(size as usize)
 }

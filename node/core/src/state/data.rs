@@ -25,6 +25,8 @@ use super::State;
 use super::block::NODES_PER_BLOCK_MAX;
 use super::extent::ExtentRow;
 use super::inode::{Body, is_at_home};
+use super::node_list::NodeList;
+use super::unfinished::ROWS_CUT_MAX;
 
 /// Memory of all patches of a partition. 32 MiB: a second of small writes at full speed, and little
 /// enough for a node with tens of partitions.
@@ -168,6 +170,7 @@ impl State {
             return Ok(Reply::Attributes(row.attributes(inode)));
         }
         if how != Allocation::Reserve {
+            self.clear_in_part(inode, offset, end)?;
             self.clear_range(inode, offset, end);
         }
         self.set_size(inode, size);
@@ -214,6 +217,11 @@ impl State {
             let attributes = self.inode(target)?.attributes(target);
             return Ok(Reply::Copied(Copied { length, attributes }));
         }
+        // What lies at the target goes: no more of it than one entry may take.
+        let length = match self.overlaps(target, to, to + length).nth(ROWS_CUT_MAX) {
+            Some((offset, _)) => offset - to,
+            None => length,
+        };
         let (rows, length) = self.rows_to_copy(source, from, length)?;
         let end = to + length;
         self.check_copy_growth(target, to, end, &rows)?;
@@ -365,7 +373,7 @@ impl State {
             }
         }
         if !self.blocks.contains(&block) {
-            self.discard(block, size, nodes.clone(), false);
+            self.discard(block, size, NodeList::new(nodes), false);
         }
         Ok(Reply::Count(moved))
     }

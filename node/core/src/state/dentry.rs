@@ -14,6 +14,7 @@ use bark_schema::limits::{INLINE_SIZE_MAX, NAME_SIZE_MAX, PATH_SIZE_MAX};
 use bark_schema::operation::{Failure, FileKind, NewContent, NewInode, Refusal, Reply};
 
 use super::codec::{DigestSink, Reader, Row, Sink, row_struct};
+use super::entry_name::EntryName;
 use super::inode::{Body, Inode, check_new_inode, is_at_home};
 use super::{Error, State};
 
@@ -23,7 +24,7 @@ use super::{Error, State};
 pub(crate) struct DentryKey {
     pub(crate) directory: InodeId,
     pub(crate) cookie: u64,
-    pub(crate) name: Box<[u8]>,
+    pub(crate) name: EntryName,
 }
 row_struct!(DentryKey {
     directory,
@@ -36,7 +37,7 @@ impl DentryKey {
         DentryKey {
             directory,
             cookie: cookie(name),
-            name: name.into(),
+            name: EntryName::new(name),
         }
     }
 
@@ -45,7 +46,7 @@ impl DentryKey {
         DentryKey {
             directory,
             cookie,
-            name: Box::default(),
+            name: EntryName::new(b""),
         }
     }
 }
@@ -69,6 +70,9 @@ pub(crate) struct Dentry {
     pub(crate) kind: FileKind,
 }
 row_struct!(Dentry { inode, kind });
+
+/// Millions of these are in memory, too.
+const _: () = assert!(size_of::<DentryKey>() + size_of::<Dentry>() <= 56);
 
 pub(crate) fn no_such_entry() -> Failure {
     Failure::refused(Refusal::NotFound, "no such file or directory")

@@ -165,7 +165,11 @@ impl State {
     }
 
     fn add_extent(&mut self, inode: InodeId, offset: u64, row: ExtentRow) {
-        self.count_extent(inode, 1, row.length() as i64);
+        self.count_extents(inode, 1, row.length() as i64);
+        self.insert_row(inode, offset, row);
+    }
+
+    fn insert_row(&mut self, inode: InodeId, offset: u64, row: ExtentRow) {
         if let ExtentRow::Patch { bytes, .. } = &row {
             self.patch_bytes += bytes.len() as u64;
             self.patches.insert((inode, offset));
@@ -175,8 +179,13 @@ impl State {
 
     /// Takes a row out. Its reference is the caller's to release.
     pub(super) fn take_extent(&mut self, inode: InodeId, offset: u64) -> Option<ExtentRow> {
+        let row = self.remove_row(inode, offset)?;
+        self.count_extents(inode, -1, -(row.length() as i64));
+        Some(row)
+    }
+
+    fn remove_row(&mut self, inode: InodeId, offset: u64) -> Option<ExtentRow> {
         let row = self.extents.remove(&(inode, offset))?;
-        self.count_extent(inode, -1, -(row.length() as i64));
         if let ExtentRow::Patch { bytes, .. } = &row {
             self.patch_bytes -= bytes.len() as u64;
             self.patches.remove(&(inode, offset));
@@ -184,7 +193,7 @@ impl State {
         Some(row)
     }
 
-    fn count_extent(&mut self, inode: InodeId, rows: i64, bytes: i64) {
+    fn count_extents(&mut self, inode: InodeId, rows: i64, bytes: i64) {
         self.change_inode(inode, |row| {
             if let Body::Extents { count, allocated } = &mut row.body {
                 *count = count.wrapping_add_signed(rows);
@@ -196,22 +205,32 @@ impl State {
     /// Takes the bytes `from .. to` away from a file's map, cutting what reaches over the ends.
     pub(super) fn cut_extents(&mut self, inode: InodeId, from: u64, to: u64) {
         let starts: Vec<u64> = self.overlaps(inode, from, to).map(|(offset, _)| offset).collect();
+        if starts.is_empty() {
+            return;
+        }
+        // The inode is hashed anew once, not with every row.
+        let (mut rows, mut bytes) = (0, 0);
         for offset in starts {
-            let Some(row) = self.take_extent(inode, offset) else {
+            let Some(row) = self.remove_row(inode, offset) else {
                 continue;
             };
+            rows -= 1;
+            bytes -= row.length() as i64;
             let end = offset + row.length();
             let parts = [(offset, from.min(end)), (to.max(offset), end)];
             for (start, stop) in parts {
                 if start < stop {
+                    rows += 1;
+                    bytes += (stop - start) as i64;
                     self.retain(&row);
-                    self.add_extent(inode, start, row.part(start - offset, stop - offset));
+                    self.insert_row(inode, start, row.part(start - offset, stop - offset));
                 }
             }
             if let ExtentRow::Block { block, .. } = row {
                 self.release(block);
             }
         }
+        self.count_extents(inode, rows, bytes);
     }
 
     /// Rows that overlap `from .. to`, by offset.
@@ -274,7 +293,7 @@ impl State {
                         block_offset: *block_offset,
                         block_size: known.size,
                         checksum: known.checksum,
-                        nodes: known.nodes.clone(),
+                        nodes: known.nodes.to_vec(),
                     });
                 }
                 ExtentRow::Patch { bytes, .. } => {

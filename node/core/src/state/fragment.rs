@@ -88,7 +88,7 @@ impl State {
             } => FragmentPlace::Block {
                 block: *block,
                 block_offset: *block_offset,
-                nodes: self.blocks.get(block)?.nodes.clone(),
+                nodes: self.blocks.get(block)?.nodes.to_vec(),
             },
         };
         let length = row.length() as u32;

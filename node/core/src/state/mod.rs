@@ -9,7 +9,8 @@
 //! Invariants:
 //! - What `apply` does depends on the state, the index and the proposal alone; time is the proposal's.
 //! - Replicas that applied the same entries have the same [`State::hash`].
-//! - A failure other than a recorded refusal leaves no trace, apart from `applied` and `time`.
+//! - A failure other than a recorded refusal leaves no trace, apart from `applied` and `time`; but for
+//!   commands too long for one entry ([`unfinished`]).
 //! - `file_bytes` is the sum of the sizes of the regular files that have a name, `allocated_bytes` of what is
 //!   stored of these and of links, `orphans` the number of inodes without a name, at all times. The first
 //!   wraps, because a million sparse files of the largest size exceed 64 bits and must not stop the partition.
@@ -21,6 +22,7 @@ mod codec;
 mod counters;
 mod data;
 mod dentry;
+mod entry_name;
 mod extent;
 mod fragment;
 mod inode;
@@ -30,6 +32,7 @@ mod key_table;
 mod link;
 mod lock;
 mod names;
+mod node_list;
 mod open;
 mod publish;
 mod query;
@@ -45,6 +48,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod unfinished;
 mod usage;
 mod xattr;
 
@@ -110,6 +114,8 @@ pub struct State {
     unreported: BTreeSet<InodeId>,
     usage_changes: UsageChanges,
     snapshot: Option<Snapshot>,
+    /// The entry applied last did only a part of its command; see [`unfinished`].
+    unfinished: bool,
 
     keys: KeyTable,
     expiries: Table<(UnixMillis, Box<[u8]>), ()>,
@@ -197,6 +203,7 @@ impl State {
             usage_changes: UsageChanges::default(),
             orphan_count: 0,
             snapshot: None,
+            unfinished: false,
             keys: KeyTable::new(1),
             expiries: Table::new(2),
             inodes: Table::new(3),

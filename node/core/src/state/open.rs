@@ -24,6 +24,7 @@ use bark_schema::operation::{Failure, Refusal, Reply, UnixNanos};
 use super::State;
 use super::codec::row_struct;
 use super::inode::Body;
+use super::unfinished::ROWS_CUT_MAX;
 #[cfg(feature = "planted-bugs")]
 use crate::planted::{Defect, is_planted};
 
@@ -43,8 +44,6 @@ row_struct!(LeaseRow {
 
 const MILLISECOND: UnixNanos = 1_000_000;
 const GRACE: UnixNanos = ORPHAN_GRACE_MS as UnixNanos * MILLISECOND;
-/// Most extents one `ReapOrphans` takes from files: a larger file goes in pieces.
-const EXTENTS_REAPED_MAX: u64 = 16_384;
 
 impl State {
     pub(super) fn update_opens(
@@ -128,7 +127,7 @@ impl State {
     pub(super) fn reap_orphans(&mut self, limit: u32) -> Result<Reply, Failure> {
         self.end_leases(limit as usize);
         let mut reaped = 0;
-        let mut extents_left = EXTENTS_REAPED_MAX;
+        let mut rows_left = ROWS_CUT_MAX as u64;
         for _ in 0..limit {
             let Some((&(due, inode), ())) = self.orphans.first() else {
                 break;
@@ -138,12 +137,15 @@ impl State {
             }
             let is_orphan = self.inodes.get(&inode).is_some_and(|row| row.link_count == 0);
             if is_orphan && !self.keeps(inode) {
+                if rows_left == 0 {
+                    break;
+                }
                 if self.check_inode_unlocked(inode).is_err() {
                     self.orphans.remove(&(due, inode));
                     self.make_due(inode);
                     continue;
                 }
-                if !self.shorten(inode, &mut extents_left) {
+                if !self.take_rows(inode, &mut rows_left) {
                     break;
                 }
                 self.remove_inode(inode);
@@ -163,22 +165,28 @@ impl State {
         self.is_open(inode)
     }
 
-    /// Takes extents from an orphan as far as there are any left to take; true if it has none any more.
-    fn shorten(&mut self, inode: InodeId, extents_left: &mut u64) -> bool {
-        let count = match self.inodes.get(&inode).map(|row| &row.body) {
-            Some(Body::Extents { count, .. }) => *count,
+    /// Takes extents from an orphan as far as there are any left to take; true if what it still has, attributes
+    /// included, may go with it.
+    fn take_rows(&mut self, inode: InodeId, rows_left: &mut u64) -> bool {
+        let Some(row) = self.inodes.get(&inode) else {
+            return true;
+        };
+        let xattrs = u64::from(row.xattr_count);
+        let extents = match row.body {
+            Body::Extents { count, .. } => count,
             _ => 0,
         };
-        if count > *extents_left {
-            let extents = (inode, 0)..=(inode, u64::MAX);
-            let end = self.extents.range(extents).nth(*extents_left as usize);
+        if extents > *rows_left {
+            let all = (inode, 0)..=(inode, u64::MAX);
+            let end = self.extents.range(all).nth(*rows_left as usize);
             if let Some((_, offset)) = end.map(|(key, _)| *key) {
                 self.cut_extents(inode, 0, offset);
             }
-            *extents_left = 0;
+            *rows_left = 0;
             return false;
         }
-        *extents_left -= count;
+        // At least one inode goes with its attributes: there are fewer of them than an entry may take.
+        *rows_left = rows_left.saturating_sub(extents + xattrs);
         true
     }
 

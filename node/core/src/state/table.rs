@@ -10,18 +10,17 @@
 //! - `digest` equals [`Table::digest_from_scratch`] between any two calls.
 //! - A row is in `saved` only if its key is beyond the last emitted one.
 
-use std::borrow::Borrow;
 use std::collections::BTreeMap;
-use std::collections::btree_map;
 use std::ops::{Bound, RangeBounds};
 
 use super::Error;
 use super::codec::{DigestSink, Reader, Row};
+use crate::paged_map::PagedMap;
 
 pub(crate) struct Table<K, V> {
     /// Keeps equal rows of different tables apart, in the digest and in snapshots.
     tag: u8,
-    rows: BTreeMap<K, V>,
+    rows: PagedMap<K, V>,
     digest: u64,
     capture: Option<Capture<K, V>>,
 }
@@ -38,7 +37,7 @@ impl<K: Row + Ord + Clone, V: Row + Clone> Table<K, V> {
     pub(crate) fn new(tag: u8) -> Table<K, V> {
         Table {
             tag,
-            rows: BTreeMap::new(),
+            rows: PagedMap::new(),
             digest: 0,
             capture: None,
         }
@@ -56,30 +55,19 @@ impl<K: Row + Ord + Clone, V: Row + Clone> Table<K, V> {
         self.digest
     }
 
-    pub(crate) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
-    where
-        K: Borrow<Q>,
-    {
+    pub(crate) fn get(&self, key: &K) -> Option<&V> {
         self.rows.get(key)
     }
 
-    pub(crate) fn contains<Q: Ord + ?Sized>(&self, key: &Q) -> bool
-    where
-        K: Borrow<Q>,
-    {
+    pub(crate) fn contains(&self, key: &K) -> bool {
         self.rows.contains_key(key)
     }
 
-    pub(crate) fn iter(&self) -> btree_map::Iter<'_, K, V> {
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = (&K, &V)> {
         self.rows.iter()
     }
 
-    pub(crate) fn range<Q, R>(&self, range: R) -> btree_map::Range<'_, K, V>
-    where
-        Q: Ord + ?Sized,
-        K: Borrow<Q>,
-        R: RangeBounds<Q>,
-    {
+    pub(crate) fn range<R: RangeBounds<K>>(&self, range: R) -> impl DoubleEndedIterator<Item = (&K, &V)> {
         self.rows.range(range)
     }
 
@@ -90,29 +78,18 @@ impl<K: Row + Ord + Clone, V: Row + Clone> Table<K, V> {
     /// Adds or replaces a row.
     pub(crate) fn insert(&mut self, key: K, value: V) {
         self.digest = self.digest.wrapping_add(row_digest(self.tag, &key, &value));
-        match self.rows.entry(key) {
-            btree_map::Entry::Vacant(entry) => {
-                if let Some(capture) = &mut self.capture {
-                    capture.save(entry.key(), || None);
-                }
-                entry.insert(value);
-            }
-            btree_map::Entry::Occupied(mut entry) => {
-                let old_digest = row_digest(self.tag, entry.key(), entry.get());
-                self.digest = self.digest.wrapping_sub(old_digest);
-                let old = entry.insert(value);
-                if let Some(capture) = &mut self.capture {
-                    capture.save(entry.key(), || Some(old));
-                }
-            }
+        let captured = self.capture.is_some().then(|| key.clone());
+        let replaced = self.rows.insert(key, value);
+        if let Some((key, old)) = &replaced {
+            self.digest = self.digest.wrapping_sub(row_digest(self.tag, key, old));
+        }
+        if let (Some(capture), Some(key)) = (&mut self.capture, captured) {
+            capture.save(&key, || replaced.map(|(_, old)| old));
         }
     }
 
-    pub(crate) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
-    where
-        K: Borrow<Q>,
-    {
-        let (key, value) = self.rows.remove_entry(key)?;
+    pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
+        let (key, value) = self.rows.remove(key)?;
         self.digest = self.digest.wrapping_sub(row_digest(self.tag, &key, &value));
         if let Some(capture) = &mut self.capture {
             capture.save(&key, || Some(value.clone()));

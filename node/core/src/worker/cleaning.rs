@@ -7,7 +7,7 @@
 //! - Only a partition's leader packs and collects; worker 0 alone sweeps its node's store.
 //! - A pass over a ledger looks at a bounded number of rows.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -15,7 +15,7 @@ use bark_schema::ids::{BlockId, InodeId, PartitionId};
 use bark_schema::limits::{
     BLOCK_SIZE_DEFAULT, BLOCK_SIZE_MAX, BLOCKS_PER_COMMAND_MAX, MIB, USAGE_REPORTS_MAX,
 };
-use bark_schema::operation::NodeRequest;
+use bark_schema::operation::{NodeRequest, Reply};
 
 use super::gateway::Gateway;
 use crate::partition::Partition;
@@ -74,8 +74,14 @@ pub struct Cleaning {
     under_way: Rc<RefCell<BTreeSet<Chore>>>,
     progress: BTreeMap<PartitionId, Progress>,
     sweep: Rc<RefCell<collect::Sweep>>,
-    store_cleaned_us: u64,
+    store_swept_us: u64,
+    store_compacted_us: u64,
+    /// The last step of compaction left something to do.
+    compacts_on: Rc<Cell<bool>>,
 }
+
+/// Between two steps of compaction while there is something to do. 200 ms: at 4 MiB a step, 20 MiB a second.
+const COMPACTION_PAUSE_US: u64 = 200_000;
 
 impl Cleaning {
     /// Starts what is due for a partition this node leads.
@@ -188,20 +194,28 @@ impl Cleaning {
     /// Starts what is due for the node's block store.
     pub fn clean_store(&mut self, gateway: &Gateway, now: Now) {
         let config = gateway.config().cleaning;
-        if now.monotonic_us.saturating_sub(self.store_cleaned_us) < config.store_period_us {
+        let waited = |since_us: u64| now.monotonic_us.saturating_sub(since_us);
+        if waited(self.store_swept_us) >= config.store_period_us {
+            self.store_swept_us = now.monotonic_us;
+            let (work, sweep) = (gateway.clone(), self.sweep.clone());
+            self.once(gateway, Chore::Sweep, async move {
+                let state = sweep.take();
+                let state = collect::sweep(&work, state, config.orphan_age_us).await;
+                sweep.replace(state);
+            });
+        }
+        let compaction_due = waited(self.store_compacted_us) >= config.store_period_us
+            || (self.compacts_on.get() && waited(self.store_compacted_us) >= COMPACTION_PAUSE_US);
+        if !compaction_due {
             return;
         }
-        self.store_cleaned_us = now.monotonic_us;
-        let (work, sweep) = (gateway.clone(), self.sweep.clone());
-        self.once(gateway, Chore::Sweep, async move {
-            let state = sweep.take();
-            let state = collect::sweep(&work, state, config.orphan_age_us).await;
-            sweep.replace(state);
-        });
-        let work = gateway.clone();
+        self.store_compacted_us = now.monotonic_us;
+        let (work, compacts_on) = (gateway.clone(), self.compacts_on.clone());
         self.once(gateway, Chore::Compact, async move {
             let node = work.config().node;
-            if let Err(failure) = work.node(node, NodeRequest::BlockCompact).await {
+            let result = work.node(node, NodeRequest::BlockCompact).await;
+            compacts_on.set(matches!(result, Ok(Reply::Count(more)) if more > 0));
+            if let Err(failure) = result {
                 tracing::warn!(%failure, "no space was won back from dropped blocks");
             }
         });

@@ -56,6 +56,9 @@ pub const CALLS_MAX: usize = 1 << 17;
 const STEP_ROUNDS_MAX: u32 = 64;
 /// Coroutine polls in one round.
 const POLLS_PER_ROUND_MAX: u32 = 4096;
+/// Commands that all partitions of a worker together apply in one turn, roughly. 16384: about 50 ms, so that no
+/// heartbeat is late however much a replica has to catch up with.
+const COMMANDS_PER_TURN_MAX: u64 = 16_384;
 /// Memory kept for the bytes of the next turn's single-key operations.
 const KEY_BYTES_KEPT: usize = 1 << 20;
 /// Raft messages gathered into one frame, by size.
@@ -161,12 +164,19 @@ impl Worker {
     pub fn next_wake_us(&self) -> u64 {
         let timer = self.gateway.next_timer_us().unwrap_or(u64::MAX);
         let held = self.calls.next_due_us().unwrap_or(u64::MAX);
+        if self.partitions.values().any(Partition::has_backlog) {
+            return 0;
+        }
         self.next_tick_us.min(timer).min(held)
     }
 
     /// One turn; `inputs` is emptied, `effects` is added to.
     pub fn turn(&mut self, now: Now, inputs: &mut Vec<Input>, effects: &mut Vec<Effect>) {
         self.gateway.shared().now.set(now);
+        let commands_max = (COMMANDS_PER_TURN_MAX / self.partitions.len().max(1) as u64).max(1);
+        for partition in self.partitions.values_mut() {
+            partition.begin_turn(commands_max);
+        }
         for input in inputs.drain(..) {
             self.collect(input);
         }
@@ -372,6 +382,7 @@ impl Worker {
                 moved = true;
             }
             partition.collect(now, &mut self.output);
+            moved |= partition.has_batch();
         }
         let completions = std::mem::take(&mut self.output.completions);
         moved |= !completions.is_empty();

@@ -65,14 +65,14 @@ impl Worker {
             for partition in self.partitions.values().filter(|partition| partition.is_leader()) {
                 self.upkeep.cleaning.defragment(&self.gateway, partition);
             }
-            if self.config.worker == 0 {
-                self.upkeep.cleaning.clean_store(&self.gateway, now);
-            }
         }
     }
 
-    /// Packs patches and drops garbage of the partitions led here.
+    /// Packs patches and drops garbage of the partitions led here; cleans the node's block store.
     fn clean(&mut self, now: Now) {
+        if self.config.worker == 0 {
+            self.upkeep.cleaning.clean_store(&self.gateway, now);
+        }
         for partition in self.partitions.values() {
             if partition.is_leader() {
                 self.upkeep

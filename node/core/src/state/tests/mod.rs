@@ -5,6 +5,7 @@ mod data;
 mod equality;
 mod files;
 mod keys;
+mod large;
 mod opens;
 mod posix;
 mod sessions;

@@ -1,6 +1,7 @@
 //! Inodes without a name: kept while open, gone after the grace time, released when a client is silent.
 
 use super::*;
+use crate::state::unfinished::ROWS_CUT_MAX;
 use bark_schema::operation::{Entry, Step};
 
 const ROOT: InodeId = InodeId::ROOT;
@@ -126,7 +127,7 @@ fn a_large_orphan_goes_in_pieces() {
     // Goal: no entry takes more than a bounded number of extents; all of them end in the ledger.
     let mut machine = Machine::new();
     let file = machine.create(ROOT, "f", b"");
-    const COUNT: u64 = 40_000;
+    const COUNT: u64 = 12_000;
     for first in (0..COUNT).step_by(4_000) {
         let extents = (first..first + 4_000).map(|number| extent(number * 10, 10, number + 1));
         let publish = Command::Publish {
@@ -152,7 +153,7 @@ fn a_large_orphan_goes_in_pieces() {
     machine.reap();
     let mut entries = 1;
     while exists(&machine, file) {
-        assert!(before - machine.state.extents.len() <= 16_384);
+        assert!(before - machine.state.extents.len() <= ROWS_CUT_MAX as u64);
         before = machine.state.extents.len();
         assert!(machine.state.has_due_orphans(machine.time));
         machine.apply(Command::ReapOrphans { limit: 9 }).unwrap();
