@@ -47,12 +47,14 @@ impl Tree {
                     inode: *inode,
                     parent,
                     attributes,
+                    quota: None,
                 },
                 Step::InsertEntry {
                     entry,
                     inode: *inode,
                     kind,
                     expected,
+                    quota: None,
                 },
             ]
         });
