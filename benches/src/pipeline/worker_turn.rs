@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use bark_core::partition::{Partition, SnapshotConfig, Start};
 use bark_core::random::Random;
-use bark_core::state::State;
 use bark_core::time::Now;
 use bark_core::worker::gateway::{CompletionSink, FoundKey, KeyAsker, KeySink};
 use bark_core::worker::{CleaningConfig, Durability, Worker, WorkerConfig};
@@ -76,14 +75,7 @@ impl Bench {
             snapshots: SnapshotConfig::default(),
         };
         let open = |id| {
-            let start = Start {
-                replicas: vec![node],
-                state: State::new(PartitionId(id), PARTITIONS),
-                snapshot: (0, 0),
-                hard_state: (0, 0, 0),
-                entries: Vec::new(),
-                rejoin: false,
-            };
+            let start = Start::new(PartitionId(id), PARTITIONS, vec![node]);
             let random = Random::new(u64::from(id));
             Partition::open(
                 PartitionId(id),

@@ -103,6 +103,20 @@ pub struct Start {
     pub rejoin: bool,
 }
 
+impl Start {
+    /// Nothing is in it yet, and nothing was promised.
+    pub fn new(id: PartitionId, partitions_count: u16, replicas: Vec<NodeNumber>) -> Start {
+        Start {
+            replicas,
+            state: State::new(id, partitions_count),
+            snapshot: (0, 0),
+            hard_state: (0, 0, 0),
+            entries: Vec::new(),
+            rejoin: false,
+        }
+    }
+}
+
 impl Partition {
     pub fn open(
         id: PartitionId,

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use bark_core::partition::{Partition, SnapshotConfig, Start};
 use bark_core::random::Random;
-use bark_core::state::State;
 use bark_core::time::Now;
 use bark_core::worker::{CleaningConfig, Durability, Worker, WorkerConfig};
 use bark_schema::cluster_file;
@@ -63,14 +62,7 @@ impl Node {
             snapshots: SnapshotConfig::default(),
         };
         let partitions = (0..PARTITIONS).map(|id| {
-            let start = Start {
-                replicas: vec![node],
-                state: State::new(PartitionId(id), PARTITIONS),
-                snapshot: (0, 0),
-                hard_state: (0, 0, 0),
-                entries: Vec::new(),
-                rejoin: false,
-            };
+            let start = Start::new(PartitionId(id), PARTITIONS, vec![node]);
             let random = Random::new(u64::from(id));
             Partition::open(
                 PartitionId(id),

@@ -14,7 +14,6 @@ use std::task::{Context as TaskContext, Poll, Waker};
 
 use bark_core::partition::{Partition, SnapshotConfig, Start};
 use bark_core::random::Random;
-use bark_core::state::State;
 use bark_core::time::Now;
 use bark_core::worker::event::{Effect, Input, StorageEvent, StorageRequest};
 use bark_core::worker::{CleaningConfig, Durability, Worker, WorkerConfig};
@@ -104,14 +103,7 @@ impl SingleNode {
         };
         let partitions = (0..PARTITIONS).map(|number| {
             let id = PartitionId(number);
-            let start = Start {
-                replicas: vec![NODE],
-                state: State::new(id, PARTITIONS),
-                snapshot: (0, 0),
-                hard_state: (0, 0, 0),
-                entries: Vec::new(),
-                rejoin: false,
-            };
+            let start = Start::new(id, PARTITIONS, vec![NODE]);
             let random = Random::new(u64::from(number) + 1);
             Partition::open(id, NODE, start, SnapshotConfig::default(), random, now).expect("opens")
         });
