@@ -94,14 +94,13 @@ impl State {
     }
 
     fn audit_inodes(&self) -> Result<(), String> {
-        let due: BTreeSet<InodeId> = self.orphans.iter().map(|((_, inode), ())| *inode).collect();
         let mut xattrs: BTreeMap<InodeId, u8> = BTreeMap::new();
         for ((inode, _), _) in self.xattrs.iter() {
             let count = xattrs.entry(*inode).or_default();
             *count = count.saturating_add(1);
         }
         for (inode, row) in self.inodes.iter() {
-            if row.link_count == 0 && !due.contains(inode) && !self.is_open(*inode) {
+            if row.link_count == 0 && !self.orphans.contains(inode) && !self.is_open(*inode) {
                 return Err(format!("{inode} has no name, is not open and never goes"));
             }
             if inode.0 & InodeId::COUNTER_MAX >= self.inode_counter_next {
@@ -157,6 +156,12 @@ impl State {
     }
 
     fn audit_opens(&self) -> Result<(), String> {
+        for (inode, due) in self.orphans.iter() {
+            if !self.due_orphans.contains(&(*due, *inode)) {
+                return Err(format!("{inode} is due at {due}, but not found then"));
+            }
+        }
+        agree("orphans by time", &self.due_orphans.len(), &self.orphans.len())?;
         let mut opens: BTreeMap<ClientId, u32> = BTreeMap::new();
         for ((inode, client), ()) in self.opens.iter() {
             if !self.opens_by_client.contains(&(*client, *inode)) {

@@ -132,7 +132,8 @@ pub struct State {
     tombstones: Table<(TombstoneKind, TransactionId), ()>,
     outcomes: Table<TransactionId, OutcomeRow>,
     xattrs: Table<XattrKey, Box<[u8]>>,
-    orphans: Table<(UnixNanos, InodeId), ()>,
+    orphans: Table<InodeId, UnixNanos>,
+    due_orphans: Table<(UnixNanos, InodeId), ()>,
     opens: Table<(InodeId, ClientId), ()>,
     opens_by_client: Table<(ClientId, InodeId), ()>,
     leases: Table<ClientId, LeaseRow>,
@@ -158,13 +159,13 @@ macro_rules! each_table {
         each_table!(@ (&mut $state), $table, $action, keys expiries inodes dentries extents blocks garbage
             sessions replies retirements prepared locks tombstones outcomes
             xattrs orphans opens opens_by_client leases fences usages contributions names
-            quotas grants allowances)
+            quotas grants allowances due_orphans)
     };
     (shared $state:expr, $table:ident, $action:expr) => {
         each_table!(@ (&$state), $table, $action, keys expiries inodes dentries extents blocks garbage
             sessions replies retirements prepared locks tombstones outcomes
             xattrs orphans opens opens_by_client leases fences usages contributions names
-            quotas grants allowances)
+            quotas grants allowances due_orphans)
     };
     (@ (&mut $state:expr), $table:ident, $action:expr, $($field:ident)*) => {
         $( { let $table = &mut $state.$field; $action; } )*
@@ -230,6 +231,7 @@ impl State {
             quotas: Table::new(24),
             grants: Table::new(25),
             allowances: Table::new(26),
+            due_orphans: Table::new(27),
         }
     }
 

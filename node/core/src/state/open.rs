@@ -12,6 +12,7 @@
 //!
 //! Invariants:
 //! - Every inode with link count 0 is due in `orphans` or open in `opens`.
+//! - `orphans` and `due_orphans` hold the same pairs: an inode is due at one time, the last it was given.
 //! - `opens` and `opens_by_client` hold the same pairs, as many of a client as its lease counts.
 //! - An inode with a name, or told to be open under a lease that runs, is not reaped.
 
@@ -114,12 +115,20 @@ impl State {
     /// The inode goes after the grace time, unless somebody tells to have it open.
     pub(super) fn make_due(&mut self, inode: InodeId) {
         let due = self.time.saturating_add(GRACE);
-        self.orphans.insert((due, inode), ());
+        self.forget_due(inode);
+        self.orphans.insert(inode, due);
+        self.due_orphans.insert((due, inode), ());
+    }
+
+    fn forget_due(&mut self, inode: InodeId) {
+        if let Some(due) = self.orphans.remove(&inode) {
+            self.due_orphans.remove(&(due, inode));
+        }
     }
 
     /// Whether `ReapOrphans` would do anything at `now`.
     pub fn has_due_orphans(&self, now: UnixNanos) -> bool {
-        self.orphans.first().is_some_and(|((due, _), ())| *due <= now)
+        self.due_orphans.first().is_some_and(|((due, _), ())| *due <= now)
             || self.leases.iter().any(|(_, lease)| lease.expires <= now)
     }
 
@@ -129,7 +138,7 @@ impl State {
         let mut reaped = 0;
         let mut rows_left = ROWS_CUT_MAX as u64;
         for _ in 0..limit {
-            let Some((&(due, inode), ())) = self.orphans.first() else {
+            let Some((&(due, inode), ())) = self.due_orphans.first() else {
                 break;
             };
             if due > self.time {
@@ -141,7 +150,6 @@ impl State {
                     break;
                 }
                 if self.check_inode_unlocked(inode).is_err() {
-                    self.orphans.remove(&(due, inode));
                     self.make_due(inode);
                     continue;
                 }
@@ -151,7 +159,7 @@ impl State {
                 self.remove_inode(inode);
                 reaped += 1;
             }
-            self.orphans.remove(&(due, inode));
+            self.forget_due(inode);
         }
         Ok(Reply::Count(reaped))
     }

@@ -387,7 +387,7 @@ fn check_everything(state: &mut State) {
         *xattrs.entry(*inode).or_default() += 1;
     }
     check_usage(state);
-    let due: BTreeSet<InodeId> = state.orphans.iter().map(|((_, inode), ())| *inode).collect();
+    let due: BTreeSet<InodeId> = state.orphans.iter().map(|(inode, _)| *inode).collect();
     let open: BTreeSet<InodeId> = state.opens.iter().map(|((inode, _), ())| *inode).collect();
     let (mut file_bytes, mut allocated_bytes, mut orphans) = (0, 0, 0);
     for (inode, row) in state.inodes.iter() {

@@ -70,6 +70,30 @@ fn an_unlinked_file_can_be_read_and_written_until_the_last_client_closes_it() {
 }
 
 #[test]
+fn each_last_close_starts_the_grace_time_anew() {
+    // Goal: whoever opens it just before somebody else closes it still has the whole grace time to tell.
+    let mut machine = Machine::new();
+    let file = machine.create(ROOT, "f", b"");
+    machine.apply(tell(ONE, &[file], &[])).unwrap();
+    machine.apply(unlink("f")).unwrap();
+    let grace = bark_schema::limits::ORPHAN_GRACE_MS as i64 * 1_000_000;
+    machine.time += grace / 2;
+    machine.apply(tell(ONE, &[], &[file])).unwrap();
+    machine.apply(tell(OTHER, &[file], &[])).unwrap();
+    machine.apply(tell(OTHER, &[], &[file])).unwrap();
+    machine.time += grace / 2 + 1;
+    machine.apply(Command::ReapOrphans { limit: 9 }).unwrap();
+    assert!(exists(&machine, file), "half of the grace time is left");
+    machine.time += grace / 2;
+    machine.apply(Command::ReapOrphans { limit: 9 }).unwrap();
+    assert!(!exists(&machine, file));
+    assert_eq!(
+        (machine.state.orphans.len(), machine.state.due_orphans.len()),
+        (0, 0)
+    );
+}
+
+#[test]
 fn a_silent_client_loses_what_it_has_open_after_its_lease() {
     // Goal: the lease decides, by log time; renewing keeps; a client that comes back is told to tell again.
     let mut machine = Machine::new();
