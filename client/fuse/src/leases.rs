@@ -16,14 +16,19 @@ use bark_schema::operation::Failure;
 use crate::volume::Volume;
 
 const PERIOD: Duration = Duration::from_secs(1);
+/// Of those opened and of those closed, which share a command.
+const PART: usize = OPENS_PER_COMMAND_MAX / 2;
 /// Three tries before a lease runs out.
 const RENEW_AFTER: Duration = Duration::from_millis(LEASE_MS_DEFAULT as u64 / 3);
 
 /// What one partition was told.
 #[derive(Debug)]
 struct Told {
+    /// Open there, as far as this client knows, or told to be.
     open: BTreeSet<InodeId>,
     at: Instant,
+    /// The lease ran out, or an answer that would have said so was lost: what is open must be told again.
+    doubtful: bool,
 }
 
 impl Volume {
@@ -46,55 +51,73 @@ impl Volume {
         let partitions: BTreeSet<PartitionId> = open.keys().chain(told.keys()).copied().collect();
         for partition in partitions {
             let now_open = open.remove(&partition).unwrap_or_default();
-            let before = told.get(&partition);
-            let due = before.is_some_and(|told| !told.open.is_empty() && told.at.elapsed() >= RENEW_AFTER);
-            if !due
-                && before.is_none_or(|told| told.open == now_open)
-                && (before.is_some() || now_open.is_empty())
-            {
+            let before = told.remove(&partition).unwrap_or_else(|| Told {
+                open: BTreeSet::new(),
+                at: Instant::now(),
+                doubtful: true,
+            });
+            if before.open.is_empty() && now_open.is_empty() {
                 continue;
             }
-            let known = before.map(|told| told.open.clone()).unwrap_or_default();
-            match self.tell(partition, &known, &now_open).await {
-                Ok(true) => {
-                    let at = Instant::now();
-                    told.insert(partition, Told { open: now_open, at });
+            let is_fresh = before.at.elapsed() < RENEW_AFTER && !before.doubtful;
+            let after = match is_fresh && before.open == now_open {
+                true => before,
+                false => self.tell(partition, before, now_open).await,
+            };
+            told.insert(partition, after);
+        }
+    }
+
+    /// Tells the difference, or everything when in doubt.
+    async fn tell(&self, partition: PartitionId, before: Told, open: BTreeSet<InodeId>) -> Told {
+        let opened: Vec<InodeId> = match before.doubtful {
+            true => open.iter().copied().collect(),
+            false => open.difference(&before.open).copied().collect(),
+        };
+        let closed: Vec<InodeId> = before.open.difference(&open).copied().collect();
+        let at = Instant::now();
+        match self
+            .tell_parts(partition, &opened, &closed, before.doubtful)
+            .await
+        {
+            Ok(counts) => Told {
+                open,
+                at,
+                doubtful: !counts,
+            },
+            // Any of it may have arrived.
+            Err(failure) => {
+                tracing::debug!(%partition, %failure, "open files not told");
+                Told {
+                    open: before.open.union(&open).copied().collect(),
+                    at,
+                    doubtful: true,
                 }
-                // The lease had run out: everything is told again, at the next tick.
-                Ok(false) => {
-                    told.remove(&partition);
-                }
-                Err(failure) => tracing::debug!(%partition, %failure, "open files not told"),
             }
         }
     }
 
-    /// Says whether what was told before still counts.
-    async fn tell(
+    /// Says whether all that was told counts: the lease had not run out, except perhaps before all was told.
+    async fn tell_parts(
         &self,
         partition: PartitionId,
-        known: &BTreeSet<InodeId>,
-        open: &BTreeSet<InodeId>,
+        opened: &[InodeId],
+        closed: &[InodeId],
+        is_all: bool,
     ) -> Result<bool, Failure> {
-        let opened: Vec<InodeId> = open.difference(known).copied().collect();
-        let closed: Vec<InodeId> = known.difference(open).copied().collect();
-        let steps = opened
-            .len()
-            .max(closed.len())
-            .div_ceil(OPENS_PER_COMMAND_MAX)
-            .max(1);
-        let mut renewed = true;
-        for step in 0..steps {
+        let longer = opened.len().max(closed.len());
+        let mut counts = true;
+        for step in 0..longer.div_ceil(PART).max(1) {
             let part = |list: &[InodeId]| {
-                let chunk = list.chunks(OPENS_PER_COMMAND_MAX).nth(step);
+                let chunk = list.chunks(PART).nth(step);
                 chunk.map(<[InodeId]>::to_vec).unwrap_or_default()
             };
-            let answer = self
+            let renewed = self
                 .cluster
-                .update_opens(partition, part(&opened), part(&closed), LEASE_MS_DEFAULT);
-            renewed &= answer.await?;
+                .update_opens(partition, part(opened), part(closed), LEASE_MS_DEFAULT)
+                .await?;
+            counts &= renewed || (is_all && step == 0);
         }
-        // A lease that is new had nothing to run out.
-        Ok(renewed || known.is_empty())
+        Ok(counts)
     }
 }

@@ -37,6 +37,8 @@ const CONTENT_SIZE_MAX: u64 = 12_000;
 struct Holder {
     id: ClientId,
     told: BTreeSet<InodeId>,
+    /// Told when no answer came: the lease may have ended before that, which only the lost answer said.
+    doubtful: BTreeSet<InodeId>,
     /// The lease runs at least until then, if it has one.
     lease_until_us: Option<u64>,
     renew_at_us: u64,
@@ -69,6 +71,7 @@ pub async fn unnamed(port: Port, random: Random, number: usize, exact: bool) {
     let holder = |index| Holder {
         id: ClientId(5_000 + HOLDERS * number as u64 + index),
         told: BTreeSet::new(),
+        doubtful: BTreeSet::new(),
         lease_until_us: None,
         renew_at_us: 0,
     };
@@ -355,8 +358,11 @@ impl Unnamed {
         }
     }
 
-    async fn tell(&mut self, index: usize, opened: Vec<InodeId>, closed: Vec<InodeId>) {
+    async fn tell(&mut self, index: usize, mut opened: Vec<InodeId>, closed: Vec<InodeId>) {
         let sent_us = self.port.now_us();
+        let mut doubtful = std::mem::take(&mut self.holders[index].doubtful);
+        doubtful.retain(|inode| !closed.contains(inode) && !opened.contains(inode));
+        opened.extend(doubtful);
         let had_until_us = self.holders[index].lease_until_us;
         let command = Command::UpdateOpens {
             client: self.holders[index].id,
@@ -384,7 +390,11 @@ impl Unnamed {
             Fate::Refused(refusal, sentence) => {
                 return self.fail(format!("opens were refused: {refusal:?}, {sentence}"));
             }
-            Fate::Nothing | Fate::Unsure => return,
+            Fate::Nothing | Fate::Unsure => {
+                let told = self.end_promises(index, had_until_us);
+                self.holders[index].doubtful = told.into_iter().chain(opened).collect();
+                return;
+            }
         };
         let now_us = self.port.now_us();
         self.holders[index].renew_at_us = now_us + RENEWAL_US;
@@ -395,15 +405,7 @@ impl Unnamed {
                     "a lease ended at {now_us}, which runs until {until_us} us"
                 ));
             }
-            // What was told before counts no longer; grace may be all that is left of it.
-            again = std::mem::take(&mut self.holders[index].told)
-                .into_iter()
-                .collect();
-            for inode in &again {
-                if let Some(file) = self.files.get_mut(inode) {
-                    file.stays_until_us = file.stays_until_us.max(until_us + GRACE_US);
-                }
-            }
+            again = self.end_promises(index, had_until_us);
         }
         let lease_us = u64::from(LEASE_MS) * 1_000;
         self.holders[index].lease_until_us = Some(sent_us + lease_us);
@@ -416,5 +418,18 @@ impl Unnamed {
         if !again.is_empty() {
             Box::pin(self.tell(index, again, Vec::new())).await;
         }
+    }
+
+    /// What was told before counts no longer than the lease it was told under, and the grace time after that.
+    fn end_promises(&mut self, index: usize, lease_until_us: Option<u64>) -> Vec<InodeId> {
+        let told: Vec<InodeId> = std::mem::take(&mut self.holders[index].told)
+            .into_iter()
+            .collect();
+        for inode in &told {
+            if let (Some(file), Some(until_us)) = (self.files.get_mut(inode), lease_until_us) {
+                file.stays_until_us = file.stays_until_us.max(until_us + GRACE_US);
+            }
+        }
+        told
     }
 }
