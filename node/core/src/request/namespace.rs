@@ -2,7 +2,9 @@
 //!
 //! The common case is tried first as one entry of one partition; when the state says that the operation
 //! touches others, it is planned from what the directories hold now and carried through a transaction,
-//! whose steps check that nothing changed meanwhile.
+//! whose steps check that nothing changed meanwhile. A step may be refused because a name led to something else
+//! by then (the file to be replaced is gone, the directory to be removed was moved and filled), and its own
+//! partition cannot know: so a refusal is the answer only if the names still lead to what they did.
 //!
 //! Moving a directory to another parent also takes the cluster-wide rename lease and walks the target's
 //! ancestors under it, so that no two renames can tie a loop (`mv a b/d` beside `mv b a/c`).
@@ -50,11 +52,17 @@ pub async fn carry_out(
             attempt: (term << 32) | (gateway.random() & 0xffff_0000) | attempt,
         };
         let result = match plan(gateway, &operation).await {
-            Ok((plan, reply)) => transaction::attempt(gateway, id, transaction, primary, plan, reply).await,
+            Ok((mut plan, reply)) => {
+                let seen = std::mem::take(&mut plan.seen);
+                match transaction::attempt(gateway, id, transaction, primary, plan, reply).await {
+                    Err(Failure::Refused(..)) if !is_still_so(gateway, &seen).await => Err(entry_changed()),
+                    result => result,
+                }
+            }
             Err(failure) => Err(failure),
         };
         match result {
-            Err(failure) if looks_again(&operation, &failure) => {}
+            Err(Failure::Locked { .. } | Failure::Busy(_) | Failure::Refused(Refusal::Conflict, _)) => {}
             // Found while planning or by another partition: it must be the answer to every repetition.
             // If one of those was answered before, perhaps with success, that is the answer to this one.
             Err(Failure::Refused(refusal, sentence)) if refusal != Refusal::Internal => {
@@ -70,20 +78,19 @@ pub async fn carry_out(
     ))
 }
 
-/// Whether another attempt may come to another end: what this one was planned from has changed meanwhile.
-fn looks_again(operation: &Namespace, failure: &Failure) -> bool {
-    match failure {
-        Failure::Locked { .. } | Failure::Busy(_) | Failure::Refused(Refusal::Conflict, _) => true,
-        // The name was free when the plan was made. What has it now is to be replaced.
-        Failure::Refused(Refusal::Exists, _) => matches!(
-            operation,
-            Namespace::Rename {
-                mode: RenameMode::Replace,
-                ..
-            }
-        ),
-        _ => false,
+/// Whether the names lead to what they led to when they were `seen`.
+async fn is_still_so(gateway: &Gateway, seen: &[(Entry, Option<InodeId>)]) -> bool {
+    for (entry, inode) in seen {
+        match lookup(gateway, entry.directory, &entry.name).await {
+            Ok(found) if found.map(|(inode, _)| inode) == *inode => {}
+            _ => return false,
+        }
     }
+    true
+}
+
+fn entry_changed() -> Failure {
+    Failure::refused(Refusal::Conflict, "the entry changed meanwhile")
 }
 
 /// The form that is one entry when everything is at home in the first partition.
@@ -217,13 +224,9 @@ async fn plan_remove_directory(
         return Err(Failure::refused(Refusal::NotDirectory, "Not a directory"));
     }
     let mut plan = Plan::default();
-    plan.add(
-        directory.home(),
-        Step::RemoveEntry {
-            entry: Entry { directory, name },
-            inode,
-        },
-    );
+    let entry = Entry { directory, name };
+    plan.seen.push((entry.clone(), Some(inode)));
+    plan.add(directory.home(), Step::RemoveEntry { entry, inode });
     plan.add(inode.home(), Step::RemoveDirectory { inode });
     Ok((plan, Reply::Done))
 }
@@ -234,13 +237,9 @@ async fn plan_unlink(gateway: &Gateway, directory: InodeId, name: Bytes) -> Resu
         return Err(Failure::refused(Refusal::IsDirectory, "Is a directory"));
     }
     let mut plan = Plan::default();
-    plan.add(
-        directory.home(),
-        Step::RemoveEntry {
-            entry: Entry { directory, name },
-            inode,
-        },
-    );
+    let entry = Entry { directory, name };
+    plan.seen.push((entry.clone(), Some(inode)));
+    plan.add(directory.home(), Step::RemoveEntry { entry, inode });
     plan.add(inode.home(), lose_name(inode, directory));
     Ok((plan, Reply::Done))
 }
@@ -298,13 +297,17 @@ async fn plan_rename(
         (_, target) => {
             let quotas = (quota_of(gateway, from.directory), quota_of(gateway, to.directory));
             let (left, quota) = try_join(quotas.0, quotas.1).await?;
-            match (mode, target) {
-                _ if left != quota => Err(other_quota()),
-                (RenameMode::Exchange, Some(target)) => {
-                    Ok(plan_exchange((from, source), (to, target), quota))
-                }
-                _ => plan_move((from, source), to, target, quota),
-            }
+            let seen = vec![
+                (from.clone(), Some(source.0)),
+                (to.clone(), target.map(|(inode, _)| inode)),
+            ];
+            let (mut plan, reply) = match (mode, target) {
+                _ if left != quota => return Err(other_quota()),
+                (RenameMode::Exchange, Some(target)) => plan_exchange((from, source), (to, target), quota),
+                _ => plan_move((from, source), to, target, quota)?,
+            };
+            plan.seen = seen;
+            Ok((plan, reply))
         }
     }
 }
@@ -439,28 +442,4 @@ fn found(entry: Option<(InodeId, FileKind)>) -> Result<(InodeId, FileKind), Fail
 
 fn no_such_entry() -> Failure {
     Failure::refused(Refusal::NotFound, "No such file or directory")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Goal: a rename that may replace is never refused because the name was taken while it was under way.
-    #[test]
-    fn a_rename_that_may_replace_looks_again_when_its_name_is_taken() {
-        let entry = |name: &'static str| Entry {
-            directory: InodeId::ROOT,
-            name: Bytes::from_static(name.as_bytes()),
-        };
-        let rename = |mode| Namespace::Rename {
-            from: entry("a"),
-            to: entry("b"),
-            mode,
-        };
-        let taken = Failure::refused(Refusal::Exists, "file exists");
-        assert!(looks_again(&rename(RenameMode::Replace), &taken));
-        assert!(!looks_again(&rename(RenameMode::NoReplace), &taken));
-        let gone = Failure::refused(Refusal::NotFound, "no such file or directory");
-        assert!(!looks_again(&rename(RenameMode::Replace), &gone));
-    }
 }

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use bark_schema::ids::{InodeId, PartitionId, TransactionId};
-use bark_schema::operation::{Command, Failure, Query, Refusal, Reply, RequestId, Step};
+use bark_schema::operation::{Command, Entry, Failure, Query, Refusal, Reply, RequestId, Step};
 use bytes::Bytes;
 
 use super::recovery;
@@ -30,6 +30,8 @@ pub struct Plan {
     pub steps: BTreeMap<PartitionId, Vec<Step>>,
     /// Directories that get a new parent: under the cluster's rename lease, and not below themselves.
     pub reparents: Vec<Reparent>,
+    /// What the names led to that it was planned from.
+    pub seen: Vec<(Entry, Option<InodeId>)>,
 }
 
 #[derive(Clone, Copy)]
