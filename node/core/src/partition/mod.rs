@@ -22,6 +22,7 @@ mod pending;
 mod rejoin;
 mod snapshot;
 mod snapshot_config;
+mod start;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,14 +36,14 @@ use bark_schema::operation::{
 };
 use bytes::Bytes;
 
-use crate::consensus::{self, CommittedEntry, Group, GroupOutput, GroupStorage, Outgoing, Role};
-use crate::random::Random;
+use crate::consensus::{self, CommittedEntry, Group, GroupOutput, Outgoing, Role};
 use crate::state::State;
 use crate::time::Now;
 use event::{CallId, Completion, Output, Returned};
 pub(crate) use key_run::plain_set;
 use pending::{Batch, Pending, Position, Read, WaitingEntry, WaitingRead};
 pub use snapshot_config::{SnapshotConfig, SnapshotCounts};
+pub use start::Start;
 
 /// A batch that reached this size is proposed before the turn ends.
 const BATCH_SIZE_BYTES_MAX: usize = 1 << 20;
@@ -91,77 +92,7 @@ pub struct Partition {
     hash_seed: u64,
 }
 
-/// What a partition starts from: new, or recovered from snapshot and log.
-pub struct Start {
-    pub replicas: Vec<NodeNumber>,
-    pub state: State,
-    /// Index and term the state was loaded at; (0, 0) when new.
-    pub snapshot: (u64, u64),
-    pub hard_state: (u64, u64, u64),
-    pub entries: Vec<bark_schema::message::LogEntry>,
-    /// It may have forgotten votes and entries it acknowledged.
-    pub rejoin: bool,
-}
-
-impl Start {
-    /// Nothing is in it yet, and nothing was promised.
-    pub fn new(id: PartitionId, partitions_count: u16, replicas: Vec<NodeNumber>) -> Start {
-        Start {
-            replicas,
-            state: State::new(id, partitions_count),
-            snapshot: (0, 0),
-            hard_state: (0, 0, 0),
-            entries: Vec::new(),
-            rejoin: false,
-        }
-    }
-}
-
 impl Partition {
-    pub fn open(
-        id: PartitionId,
-        node: NodeNumber,
-        start: Start,
-        snapshots: SnapshotConfig,
-        mut random: Random,
-        now: Now,
-    ) -> Result<Partition, consensus::Error> {
-        let entries = start.entries.into_iter().map(consensus::library_entry).collect();
-        let storage = GroupStorage::new(&start.replicas, start.hard_state, start.snapshot, entries);
-        let rejoin =
-            (start.rejoin && start.replicas.len() > 1).then(|| rejoin::Rejoin::new(random.next_u64()));
-        let hash_seed = random.clone().next_u64();
-        let group = Group::new(id, node, storage, start.snapshot.0, random)?;
-        let mut partition = Partition {
-            id,
-            replicas: start.replicas,
-            group,
-            group_output: GroupOutput::default(),
-            time: start.state.time(),
-            state: start.state,
-            applied: start.snapshot,
-            committed: VecDeque::new(),
-            commands_left: u64::MAX,
-            pending: Pending::default(),
-            was_leader: false,
-            hash_points: VecDeque::new(),
-            snapshots: snapshot::Snapshots::new(snapshots, now),
-            rejoin,
-            failed: None,
-            completions: Vec::new(),
-            returned: Vec::new(),
-            ended_runs: Vec::new(),
-            unfinished: Vec::new(),
-            ticks_as_leader: 0,
-            hash_seed,
-        };
-        partition.state.set_hash_seed(hash_seed);
-        if partition.replicas.len() == 1 {
-            partition.group.campaign()?;
-        }
-        Ok(partition)
-    }
-
     pub fn id(&self) -> PartitionId {
         self.id
     }
