@@ -581,6 +581,35 @@ struct DataCommand @0xcc8a64e03cf3f000 {
       blocks @17 :List(BlockId);
     }
     forgetBlocks @18 :List(BlockId);
+    update :group {
+      # What a client has of a file, bytes first and attributes then, all at once.
+      inode @19 :UInt64;
+      bytes @20 :NewBytes;
+      change @21 :AttributeChange;
+      # Without a size.
+      dropsPrivileges @22 :Bool;
+      hasWritten @23 :Bool;
+      written @24 :Int64;
+      # When the bytes were written.
+      hasChanged @25 :Bool;
+      changed @26 :Int64;
+      # When the last of it was done.
+    }
+  }
+}
+
+struct NewBytes @0xd8f7a9d1c3b5e602 {
+  # Bytes of an update.
+  union {
+    nothing @0 :Void;
+    bytes :group {
+      offset @1 :UInt64;
+      data @2 :Data;
+    }
+    blocks :group {
+      extents @3 :List(Extent);
+      size @4 :UInt64;
+    }
   }
 }
 

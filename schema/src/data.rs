@@ -11,7 +11,7 @@
 use bytes::Bytes;
 
 use crate::ids::{BlockId, InodeId, NodeNumber};
-use crate::operation::{Attributes, Extent};
+use crate::operation::{AttributeChange, Attributes, Extent, UnixNanos};
 
 /// A change of the bytes of files, or of the ledger of blocks, by one log entry.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,6 +52,50 @@ pub enum DataCommand {
     CondemnBlocks { node: NodeNumber, blocks: Vec<BlockId> },
     /// The nodes dropped these: they leave the ledger. Proposed by leaders.
     ForgetBlocks { blocks: Vec<BlockId> },
+    /// All that a client has of an inode, at once. Answers `Attributes`.
+    Update(FileUpdate),
+}
+
+/// What a client kept for a while: bytes, and attributes that were set after them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FileUpdate {
+    pub inode: InodeId,
+    pub bytes: NewBytes,
+    /// Without a size.
+    pub change: AttributeChange,
+    /// The owner changed, or somebody without privileges wrote, before the mode of `change` was set: the
+    /// set-user bit goes, and the set-group bit if the group may execute. Nothing happens to a directory.
+    pub drops_privileges: bool,
+    /// When the bytes were written, unless `change` sets that time.
+    pub written: Option<UnixNanos>,
+    /// When the last of it was done. Both times count as far as they lie between the inode's last change and
+    /// the log entry; without them it is the entry's.
+    pub changed: Option<UnixNanos>,
+}
+
+/// New bytes of a file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum NewBytes {
+    #[default]
+    Nothing,
+    /// They travel in the log entry, as those of [`DataCommand::Write`].
+    Bytes { offset: u64, data: Bytes },
+    /// Blocks that are stored, laid over what the file has; it grows to `size` if it was shorter.
+    Blocks { extents: Vec<Extent>, size: u64 },
+}
+
+impl FileUpdate {
+    /// One that changes nothing.
+    pub fn of(inode: InodeId) -> FileUpdate {
+        FileUpdate {
+            inode,
+            bytes: NewBytes::Nothing,
+            change: AttributeChange::default(),
+            drops_privileges: false,
+            written: None,
+            changed: None,
+        }
+    }
 }
 
 /// A question about the bytes of files, or about blocks.

@@ -7,13 +7,15 @@ use bark_schema::codec::{
     self, decode_client, decode_peer, decode_proposal, decode_server, encode_client, encode_peer,
     encode_proposal, encode_server,
 };
-use bark_schema::data::{DataCommand, PackedBlock, PackedFrom, PackedPiece};
+use bark_schema::data::{DataCommand, FileUpdate, NewBytes, PackedBlock, PackedFrom, PackedPiece};
 use bark_schema::frame::FrameDecoder;
 use bark_schema::generated::peer_capnp::client_message;
 use bark_schema::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId};
 use bark_schema::limits::{FRAME_SIZE_MAX, MIB};
 use bark_schema::message::{ClientMessage, PeerMessage, RaftKind, RaftMessage};
-use bark_schema::operation::{Command, Condition, Expiry, NodeRequest, Proposal, Query, Request, RequestId};
+use bark_schema::operation::{
+    AttributeChange, Command, Condition, Expiry, NodeRequest, Proposal, Query, Request, RequestId, SetTime,
+};
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -207,6 +209,25 @@ fn golden_write() -> DataCommand {
     }
 }
 
+fn golden_update() -> DataCommand {
+    DataCommand::Update(FileUpdate {
+        inode: InodeId::new(PartitionId(3), 9),
+        bytes: NewBytes::Bytes {
+            offset: 4096,
+            data: Bytes::from_static(b"bytes\xff"),
+        },
+        change: AttributeChange {
+            mode: Some(0o644),
+            owner: Some(7),
+            modified: Some(SetTime::At(-3)),
+            ..AttributeChange::default()
+        },
+        drops_privileges: true,
+        written: Some(1_700_000_000_000_000_000),
+        changed: None,
+    })
+}
+
 fn golden_repack() -> DataCommand {
     DataCommand::Repack {
         block: PackedBlock {
@@ -278,6 +299,11 @@ fn old_bytes_are_read_as_they_were_meant() {
     assert_eq!(
         decode_proposal(&write).expect("decodes"),
         golden_data(golden_write())
+    );
+    let update = Bytes::from_static(include_bytes!("golden/update.bin"));
+    assert_eq!(
+        decode_proposal(&update).expect("decodes"),
+        golden_data(golden_update())
     );
     let repack = Bytes::from_static(include_bytes!("golden/repack.bin"));
     assert_eq!(

@@ -6,12 +6,11 @@
 
 use bark_client::Client;
 use bark_client::session::Call;
-use bark_schema::data::{Allocation, Copied, DataCommand, DataQuery, SeekTarget};
+use bark_schema::data::{Allocation, Copied, DataCommand, DataQuery, FileUpdate, SeekTarget};
 use bark_schema::ids::{InodeId, PartitionId};
 use bark_schema::operation::{
-    AttributeChange, Attributes, ClusterStatus, Command, Condition, Content, DirectoryEntry, Entry, Extent,
-    Failure, ListPosition, Namespace, NewContent, NewInode, NodeRequest, PartitionStatus, Query, Reply,
-    Xattr,
+    AttributeChange, Attributes, ClusterStatus, Command, Condition, Content, DirectoryEntry, Entry, Failure,
+    ListPosition, Namespace, NewContent, NewInode, NodeRequest, PartitionStatus, Query, Reply, Xattr,
 };
 use bark_schema::quota::Quota;
 use bytes::Bytes;
@@ -168,19 +167,9 @@ impl Cluster {
         attributes_of(self.command(inode.home(), command).await?)
     }
 
-    /// Writes at most WRITE_SIZE_MAX bytes in one log entry.
-    pub(crate) async fn write(
-        &self,
-        inode: InodeId,
-        offset: u64,
-        data: Bytes,
-    ) -> Result<Attributes, Failure> {
-        let command = DataCommand::Write {
-            inode,
-            offset: Some(offset),
-            data,
-        };
-        attributes_of(self.data(inode, command).await?)
+    /// Bytes and attributes of one inode, at once.
+    pub(crate) async fn update(&self, update: FileUpdate) -> Result<Attributes, Failure> {
+        attributes_of(self.data(update.inode, DataCommand::Update(update)).await?)
     }
 
     pub(crate) async fn allocate(
@@ -236,23 +225,6 @@ impl Cluster {
 
     async fn data(&self, inode: InodeId, command: DataCommand) -> Result<Reply, Failure> {
         self.command(inode.home(), Command::Data(command)).await
-    }
-
-    /// Lays extents, in order and apart, over what the file has. It grows to `size` if it was shorter.
-    pub(crate) async fn publish(
-        &self,
-        inode: InodeId,
-        extents: Vec<Extent>,
-        size: u64,
-    ) -> Result<Attributes, Failure> {
-        let command = Command::Publish {
-            inode,
-            extents,
-            size,
-            replace_all: false,
-            base_version: None,
-        };
-        attributes_of(self.command(inode.home(), command).await?)
     }
 
     pub(crate) async fn xattr(&self, inode: InodeId, name: Bytes) -> Result<Bytes, Failure> {

@@ -309,7 +309,7 @@ impl fuser::Filesystem for Filesystem {
     fn write(
         &self,
         _request: &Request,
-        inode: INodeNo,
+        _inode: INodeNo,
         handle: FileHandle,
         offset: u64,
         data: &[u8],
@@ -329,7 +329,7 @@ impl fuser::Filesystem for Filesystem {
             kills: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
             synchronous: flags.0 & SYNC_FLAGS != 0,
         };
-        self.write_file(self.volume.inode(inode), file, (offset, data), how, reply);
+        self.write_file(file, (offset, data), how, reply);
     }
 
     fn flush(

@@ -12,7 +12,8 @@
 //! gather several.
 //!
 //! Invariants:
-//! - Acknowledged names and attributes are in the cluster; acknowledged bytes are there after close or fsync.
+//! - Acknowledged names and attributes are in the cluster; acknowledged bytes, and the attributes of a file that was
+//!   just made here, are there after close or fsync, or a second later.
 //! - An error of a write in the background is told by the next fsync or close of the file.
 //! - A request waits in a task, never on a thread that others need.
 
@@ -26,6 +27,7 @@ mod extent_map;
 mod filesystem;
 mod handles;
 mod inheritance;
+mod kept_attributes;
 mod layout;
 mod leases;
 mod memory;

@@ -106,7 +106,8 @@ impl Mount {
                 sentence: "Not a directory".into(),
             });
         }
-        let volume = Arc::new(Volume::new(Cluster::new(client, options.patience), root.inode));
+        let cluster = Cluster::new(client, options.patience);
+        let volume = Arc::new(Volume::new(cluster, root.inode, options.synchronous));
         let (notices, queue) = Notices::new();
         let filesystem = Filesystem::new(volume.clone(), notices, Runtime::current());
         let config = config(&options);

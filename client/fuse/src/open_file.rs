@@ -11,17 +11,18 @@
 //! - The state's lock is never held across an await.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bark_schema::ids::InodeId;
 use bark_schema::limits::BLOCK_SIZE_DEFAULT;
-use bark_schema::operation::{Attributes, UnixNanos};
+use bark_schema::operation::{AttributeChange, Attributes, UnixNanos};
 use fuser::Errno;
 use tokio::sync::{MutexGuard as GateGuard, Notify};
 
 use crate::attributes::unix_nanos;
 use crate::cluster::Cluster;
 use crate::extent_map::ExtentMap;
+use crate::kept_attributes::{KeptAttributes, without_privileges};
 use crate::layout::Layout;
 use crate::memory::Memory;
 use crate::range_buffer::{Piece, RangeBuffer};
@@ -44,8 +45,18 @@ pub(crate) struct State {
     pub(crate) attributes: Attributes,
     /// With what is not published yet.
     pub(crate) size: u64,
+    /// When the cluster told that, or something newer.
+    learned_at: Instant,
     /// When the last write came that is not published yet.
     pub(crate) written: Option<UnixNanos>,
+    /// Somebody without privileges wrote some of it.
+    pub(crate) unprivileged: bool,
+    /// This mount made it and has published nothing of it yet, so nobody else waits for its attributes.
+    is_new: bool,
+    /// Attributes that were set and not published yet.
+    kept: KeptAttributes,
+    /// Those that are on their way.
+    pub(crate) leaving: KeptAttributes,
     pub(crate) dirty: RangeBuffer,
     dirty_since: Option<Instant>,
     pub(crate) sending: Vec<Sending>,
@@ -85,7 +96,12 @@ impl OpenFile {
             state: Mutex::new(State {
                 size: attributes.size,
                 attributes,
+                learned_at: Instant::now(),
                 written: None,
+                unprivileged: false,
+                is_new: false,
+                kept: KeptAttributes::default(),
+                leaving: KeptAttributes::default(),
                 dirty: RangeBuffer::new(BLOCK_SIZE_DEFAULT as u64),
                 dirty_since: None,
                 sending: Vec::new(),
@@ -107,12 +123,15 @@ impl OpenFile {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes bytes from a program. The caller waits for memory afterwards if it has run out.
-    pub(crate) fn write(self: &Arc<Self>, offset: u64, data: &[u8]) {
+    /// Takes bytes from a program; the bits of a privileged program go if it is none. The caller waits for memory
+    /// afterwards if it has run out.
+    pub(crate) fn write(self: &Arc<Self>, offset: u64, data: &[u8], is_privileged: bool) {
         let mut state = self.lock();
         state.dirty.insert(offset, data);
         state.size = state.size.max(offset + data.len() as u64);
-        state.written = Some(unix_nanos(SystemTime::now()));
+        state.written = Some(now());
+        state.unprivileged |= !is_privileged;
+        state.kept.wrote(is_privileged);
         state.dirty_since.get_or_insert_with(Instant::now);
         let first = offset / BLOCK_SIZE_DEFAULT as u64;
         let last = (offset + data.len() as u64) / BLOCK_SIZE_DEFAULT as u64;
@@ -120,6 +139,36 @@ impl OpenFile {
             self.send_full_block(&mut state, block * BLOCK_SIZE_DEFAULT as u64);
         }
         self.account(&mut state);
+    }
+
+    /// The file was made here just now.
+    pub(crate) fn set_new(&self) {
+        self.lock().is_new = true;
+    }
+
+    /// Keeps attributes until the file is published, if nobody can wait for them yet.
+    pub(crate) fn keep(&self, change: &AttributeChange, drops_privileges: bool) -> Option<Attributes> {
+        let mut state = self.lock();
+        if !state.is_new || change.size.is_some() {
+            return None;
+        }
+        state.kept.set(change, drops_privileges, now());
+        state.dirty_since.get_or_insert_with(Instant::now);
+        Some(state.shown())
+    }
+
+    /// Attributes as they are seen here, if something is written that the cluster does not have, and what the
+    /// cluster has is known well enough.
+    pub(crate) fn attributes_if_written(&self, age: Duration) -> Option<Attributes> {
+        let state = self.lock();
+        let known = state.is_dirty() && state.learned_at.elapsed() < age;
+        known.then(|| state.shown())
+    }
+
+    /// Attributes are kept here, or on their way.
+    pub(crate) fn keeps_attributes(&self) -> bool {
+        let state = self.lock();
+        !(state.kept.is_empty() && state.leaving.is_empty())
     }
 
     /// Puts the block at `offset` on its way if it is complete and nothing older of it still is.
@@ -175,7 +224,7 @@ impl OpenFile {
         let now = state.dirty.size() + sending;
         self.memory.change(state.accounted, now);
         state.accounted = now;
-        if state.dirty.is_empty() {
+        if state.dirty.is_empty() && state.kept.is_empty() {
             state.dirty_since = None;
         }
     }
@@ -209,14 +258,7 @@ impl OpenFile {
 
     /// Attributes as programs of this mount see them.
     pub(crate) fn attributes(&self) -> Attributes {
-        let state = self.lock();
-        let mut attributes = state.attributes.clone();
-        attributes.size = state.size;
-        if let Some(written) = state.written {
-            attributes.modified = attributes.modified.max(written);
-            attributes.changed = attributes.changed.max(written);
-        }
-        attributes
+        self.lock().shown()
     }
 
     /// Takes newer attributes from the cluster. Says whether the content was changed by somebody else.
@@ -230,7 +272,7 @@ impl OpenFile {
     }
 
     /// Unpublished for longer than `age`, or too much of it.
-    pub(crate) fn is_due(&self, age: std::time::Duration) -> bool {
+    pub(crate) fn is_due(&self, age: Duration) -> bool {
         let state = self.lock();
         let old = state.dirty_since.is_some_and(|since| since.elapsed() >= age);
         old || state.stored.len() >= STORED_MAX
@@ -245,6 +287,12 @@ impl OpenFile {
     }
 }
 
+fn now() -> UnixNanos {
+    unix_nanos(SystemTime::now())
+}
+
+/// The unit of `Attributes::blocks`.
+const BLOCK_UNIT: u64 = 512;
 /// Stored blocks are published at the latest when there are so many: 256 MiB.
 const STORED_MAX: usize = 256;
 
@@ -258,7 +306,75 @@ impl State {
     }
 
     pub(crate) fn is_dirty(&self) -> bool {
+        self.has_bytes() || !(self.kept.is_empty() && self.leaving.is_empty())
+    }
+
+    fn has_bytes(&self) -> bool {
         !(self.dirty.is_empty() && self.sending.is_empty() && self.stored.is_empty())
+    }
+
+    /// The cluster's attributes with what is not published laid over them.
+    fn shown(&self) -> Attributes {
+        let mut attributes = self.attributes.clone();
+        attributes.size = self.size;
+        if let Some(written) = self.written {
+            attributes.modified = attributes.changed.max(written);
+            attributes.changed = attributes.modified;
+            // What overwrites is counted twice until it is published, but nothing beyond the size.
+            let unpublished = self.unpublished_size().div_ceil(BLOCK_UNIT);
+            let whole = attributes.size.div_ceil(BLOCK_UNIT).max(attributes.blocks);
+            attributes.blocks = whole.min(attributes.blocks + unpublished);
+        }
+        if self.unprivileged {
+            attributes.mode = without_privileges(attributes.mode);
+        }
+        self.leaving.show_in(&mut attributes);
+        self.kept.show_in(&mut attributes);
+        attributes
+    }
+
+    fn unpublished_size(&self) -> u64 {
+        let sending: usize = self.sending.iter().map(|sending| sending.piece.data.len()).sum();
+        let stored = self.stored.overlapping(0, u64::MAX);
+        let stored: u64 = stored.iter().map(|extent| u64::from(extent.length)).sum();
+        (self.dirty.size() + sending) as u64 + stored
+    }
+
+    /// Takes the attributes that are kept: from now on they are on their way.
+    pub(crate) fn send_attributes(&mut self) {
+        let kept = std::mem::take(&mut self.kept);
+        self.leaving.lay_over(&kept);
+    }
+
+    /// A publication has ended; what did not arrive is kept again, beneath what was set meanwhile.
+    pub(crate) fn end_publication(&mut self, published: bool) {
+        let newer = std::mem::take(&mut self.kept);
+        self.kept = std::mem::take(&mut self.leaving);
+        self.kept.lay_over(&newer);
+        if !self.kept.is_empty() {
+            self.dirty_since.get_or_insert_with(Instant::now);
+        }
+        if published {
+            self.is_new = false;
+        }
+    }
+
+    /// Forgets when and by whom it was written if nothing of that is left.
+    pub(crate) fn forget_written(&mut self) {
+        if !self.has_bytes() {
+            self.written = None;
+            self.unprivileged = false;
+        }
+    }
+
+    /// The file is gone, and with it whatever was to become of it.
+    pub(crate) fn discard(&mut self) {
+        self.dirty.take_all();
+        self.sending.clear();
+        self.stored.take_all();
+        self.forget_written();
+        self.kept = KeptAttributes::default();
+        self.leaving = KeptAttributes::default();
     }
 
     /// Where the last byte ends that is not published.
@@ -277,6 +393,7 @@ impl State {
             self.layout.forget();
         }
         self.attributes = attributes.clone();
+        self.learned_at = Instant::now();
         self.size = attributes.size.max(self.unpublished_end());
         changed
     }
@@ -298,6 +415,7 @@ impl State {
         }
         if attributes.version >= self.attributes.version {
             self.attributes = attributes.clone();
+            self.learned_at = Instant::now();
         }
         self.size = attributes.size.max(self.unpublished_end());
         alone

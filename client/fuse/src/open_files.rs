@@ -108,6 +108,12 @@ impl OpenFiles {
             },
             _ => attributes,
         };
+        self.note_shown(&attributes);
+        attributes
+    }
+
+    /// The kernel sees these from now on.
+    pub(crate) fn note_shown(&self, attributes: &Attributes) {
         let mut shown = self.lock_shown();
         let pages = shown.get(&attributes.inode).and_then(|shown| shown.pages);
         shown.insert(
@@ -121,7 +127,6 @@ impl OpenFiles {
                 at: Instant::now(),
             },
         );
-        attributes
     }
 
     pub(crate) fn shown(&self, inode: InodeId) -> Option<Shown> {

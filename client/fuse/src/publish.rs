@@ -5,6 +5,9 @@
 //! become blocks as well, so that a file which was written from its beginning to its end has no hole in it,
 //! whatever dies half-way.
 //!
+//! Attributes that were kept here travel with the bytes if one command takes all of these, and after them otherwise.
+//! Every command says when the file was written, so that the times shown here meanwhile stay true.
+//!
 //! Invariants:
 //! - Other clients see the file before a publication or after it.
 //! - What could not be published stays, and is tried again by the next publication.
@@ -12,6 +15,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use bark_schema::data::{FileUpdate, NewBytes};
 use bark_schema::limits::{EXTENTS_PER_COMMAND_MAX, WRITE_SIZE_MAX};
 use bark_schema::operation::{Attributes, Extent, Failure, Refusal};
 use fuser::Errno;
@@ -19,6 +23,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
 use crate::errno::{errno, errno_of_error};
+use crate::kept_attributes::KeptAttributes;
 use crate::open_file::{OpenFile, State};
 use crate::range_buffer::Piece;
 
@@ -32,8 +37,9 @@ struct Sent {
 }
 
 impl State {
-    /// Takes all that is dirty: what travels in log entries, and what becomes blocks.
+    /// Takes all that is dirty: what travels in log entries, and what becomes blocks. The attributes go with it.
     fn send_all(&mut self) -> Sent {
+        self.send_attributes();
         let pieces = self.dirty.take_all();
         // Blocks that were stored while the program went on are older, so the order of the two does not count.
         for piece in &pieces {
@@ -76,25 +82,71 @@ impl OpenFile {
 
     /// The same for one who holds the file already.
     pub(crate) async fn publish_held(&self) -> Result<(), Errno> {
-        let Sent { small, large } = self.lock().send_all();
+        let sent = self.lock().send_all();
+        let published = self.publish_sent(sent).await;
+        let mut state = self.lock();
+        state.end_publication(published.is_ok());
+        self.account(&mut state);
+        published
+    }
+
+    async fn publish_sent(&self, Sent { small, large }: Sent) -> Result<(), Errno> {
         // Storing blocks shows nothing to anybody; one command makes all of them part of the file.
         let mut published = self.store_all(large).await;
         if published.is_ok() {
-            published = self.publish_stored().await;
+            published = self.publish_stored(small.is_empty()).await;
         }
         match published {
-            Ok(()) => self.write_all(small).await,
+            Ok(()) => self.write_all(small).await?,
             Err(error) => {
                 self.take_back(&small);
-                Err(error)
+                return Err(error);
             }
+        }
+        self.publish_attributes().await
+    }
+
+    /// The attributes on their way, if no bytes took them along.
+    async fn publish_attributes(&self) -> Result<(), Errno> {
+        if self.lock().leaving.is_empty() {
+            return Ok(());
+        }
+        let update = self.update(NewBytes::Nothing, true);
+        match self.cluster.update(update).await {
+            Ok(attributes) => {
+                let mut state = self.lock();
+                state.leaving = KeptAttributes::default();
+                state.learn_own(&attributes, 0);
+                Ok(())
+            }
+            Err(Failure::Refused(Refusal::NotFound, _)) => self.discard(),
+            Err(failure) => Err(errno(failure)),
         }
     }
 
+    fn update(&self, bytes: NewBytes, with_attributes: bool) -> FileUpdate {
+        let state = self.lock();
+        let mut update = FileUpdate::of(self.inode);
+        if bytes != NewBytes::Nothing {
+            update.written = state.written;
+            update.changed = state.written;
+            update.drops_privileges = state.unprivileged;
+        }
+        update.bytes = bytes;
+        if with_attributes {
+            state.leaving.clone().put_into(&mut update);
+        }
+        update
+    }
+
     async fn write_all(&self, sent: Vec<(u64, Piece)>) -> Result<(), Errno> {
+        let takes_attributes = sent.len() == 1;
         let writes = sent.into_iter().map(|(id, piece)| async move {
-            let data = piece.data.clone();
-            let result = self.cluster.write(self.inode, piece.offset, data).await;
+            let bytes = NewBytes::Bytes {
+                offset: piece.offset,
+                data: piece.data.clone(),
+            };
+            let result = self.cluster.update(self.update(bytes, takes_attributes)).await;
             if result.is_err() {
                 self.take_back(&[(id, piece)]);
             }
@@ -120,7 +172,7 @@ impl OpenFile {
             }
         }
         if let Some(attributes) = newest {
-            self.wrote(&done, &attributes);
+            self.wrote(&done, &attributes, takes_attributes);
         }
         match failure {
             None => Ok(()),
@@ -129,14 +181,15 @@ impl OpenFile {
         }
     }
 
-    fn wrote(&self, done: &[u64], attributes: &Attributes) {
+    fn wrote(&self, done: &[u64], attributes: &Attributes, took_attributes: bool) {
         let mut state = self.lock();
+        if took_attributes {
+            state.leaving = KeptAttributes::default();
+        }
         state.sending.retain(|sending| !done.contains(&sending.id));
         state.layout.forget();
         state.learn_own(attributes, done.len() as u64);
-        if !state.is_dirty() {
-            state.written = None;
-        }
+        state.forget_written();
         self.account(&mut state);
     }
 
@@ -164,10 +217,12 @@ impl OpenFile {
         result
     }
 
-    async fn publish_stored(&self) -> Result<(), Errno> {
+    async fn publish_stored(&self, are_all: bool) -> Result<(), Errno> {
         let extents = self.lock().stored.overlapping(0, u64::MAX);
-        for extents in extents.chunks(EXTENTS_PER_COMMAND_MAX) {
-            match self.publish_extents(extents).await {
+        let mut chunks = extents.chunks(EXTENTS_PER_COMMAND_MAX).peekable();
+        while let Some(extents) = chunks.next() {
+            let takes_attributes = are_all && chunks.peek().is_none();
+            match self.publish_extents(extents, takes_attributes).await {
                 Ok(()) => {}
                 Err(Failure::Refused(Refusal::NotFound, _)) => return self.discard(),
                 Err(failure) => return Err(errno(failure)),
@@ -176,15 +231,22 @@ impl OpenFile {
         Ok(())
     }
 
-    async fn publish_extents(&self, extents: &[Extent]) -> Result<(), Failure> {
-        let size = extents.last().map_or(0, Extent::end);
-        let attributes = self.cluster.publish(self.inode, extents.to_vec(), size).await?;
-        self.published(extents, &attributes);
+    async fn publish_extents(&self, extents: &[Extent], takes_attributes: bool) -> Result<(), Failure> {
+        let blocks = NewBytes::Blocks {
+            size: extents.last().map_or(0, Extent::end),
+            extents: extents.to_vec(),
+        };
+        let update = self.update(blocks, takes_attributes);
+        let attributes = self.cluster.update(update).await?;
+        self.published(extents, &attributes, takes_attributes);
         Ok(())
     }
 
-    fn published(&self, extents: &[Extent], attributes: &Attributes) {
+    fn published(&self, extents: &[Extent], attributes: &Attributes, took_attributes: bool) {
         let mut state = self.lock();
+        if took_attributes {
+            state.leaving = KeptAttributes::default();
+        }
         for extent in extents {
             state.stored.cut(extent.offset, extent.end());
         }
@@ -192,19 +254,14 @@ impl OpenFile {
             true => state.layout.lay_over(extents),
             false => state.layout.forget(),
         }
-        if !state.is_dirty() {
-            state.written = None;
-        }
+        state.forget_written();
         self.account(&mut state);
     }
 
     /// The file is gone, and with it whatever was to be written to it.
     fn discard(&self) -> Result<(), Errno> {
         let mut state = self.lock();
-        state.dirty.take_all();
-        state.sending.clear();
-        state.stored.take_all();
-        state.written = None;
+        state.discard();
         self.account(&mut state);
         Ok(())
     }

@@ -97,7 +97,7 @@ impl Volume {
         let size = length.min(COPY_STEP) as u32;
         let bytes = from.0.read(from.1, size).await?;
         if !bytes.is_empty() {
-            to.0.write(to.1, &bytes);
+            to.0.write(to.1, &bytes, true);
         }
         Ok(bytes.len() as u32)
     }

@@ -5,11 +5,13 @@
 //! file system are what new inodes inherit (`inheritance`) and the bits a change of owner or size takes away.
 //!
 //! Invariants:
-//! - A change of names or attributes is done in the cluster before it is answered.
+//! - A change of names or attributes is done in the cluster before it is answered; but attributes of a file this
+//!   mount made and has not published yet wait for that.
 //! - What was written is published before its times or size are set by anybody else.
 
 use std::sync::Arc;
 
+use bark_schema::data::FileUpdate;
 use bark_schema::ids::InodeId;
 use bark_schema::limits::{FILE_SIZE_MAX, MIB, NAME_SIZE_MAX};
 use bark_schema::operation::{
@@ -25,14 +27,12 @@ use crate::cluster::Cluster;
 use crate::directory::{DirectoryStream, Listed, complete};
 use crate::errno::errno;
 use crate::inheritance::Mode;
+use crate::kept_attributes::without_privileges;
 use crate::open_file::OpenFile;
-use crate::open_files::OpenFiles;
+use crate::open_files::{OpenFiles, VALID};
 
 /// How much of a file an open asks about: all of a small one, little enough to answer at once.
 const OPEN_LAYOUT_SIZE: u64 = MIB as u64;
-const SET_USER: u32 = libc::S_ISUID;
-const SET_GROUP: u32 = libc::S_ISGID;
-const GROUP_EXECUTE: u32 = libc::S_IXGRP;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
@@ -59,15 +59,18 @@ pub(crate) struct Volume {
     capacity: CapacityCache,
     /// The directory that is mounted.
     root: InodeId,
+    /// Whatever a program changes is in the cluster before it is answered.
+    is_synchronous: bool,
 }
 
 impl Volume {
-    pub(crate) fn new(cluster: Cluster, root: InodeId) -> Volume {
+    pub(crate) fn new(cluster: Cluster, root: InodeId, is_synchronous: bool) -> Volume {
         Volume {
             files: OpenFiles::new(cluster.clone()),
             cluster,
             capacity: CapacityCache::default(),
             root,
+            is_synchronous,
         }
     }
 
@@ -90,6 +93,12 @@ impl Volume {
     pub(crate) fn show(&self, attributes: Attributes) -> FileAttr {
         let attributes = self.files.show(attributes);
         file_attributes(&attributes, self.number(attributes.inode))
+    }
+
+    /// Attributes of a file with what is written here, which the cluster does not have yet.
+    fn show_written(&self, attributes: &Attributes) -> FileAttr {
+        self.files.note_shown(attributes);
+        file_attributes(attributes, self.number(attributes.inode))
     }
 
     /// Part of a directory with attributes. Those of `.` and `..` the kernel does not keep.
@@ -121,14 +130,12 @@ impl Volume {
         Ok(self.show(attributes))
     }
 
-    /// Attributes; of a file that is written to here, after publishing, so that the times it shows last.
+    /// Attributes. Those of a file that is written to here are known here: the kernel asks after each write.
     pub(crate) async fn attributes(&self, inode: InodeId) -> Result<FileAttr, Errno> {
         if let Some(file) = self.files.get(inode)
-            && file.is_dirty()
+            && let Some(attributes) = file.attributes_if_written(VALID)
         {
-            self.publish(&file).await?;
-            let attributes = file.attributes();
-            return Ok(self.show(attributes));
+            return Ok(self.show_written(&attributes));
         }
         let attributes = self.cluster.attributes(inode).await.map_err(errno)?;
         Ok(self.show(attributes))
@@ -143,7 +150,7 @@ impl Volume {
         if wanted.size.is_some_and(|size| size > FILE_SIZE_MAX) {
             return Err(Errno::EFBIG);
         }
-        let mut change = AttributeChange {
+        let change = AttributeChange {
             mode: wanted.mode.map(|mode| mode & 0o7777),
             owner: wanted.owner,
             group: wanted.group,
@@ -151,17 +158,22 @@ impl Volume {
             accessed: wanted.accessed.map(time),
             modified: wanted.modified.map(time),
         };
-        let takes_bits = wanted.owner.is_some() || wanted.group.is_some() || wanted.size.is_some();
-        if takes_bits && wanted.mode.is_none() {
-            // A privileged program keeps the bits when it changes a size, nobody when it changes an owner.
-            let only_size = wanted.owner.is_none() && wanted.group.is_none();
-            if !(only_size && caller.user == 0) {
-                change.mode = self.mode_without_privileges(inode).await?;
-            }
+        // A privileged program keeps the bits when it changes a size, nobody when it changes an owner.
+        let changes_owner = wanted.owner.is_some() || wanted.group.is_some();
+        let changes_size = wanted.size.is_some() && caller.user != 0;
+        let drops_privileges = wanted.mode.is_none() && (changes_owner || changes_size);
+        let file = self.files.get(inode);
+        if let Some(file) = &file
+            && let Some(attributes) = file.keep(&change, drops_privileges)
+        {
+            return Ok(self.show_written(&attributes));
         }
-        let attributes = match self.files.get(inode) {
-            Some(file) => self.set_attributes_of_open(&file, change).await?,
-            None => self.cluster.set_attributes(inode, change).await.map_err(errno)?,
+        let attributes = match file {
+            Some(file) => {
+                self.set_attributes_of_open(&file, change, drops_privileges)
+                    .await?
+            }
+            None => self.send_attributes(inode, change, drops_privileges).await?,
         };
         Ok(self.show(attributes))
     }
@@ -170,6 +182,7 @@ impl Volume {
         &self,
         file: &Arc<OpenFile>,
         change: AttributeChange,
+        drops_privileges: bool,
     ) -> Result<Attributes, Errno> {
         let _hold = file.hold().await;
         // Only a change of the size counts as one of the content.
@@ -180,40 +193,48 @@ impl Volume {
         if file.is_dirty() {
             file.publish_held().await?;
         }
-        let attributes = self
-            .cluster
-            .set_attributes(file.inode, change)
-            .await
-            .map_err(errno)?;
+        let attributes = self.send_attributes(file.inode, change, drops_privileges).await?;
         let mut state = file.lock();
         state.layout.forget();
         state.learn_own(&attributes, changes);
         Ok(attributes)
     }
 
-    /// The mode a file is left with when its owner or content changes; none if that is the mode it has.
+    async fn send_attributes(
+        &self,
+        inode: InodeId,
+        mut change: AttributeChange,
+        drops_privileges: bool,
+    ) -> Result<Attributes, Errno> {
+        let sent = if change.size.is_none() {
+            let update = FileUpdate {
+                change,
+                drops_privileges,
+                ..FileUpdate::of(inode)
+            };
+            self.cluster.update(update).await
+        } else {
+            if drops_privileges {
+                change.mode = self.mode_without_privileges(inode).await?;
+            }
+            self.cluster.set_attributes(inode, change).await
+        };
+        sent.map_err(errno)
+    }
+
+    /// The mode a file is left with when its size changes; none if that is the mode it has.
     async fn mode_without_privileges(&self, inode: InodeId) -> Result<Option<u32>, Errno> {
         let attributes = self.cluster.attributes(inode).await.map_err(errno)?;
-        if attributes.kind == FileKind::Directory {
-            return Ok(None);
-        }
-        let mut mode = attributes.mode & !SET_USER;
-        if mode & GROUP_EXECUTE != 0 {
-            mode &= !SET_GROUP;
-        }
+        let mode = without_privileges(attributes.mode);
         Ok((mode != attributes.mode).then_some(mode))
     }
 
-    /// A program without privileges wrote to the file: its set-user and set-group bits go.
-    pub(crate) async fn drop_privileges(&self, inode: InodeId) -> Result<(), Errno> {
-        let change = AttributeChange {
-            mode: self.mode_without_privileges(inode).await?,
-            ..AttributeChange::default()
-        };
-        if change.mode.is_some() {
-            self.cluster.set_attributes(inode, change).await.map_err(errno)?;
+    /// Publishes attributes that are kept here, before something else changes them in the cluster.
+    pub(crate) async fn settle(&self, inode: InodeId) -> Result<(), Errno> {
+        match self.files.get(inode) {
+            Some(file) if file.keeps_attributes() => self.publish(&file).await,
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// A new regular file, or the one that has the name.
@@ -254,6 +275,9 @@ impl Volume {
         }
         let shown = self.show(attributes.clone());
         let (file, keep) = self.files.open(&attributes);
+        if created && !self.is_synchronous {
+            file.set_new();
+        }
         Ok((shown, file, keep))
     }
 
@@ -403,7 +427,7 @@ impl Volume {
                 size: Some(0),
                 ..AttributeChange::default()
             };
-            if let Err(error) = self.set_attributes_of_open(&file, change).await {
+            if let Err(error) = self.set_attributes_of_open(&file, change, false).await {
                 self.files.close(&file);
                 return Err(error);
             }

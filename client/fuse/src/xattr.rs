@@ -47,6 +47,7 @@ impl Volume {
         if value.len() > XATTR_SIZE_MAX {
             return Err(Errno::E2BIG);
         }
+        self.settle(inode).await?;
         let condition = match flags {
             libc::XATTR_CREATE => Condition::IfAbsent,
             libc::XATTR_REPLACE => Condition::IfPresent,
@@ -73,6 +74,7 @@ impl Volume {
 
     pub(crate) async fn remove_xattr(&self, inode: InodeId, name: Bytes) -> Result<(), Errno> {
         check(&name)?;
+        self.settle(inode).await?;
         let removed = self.cluster.remove_xattr(inode, name).await;
         self.show(removed.map_err(errno)?);
         Ok(())

@@ -3,13 +3,14 @@
 use super::Result;
 use super::read::{self, Source, required};
 use super::reply::{read_extent, write_extents};
-use super::request::{write_block_id, write_nodes};
+use super::request::{read_attribute_change, write_attribute_change, write_block_id, write_nodes};
 use crate::data::{
-    Allocation, DataCommand, DataQuery, FileMap, PackedBlock, PackedFrom, PackedPiece, Patch, SeekTarget,
+    Allocation, DataCommand, DataQuery, FileMap, FileUpdate, NewBytes, PackedBlock, PackedFrom, PackedPiece,
+    Patch, SeekTarget,
 };
 use crate::generated::common_capnp as wire;
 use crate::ids::{BlockId, InodeId, NodeNumber};
-use crate::operation::Content;
+use crate::operation::{AttributeChange, Content};
 
 pub fn write_data_command(command: &DataCommand, builder: wire::data_command::Builder<'_>) {
     match command {
@@ -68,7 +69,55 @@ pub fn write_data_command(command: &DataCommand, builder: wire::data_command::Bu
         DataCommand::ForgetBlocks { blocks } => {
             write_block_ids(blocks, builder.init_forget_blocks(blocks.len() as u32));
         }
+        DataCommand::Update(update) => write_update(update, builder.init_update()),
     }
+}
+
+fn write_update(update: &FileUpdate, mut builder: wire::data_command::update::Builder<'_>) {
+    builder.set_inode(update.inode.0);
+    builder.set_drops_privileges(update.drops_privileges);
+    builder.set_has_written(update.written.is_some());
+    builder.set_written(update.written.unwrap_or(0));
+    builder.set_has_changed(update.changed.is_some());
+    builder.set_changed(update.changed.unwrap_or(0));
+    if update.change != AttributeChange::default() {
+        write_attribute_change(&update.change, builder.reborrow().init_change());
+    }
+    let mut bytes = builder.init_bytes();
+    match &update.bytes {
+        NewBytes::Nothing => bytes.set_nothing(()),
+        NewBytes::Bytes { offset, data } => {
+            let mut group = bytes.init_bytes();
+            group.set_offset(*offset);
+            group.set_data(data);
+        }
+        NewBytes::Blocks { extents, size } => {
+            let mut group = bytes.init_blocks();
+            group.set_size(*size);
+            write_extents(extents, group.init_extents(extents.len() as u32));
+        }
+    }
+}
+
+fn read_update(reader: wire::data_command::update::Reader<'_>, source: Source<'_>) -> Result<FileUpdate> {
+    Ok(FileUpdate {
+        inode: InodeId(reader.get_inode()),
+        bytes: match reader.get_bytes()?.which()? {
+            wire::new_bytes::Nothing(()) => NewBytes::Nothing,
+            wire::new_bytes::Bytes(group) => NewBytes::Bytes {
+                offset: group.get_offset(),
+                data: source.bytes(group.get_data())?,
+            },
+            wire::new_bytes::Blocks(group) => NewBytes::Blocks {
+                extents: read::list(group.get_extents(), read_extent)?,
+                size: group.get_size(),
+            },
+        },
+        change: read_attribute_change(reader.get_change()?),
+        drops_privileges: reader.get_drops_privileges(),
+        written: reader.get_has_written().then(|| reader.get_written()),
+        changed: reader.get_has_changed().then(|| reader.get_changed()),
+    })
 }
 
 pub fn read_data_command(reader: wire::data_command::Reader<'_>, source: Source<'_>) -> Result<DataCommand> {
@@ -110,6 +159,7 @@ pub fn read_data_command(reader: wire::data_command::Reader<'_>, source: Source<
         wire::data_command::ForgetBlocks(blocks) => DataCommand::ForgetBlocks {
             blocks: read_block_ids(blocks)?,
         },
+        wire::data_command::Update(group) => DataCommand::Update(read_update(group, source)?),
     })
 }
 

@@ -3,7 +3,7 @@
 //! The numbers are generous and not exact: too much costs the clearing of a few words, too little
 //! makes a frame of two segments, which is as valid.
 
-use crate::data::{DataCommand, DataQuery};
+use crate::data::{DataCommand, DataQuery, NewBytes};
 use crate::message::{ClientMessage, PeerMessage, RaftMessage, ServerMessage};
 use crate::operation::{
     Command, Content, Extent, Failure, ListPosition, Namespace, NewContent, NewInode, NodeRequest, Proposal,
@@ -23,6 +23,8 @@ const BLOCK_ID_WORDS: usize = 2;
 const PACKED_PIECE_WORDS: usize = 10;
 const TRANSACTION_ID_WORDS: usize = 3;
 const USAGE_REPORT_WORDS: usize = 7;
+/// Of an update, with its change of attributes and less its bytes.
+const UPDATE_WORDS: usize = 20;
 
 pub fn peer_words(message: &PeerMessage) -> usize {
     FIXED_WORDS
@@ -168,6 +170,7 @@ fn command(command: &Command) -> usize {
             DataCommand::CondemnBlocks { blocks, .. } | DataCommand::ForgetBlocks { blocks } => {
                 blocks.len() * BLOCK_ID_WORDS
             }
+            DataCommand::Update(update) => UPDATE_WORDS + new_bytes(&update.bytes),
             DataCommand::Allocate { .. } | DataCommand::CopyRange { .. } => 0,
         },
         Command::Usage(UsageCommand::Report { reports } | UsageCommand::Reported { reports }) => {
@@ -208,6 +211,14 @@ fn new_inode(inode: &NewInode) -> usize {
     8 + xattrs
         .map(|xattr| data(&xattr.name) + data(&xattr.value))
         .sum::<usize>()
+}
+
+fn new_bytes(bytes: &NewBytes) -> usize {
+    match bytes {
+        NewBytes::Nothing => 0,
+        NewBytes::Bytes { data: bytes, .. } => data(bytes),
+        NewBytes::Blocks { extents, .. } => extent_words(extents),
+    }
 }
 
 fn extent_words(extents: &[Extent]) -> usize {

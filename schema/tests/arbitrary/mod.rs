@@ -376,14 +376,7 @@ impl Generator {
             },
             7 => Command::SetAttributes {
                 inode: self.inode(),
-                change: AttributeChange {
-                    mode: self.option(Self::u32),
-                    owner: self.option(Self::u32),
-                    group: self.option(Self::u32),
-                    size: self.option(Self::number),
-                    accessed: self.option(Self::set_time),
-                    modified: self.option(Self::set_time),
-                },
+                change: self.attribute_change(),
             },
             8 => Command::WriteInline {
                 inode: self.inode(),
@@ -447,7 +440,7 @@ impl Generator {
     }
 
     fn data_command(&mut self) -> DataCommand {
-        match self.choose("DataCommand", 6) {
+        match self.choose("DataCommand", 7) {
             0 => DataCommand::Write {
                 inode: self.inode(),
                 offset: self.option(Self::number),
@@ -498,9 +491,42 @@ impl Generator {
                 node: self.node(),
                 blocks: self.list(Self::block),
             },
+            5 => DataCommand::Update(self.update()),
             _ => DataCommand::ForgetBlocks {
                 blocks: self.list(Self::block),
             },
+        }
+    }
+
+    fn update(&mut self) -> FileUpdate {
+        FileUpdate {
+            inode: self.inode(),
+            bytes: match self.choose("NewBytes", 3) {
+                0 => NewBytes::Nothing,
+                1 => NewBytes::Bytes {
+                    offset: self.number(),
+                    data: self.data(),
+                },
+                _ => NewBytes::Blocks {
+                    extents: self.list(Self::extent),
+                    size: self.number(),
+                },
+            },
+            change: self.attribute_change(),
+            drops_privileges: self.flag(),
+            written: self.option(Self::i64),
+            changed: self.option(Self::i64),
+        }
+    }
+
+    fn attribute_change(&mut self) -> AttributeChange {
+        AttributeChange {
+            mode: self.option(Self::u32),
+            owner: self.option(Self::u32),
+            group: self.option(Self::u32),
+            size: self.option(Self::number),
+            accessed: self.option(Self::set_time),
+            modified: self.option(Self::set_time),
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bark_schema::ids::InodeId;
 use fuser::{INodeNo, OpenFlags, ReplyOpen, ReplyWrite};
 
 use super::{Filesystem, cache};
@@ -36,7 +35,6 @@ impl Filesystem {
     /// Answered on the spot where nothing else is to be done and there is room.
     pub(super) fn write_file(
         &self,
-        inode: InodeId,
         file: Arc<OpenFile>,
         (offset, data): (u64, &[u8]),
         how: How,
@@ -45,17 +43,12 @@ impl Filesystem {
         let written = data.len() as u32;
         {
             let _entered = self.runtime.enter();
-            file.write(offset, data);
+            file.write(offset, data, !how.kills);
         }
-        if !how.kills && !how.synchronous && !file.memory.is_full() {
+        if !how.synchronous && !file.memory.is_full() {
             return reply.written(written);
         }
         self.start(|volume| async move {
-            if how.kills
-                && let Err(error) = volume.drop_privileges(inode).await
-            {
-                return reply.error(error);
-            }
             if how.synchronous
                 && let Err(error) = volume.publish(&file).await
             {

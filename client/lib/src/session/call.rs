@@ -1,6 +1,6 @@
 //! What is asked of a session, and what it asks of a node.
 
-use bark_schema::data::DataCommand;
+use bark_schema::data::{DataCommand, NewBytes};
 use bark_schema::ids::{NodeNumber, PartitionId};
 use bark_schema::operation::{Command, Namespace, NodeRequest, Query, Request};
 
@@ -50,6 +50,11 @@ fn bulk_of_command(command: &Command) -> usize {
         Command::KeySet { value, .. } => value.len(),
         Command::WriteInline { data, .. } | Command::Data(DataCommand::Write { data, .. }) => data.len(),
         Command::Publish { extents, .. } => extents.len() * EXTENT_SIZE,
+        Command::Data(DataCommand::Update(update)) => match &update.bytes {
+            NewBytes::Nothing => 0,
+            NewBytes::Bytes { data, .. } => data.len(),
+            NewBytes::Blocks { extents, .. } => extents.len() * EXTENT_SIZE,
+        },
         _ => 0,
     }
 }

@@ -27,6 +27,12 @@ impl State {
             self.shorten_in_part(inode, size)?;
             self.resize(inode, size);
         }
+        self.change_attributes(inode, change);
+        self.answer_attributes(inode)
+    }
+
+    /// Everything but the size.
+    pub(super) fn change_attributes(&mut self, inode: InodeId, change: &AttributeChange) {
         let time = self.time;
         self.change_inode(inode, |row| {
             row.mode = change.mode.map_or(row.mode, mode_bits);
@@ -39,7 +45,6 @@ impl State {
         if let Some(mode) = change.mode {
             self.change_access_list(inode, mode);
         }
-        self.answer_attributes(inode)
     }
 
     pub(super) fn resize(&mut self, inode: InodeId, size: u64) {

@@ -65,10 +65,16 @@ impl State {
             DataCommand::Repack { block, pieces } => self.repack(block, pieces),
             DataCommand::CondemnBlocks { node, blocks } => self.condemn_blocks(*node, blocks),
             DataCommand::ForgetBlocks { blocks } => self.forget_blocks(blocks),
+            DataCommand::Update(update) => self.update(update),
         }
     }
 
-    fn write(&mut self, inode: InodeId, offset: Option<u64>, data: &[u8]) -> Result<Reply, Failure> {
+    pub(super) fn write(
+        &mut self,
+        inode: InodeId,
+        offset: Option<u64>,
+        data: &[u8],
+    ) -> Result<Reply, Failure> {
         let row = self.regular(inode)?;
         self.check_inode_unlocked(inode)?;
         if data.len() > WRITE_SIZE_MAX {

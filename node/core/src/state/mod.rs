@@ -49,6 +49,7 @@ mod table;
 mod tests;
 mod transaction;
 mod unfinished;
+mod update;
 mod usage;
 mod xattr;
 

@@ -9,7 +9,7 @@
 //! - The disk is measured seconds apart, and can be filled in less: between two measurements, what this worker hands to
 //!   it counts as gone.
 
-use bark_schema::data::DataCommand;
+use bark_schema::data::{DataCommand, NewBytes};
 use bark_schema::operation::{Command, Failure, NodeRequest, Refusal, Request};
 
 use super::Worker;
@@ -57,17 +57,22 @@ impl Worker {
 
 fn grows(request: &Request) -> bool {
     match request {
-        Request::Command { command, .. } => matches!(
-            command,
-            Command::KeySet { .. }
-                | Command::KeyIncrement { .. }
-                | Command::Create { .. }
-                | Command::XattrSet { .. }
-                | Command::Data(DataCommand::Write { .. } | DataCommand::CopyRange { .. })
-                | Command::WriteInline { .. }
-                | Command::Publish { .. }
-                | Command::Prepare { .. }
-        ),
+        Request::Command { command, .. } => {
+            matches!(
+                command,
+                Command::KeySet { .. }
+                    | Command::KeyIncrement { .. }
+                    | Command::Create { .. }
+                    | Command::XattrSet { .. }
+                    | Command::Data(DataCommand::Write { .. } | DataCommand::CopyRange { .. })
+                    | Command::WriteInline { .. }
+                    | Command::Publish { .. }
+                    | Command::Prepare { .. }
+            ) || matches!(
+                command,
+                Command::Data(DataCommand::Update(update)) if update.bytes != NewBytes::Nothing
+            )
+        }
         Request::Node(NodeRequest::BlockPut { local_only, .. }) => *local_only,
         Request::Namespace { .. } | Request::Query { .. } | Request::Node(_) => false,
     }

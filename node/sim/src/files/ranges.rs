@@ -10,7 +10,7 @@
 use bark_client::session::Call;
 use bark_core::checksum::crc32c;
 use bark_core::random::Random;
-use bark_schema::data::{Allocation, DataCommand, DataQuery, SeekTarget};
+use bark_schema::data::{Allocation, DataCommand, DataQuery, FileUpdate, NewBytes, SeekTarget};
 use bark_schema::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId};
 use bark_schema::operation::{
     AttributeChange, Attributes, Command, Extent, Failure, NewContent, NodeRequest, Query, Refusal, Reply,
@@ -202,10 +202,25 @@ impl Work {
         let offset = if appends { size } else { self.some_offset(index) };
         let size_max = if self.random.chance(3) { 12_000 } else { 300 };
         let data = self.some_bytes(size_max);
-        let command = DataCommand::Write {
-            inode,
-            offset: Some(offset).filter(|_| !appends),
-            data: data.clone(),
+        let command = match appends || self.random.chance(2) {
+            true => DataCommand::Write {
+                inode,
+                offset: Some(offset).filter(|_| !appends),
+                data: data.clone(),
+            },
+            // As mounts do, with attributes.
+            false => DataCommand::Update(FileUpdate {
+                bytes: NewBytes::Bytes {
+                    offset,
+                    data: data.clone(),
+                },
+                change: AttributeChange {
+                    mode: Some(0o600),
+                    ..AttributeChange::default()
+                },
+                written: Some(1),
+                ..FileUpdate::of(inode)
+            }),
         };
         let fate = self.command("a write", index, Command::Data(command), &[]).await;
         let known: Vec<Option<u8>> = data.iter().map(|byte| Some(*byte)).collect();

@@ -7,7 +7,9 @@ use crate::random::Random;
 use crate::state::extent::ExtentRow;
 use crate::state::inode::Body;
 use crate::state::{Error, StateLoader, each_table};
-use bark_schema::data::{Allocation, DataCommand, PackedBlock, PackedFrom, PackedPiece};
+use bark_schema::data::{
+    Allocation, DataCommand, FileUpdate, NewBytes, PackedBlock, PackedFrom, PackedPiece,
+};
 use bark_schema::ids::TransactionId;
 use bark_schema::operation::{AttributeChange, Entry, RenameMode, Step, Xattr};
 use bark_schema::usage::{Usage, UsageCommand};
@@ -109,7 +111,20 @@ impl Workload {
         let (inode, offset) = (self.inode(state), self.random.below(20_000));
         let known = |skip: u64| state.extents.iter().nth(skip as usize);
         match self.random.below(9) {
-            0..=3 => DataCommand::Write {
+            3 => DataCommand::Update(FileUpdate {
+                bytes: NewBytes::Bytes {
+                    offset,
+                    data: Bytes::from(vec![4; self.below(5_000)]),
+                },
+                change: AttributeChange {
+                    mode: Some(self.below(0o10000) as u32).filter(|_| !self.random.chance(2)),
+                    ..AttributeChange::default()
+                },
+                drops_privileges: self.random.chance(2),
+                written: Some(self.random.below(100) as i64).filter(|_| !self.random.chance(2)),
+                ..FileUpdate::of(inode)
+            }),
+            0..=2 => DataCommand::Write {
                 inode,
                 offset: Some(offset).filter(|_| !self.random.chance(3)),
                 data: Bytes::from(vec![3; self.below(5_000)]),

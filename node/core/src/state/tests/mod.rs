@@ -12,6 +12,7 @@ mod posix;
 mod quota;
 mod sessions;
 mod transactions;
+mod update;
 mod usage;
 
 use bark_schema::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId};
