@@ -147,6 +147,11 @@ def directories():
         target = page["next"]
     # Pages come in the order of digests of the names; each is sorted.
     assert sorted(names) == ["deeper"] + [f"file-{number}" for number in range(10)], names
+    taken = check(send("GET", "/v1/meta/rest/other?usage=true"), 200).json()["usage"]
+    # Ten files of a byte, the directory below, and itself.
+    assert (taken["bytes"], taken["inodes"]) == ("10", "12"), taken
+    assert "usage" not in check(send("GET", "/v1/meta/rest/other"), 200).json()
+    check(send("GET", "/v1/meta/rest/other?usage=maybe"), 400, "EINVAL")
     check(send("PUT", "/v1/dirs/rest/other"), 409, "EEXIST")
     check(send("PUT", "/v1/dirs/rest/other?parents=true"), 200)
     check(send("GET", "/v1/dirs/rest/a"), 409, "ENOTDIR")
