@@ -121,12 +121,13 @@ impl fuser::Filesystem for Filesystem {
 
     fn forget(&self, _request: &Request, inode: INodeNo, _lookups: u64) {
         self.volume.files.forget(self.volume.inode(inode));
+        self.volume.directories.forget(self.volume.inode(inode));
     }
 
     fn getattr(&self, _request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         self.start(|volume| async move {
             let found = volume.attributes(volume.inode(inode)).await;
-            answer!(reply, found, attributes => reply.attr(&VALID, &attributes));
+            answer!(reply, found, (attributes, valid) => reply.attr(&valid, &attributes));
         });
     }
 

@@ -21,6 +21,7 @@ mod attributes;
 mod capabilities;
 mod capacity;
 mod cluster;
+mod directories;
 mod directory;
 mod errno;
 mod extent_map;

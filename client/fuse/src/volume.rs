@@ -10,6 +10,7 @@
 //! - What was written is published before its times or size are set by anybody else.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bark_schema::data::FileUpdate;
 use bark_schema::ids::InodeId;
@@ -24,6 +25,7 @@ use fuser::{Errno, FileAttr, INodeNo, TimeOrNow};
 use crate::attributes::{file_attributes, unix_nanos};
 use crate::capacity::{Capacity, CapacityCache};
 use crate::cluster::Cluster;
+use crate::directories::Directories;
 use crate::directory::{DirectoryStream, Listed, complete};
 use crate::errno::errno;
 use crate::inheritance::Mode;
@@ -56,6 +58,7 @@ pub(crate) struct Wanted {
 pub(crate) struct Volume {
     pub(crate) cluster: Cluster,
     pub(crate) files: OpenFiles,
+    pub(crate) directories: Directories,
     capacity: CapacityCache,
     /// The directory that is mounted.
     root: InodeId,
@@ -67,6 +70,7 @@ impl Volume {
     pub(crate) fn new(cluster: Cluster, root: InodeId, is_synchronous: bool) -> Volume {
         Volume {
             files: OpenFiles::new(cluster.clone()),
+            directories: Directories::default(),
             cluster,
             capacity: CapacityCache::default(),
             root,
@@ -126,19 +130,27 @@ impl Volume {
 
     pub(crate) async fn lookup(&self, directory: InodeId, name: Bytes) -> Result<FileAttr, Errno> {
         check_name(&name)?;
+        let asked = self.directories.ask();
         let attributes = self.cluster.lookup(directory, name).await.map_err(errno)?;
+        self.directories.learn(&attributes, asked);
         Ok(self.show(attributes))
     }
 
     /// Attributes. Those of a file that is written to here are known here: the kernel asks after each write.
-    pub(crate) async fn attributes(&self, inode: InodeId) -> Result<FileAttr, Errno> {
+    /// Says for how long they count.
+    pub(crate) async fn attributes(&self, inode: InodeId) -> Result<(FileAttr, Duration), Errno> {
         if let Some(file) = self.files.get(inode)
             && let Some(attributes) = file.attributes_if_written(VALID)
         {
-            return Ok(self.show_written(&attributes));
+            return Ok((self.show_written(&attributes), VALID));
         }
+        if let Some((attributes, left)) = self.directories.with_new_files(inode) {
+            return Ok((file_attributes(&attributes, self.number(inode)), left));
+        }
+        let asked = self.directories.ask();
         let attributes = self.cluster.attributes(inode).await.map_err(errno)?;
-        Ok(self.show(attributes))
+        self.directories.learn(&attributes, asked);
+        Ok((self.show(attributes), VALID))
     }
 
     pub(crate) async fn set_attributes(
@@ -175,6 +187,9 @@ impl Volume {
             }
             None => self.send_attributes(inode, change, drops_privileges).await?,
         };
+        if attributes.kind == FileKind::Directory {
+            self.directories.changed();
+        }
         Ok(self.show(attributes))
     }
 
@@ -340,7 +355,11 @@ impl Volume {
         let attributes = self.new_inode(caller, directory, mode, kind).await?;
         let entry = Entry { directory, name };
         let made = self.cluster.create(entry, attributes, content, exclusive).await;
-        made.map_err(errno)
+        let (attributes, is_new) = made.map_err(errno)?;
+        if is_new {
+            self.directories.made_file(directory, attributes.changed);
+        }
+        Ok((attributes, is_new))
     }
 
     pub(crate) async fn make_directory(
@@ -356,6 +375,7 @@ impl Volume {
             .await?;
         let entry = Entry { directory, name };
         let made = self.cluster.make_directory(entry, attributes).await;
+        self.directories.changed();
         Ok(self.show(made.map_err(errno)?))
     }
 
@@ -384,7 +404,9 @@ impl Volume {
     }
 
     async fn namespace(&self, operation: Namespace) -> Result<(), Errno> {
-        match self.cluster.namespace(operation).await {
+        let done = self.cluster.namespace(operation).await;
+        self.directories.changed();
+        match done {
             Ok(_) => Ok(()),
             Err(failure) => Err(errno(failure)),
         }

@@ -59,6 +59,7 @@ impl Volume {
         };
         let xattr = Xattr { name, value };
         let set = self.cluster.set_xattr(inode, xattr, condition, mode).await;
+        self.directories.changed();
         self.show(set.map_err(errno)?);
         Ok(())
     }
@@ -76,6 +77,7 @@ impl Volume {
         check(&name)?;
         self.settle(inode).await?;
         let removed = self.cluster.remove_xattr(inode, name).await;
+        self.directories.changed();
         self.show(removed.map_err(errno)?);
         Ok(())
     }
