@@ -30,7 +30,7 @@ pub struct Cluster {
 /// The cluster as its nodes, put together, see it.
 #[derive(Debug)]
 pub struct View {
-    /// Disk sizes are sums over the nodes; `node` is one that answered.
+    /// Sizes of disks and blocks are sums over the nodes; `node` is one that answered.
     pub status: ClusterStatus,
     pub disks: BTreeMap<NodeNumber, Disk>,
     pub replicas: BTreeMap<PartitionId, Vec<NodeNumber>>,
@@ -125,6 +125,7 @@ fn combine(answers: Vec<ClusterStatus>, replicas: impl Fn(PartitionId) -> Vec<No
         .collect();
     status.disk_total_bytes = disks.values().map(|disk| disk.total_bytes).sum();
     status.disk_free_bytes = disks.values().map(|disk| disk.free_bytes).sum();
+    status.block_bytes = answers.iter().map(|answer| answer.block_bytes).sum();
     let reachable = |node: NodeStatus| NodeStatus {
         reachable: disks.contains_key(&node.number),
         ..node
@@ -219,6 +220,7 @@ mod tests {
             partition_count: 2,
             disk_total_bytes: 100,
             disk_free_bytes: 10,
+            block_bytes: 5,
         }
     }
 
@@ -235,8 +237,12 @@ mod tests {
         assert!(view.leaderless.is_empty());
         assert_eq!(view.unreachable, [NodeNumber(3)]);
         assert_eq!(
-            (view.status.disk_total_bytes, view.status.disk_free_bytes),
-            (200, 20)
+            (
+                view.status.disk_total_bytes,
+                view.status.disk_free_bytes,
+                view.status.block_bytes
+            ),
+            (200, 20, 10)
         );
     }
 

@@ -64,6 +64,7 @@ fn object<'a>(root: capnp::Result<impl Into<dynamic_value::Reader<'a>>>) -> Resu
 mod tests {
     use bark_schema::ids::InodeId;
     use bark_schema::operation::FileKind;
+    use bark_schema::policy::{Allocate, Policy};
     use serde_json::json;
 
     use super::*;
@@ -85,14 +86,19 @@ mod tests {
             version: 9,
             device: 0,
             blocks: 8,
-            block_size: 4096,
+            policy: Policy {
+                block_size: 65_536,
+                replicas: 2,
+                allocate: Allocate::LeastUsed,
+            },
             xattr_count: 1,
         };
         let expected = json!({
             "inode": "18446744073709551615", "kind": "symlink", "mode": 420, "owner": 1, "group": 2,
             "size": "1152921504606846976", "linkCount": 3, "accessed": "-1",
             "modified": "9223372036854775807", "changed": "0", "version": "9",
-            "device": "0", "blocks": "8", "blockSize": 4096, "xattrCount": 1,
+            "device": "0", "blocks": "8", "blockSize": 65536, "xattrCount": 1,
+            "replicas": 2, "allocate": "leastUsed",
         });
         assert_eq!(Value::Object(super::attributes(&attributes).unwrap()), expected);
     }

@@ -147,9 +147,33 @@ struct NewInode @0xd1369877c6c36f25 {
   owner @1 :UInt32;
   group @2 :UInt32;
   blockSize @3 :UInt32;
-  # Of the blocks the file is cut into, a power of two; 0: the usual one.
+  # Of the blocks the file is cut into, a power of two; 0: that of its directory, as with what follows.
   xattrs @4 :List(Xattr);
   # It is born with these.
+  allocate @5 :Allocate;
+  changesReplicas @6 :Bool;
+  # Whether `replicas` counts.
+  replicas @7 :UInt32;
+  # Copies of each block; 0: as many as the cluster keeps.
+}
+
+enum Allocate @0xe96e5b9d7a41c0f2 {
+  # How the nodes for a block are chosen.
+  unsaid @0;
+  ring @1;
+  # By the block's place on the ring.
+  roundRobin @2;
+  # The next ones in turn.
+  leastUsed @3;
+  # Those that have most room.
+}
+
+struct Policy @0xd41b80c3f6a2975e {
+  # How blocks are cut and where they go, in full.
+  blockSize @0 :UInt32;
+  replicas @1 :UInt32;
+  # 0: as many as the cluster keeps.
+  allocate @2 :Allocate;
 }
 
 struct Xattr @0xa9c5d3f0e8b7164d {
@@ -190,6 +214,12 @@ struct AttributeChange @0xf99c426b61f10240 {
   accessedNow @12 :Bool;
   modifiedNow @13 :Bool;
   # The entry's time instead of the value.
+  blockSize @14 :UInt32;
+  # These three of a directory only, for what is made in it from now on. 0 and `unsaid`: stays as it is.
+  allocate @15 :Allocate;
+  changesReplicas @16 :Bool;
+  replicas @17 :UInt32;
+  # 0: as many as the cluster keeps.
 }
 
 struct Extent @0xd5f2451aa39dc010 {
@@ -219,6 +249,8 @@ struct Step @0xa3e8227bfbf9b83b {
       # The inode the name must have now; 0: none.
       quota @24 :UInt64;
       # The directory is under the quota of this one; 0: under none.
+      policy @29 :Policy;
+      # The directory has this policy; null: it does not matter.
     }
     removeEntry :group {
       entry @4 :Entry;
@@ -469,8 +501,11 @@ struct Attributes @0xb1465ec118691b6b {
   blocks @12 :UInt64;
   # Units of 512 bytes that are stored.
   blockSize @13 :UInt32;
-  # Of the blocks the file is cut into.
+  # Of the blocks the file is cut into; of a directory, the files made in it.
   xattrCount @14 :UInt32;
+  replicas @15 :UInt32;
+  # Copies of each block; 0: as many as the cluster keeps.
+  allocate @16 :Allocate;
 }
 
 struct KeyValue @0xea7d119e74e44715 {
@@ -803,6 +838,8 @@ struct ClusterStatus @0xa64eabb55c1bdc77 {
   partitionCount @6 :UInt32;
   diskTotalBytes @7 :UInt64;
   diskFreeBytes @8 :UInt64;
+  blockBytes @9 :UInt64;
+  # Of the blocks the answering node stores.
 }
 
 struct Reply @0xc5518b2f91c2927e {

@@ -53,7 +53,8 @@ pub enum DataCommand {
     /// The nodes dropped these: they leave the ledger. Proposed by leaders.
     ForgetBlocks { blocks: Vec<BlockId> },
     /// All that a client has of an inode, at once. Answers `Attributes`.
-    Update(FileUpdate),
+    /// Boxed, because it is the largest of all commands by far.
+    Update(Box<FileUpdate>),
 }
 
 /// What a client kept for a while: bytes, and attributes that were set after them.

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::ids::InodeId;
 use crate::operation::UnixNanos;
+use crate::policy::{Policy, PolicyChange};
 
 /// A name in a directory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,8 +41,8 @@ pub struct NewInode {
     pub mode: u32,
     pub owner: u32,
     pub group: u32,
-    /// Of the blocks the file is cut into: a power of two from BLOCK_SIZE_MIN to BLOCK_SIZE_MAX; 0: the usual one.
-    pub block_size: u32,
+    /// What is not said is as its directory has it.
+    pub policy: PolicyChange,
     /// It is born with these, as a file in a directory with a default access control list.
     pub xattrs: Vec<Xattr>,
 }
@@ -80,6 +81,8 @@ pub struct AttributeChange {
     pub size: Option<u64>,
     pub accessed: Option<SetTime>,
     pub modified: Option<SetTime>,
+    /// Of a directory only: `NotDirectory` otherwise.
+    pub policy: PolicyChange,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,8 +103,8 @@ pub struct Attributes {
     pub device: u64,
     /// Units of 512 bytes that are stored: holes take none.
     pub blocks: u64,
-    /// Of the blocks the file is cut into.
-    pub block_size: u32,
+    /// Of its blocks; of a directory, what is made in it is born with.
+    pub policy: Policy,
     /// How many extended attributes it has: with none, nobody needs to ask for one.
     pub xattr_count: u32,
 }

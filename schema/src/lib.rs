@@ -3,6 +3,7 @@
 //! Everything that two programs of different age must agree on lives here.
 
 pub mod access_list;
+pub mod allocator;
 pub mod cluster_file;
 pub mod codec;
 pub mod data;
@@ -15,5 +16,6 @@ pub mod limits;
 pub mod message;
 pub mod operation;
 pub mod placement;
+pub mod policy;
 pub mod quota;
 pub mod usage;

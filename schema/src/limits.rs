@@ -25,6 +25,8 @@ pub const BLOCK_SIZE_DEFAULT: usize = MIB;
 pub const BLOCK_SIZE_MIN: usize = 64 * KIB;
 /// Largest block.
 pub const BLOCK_SIZE_MAX: usize = 4 * MIB;
+/// Most copies of a block a policy can ask for. 7: what three bits of an inode hold.
+pub const POLICY_REPLICAS_MAX: u32 = 7;
 /// Longest name of an extended attribute, in bytes.
 pub const XATTR_NAME_SIZE_MAX: usize = 255;
 /// Largest value of an extended attribute.

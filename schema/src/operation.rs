@@ -19,6 +19,8 @@ pub use crate::inode::{
     Xattr,
 };
 
+use crate::placement::NodeUse;
+use crate::policy::Policy;
 use crate::quota::{Allowance, Quota, QuotaCommand, QuotaLimits, QuotaQuery};
 use crate::usage::{Usage, UsageCommand, UsageQuery, UsageReport};
 
@@ -409,6 +411,8 @@ pub enum Step {
         expected: Option<InodeId>,
         /// The quota the directory must be under, as with the steps below.
         quota: Option<InodeId>,
+        /// The policy the directory must have, if it matters: what is born there was given it.
+        policy: Option<Policy>,
     },
     /// Points a directory entry, which must be `expected`, at another inode of any kind: half of an exchange.
     ExchangeEntry {
@@ -604,6 +608,19 @@ pub struct ClusterStatus {
     pub partition_count: u32,
     pub disk_total_bytes: u64,
     pub disk_free_bytes: u64,
+    /// Of the blocks the answering node stores.
+    pub block_bytes: u64,
+}
+
+impl ClusterStatus {
+    /// What the answering node has room for.
+    pub fn node_use(&self) -> NodeUse {
+        NodeUse {
+            total_bytes: self.disk_total_bytes,
+            free_bytes: self.disk_free_bytes,
+            block_bytes: self.block_bytes,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,6 +12,9 @@
 //! replicas of something are the first nodes clockwise from its point: first one for each zone, then the
 //! rest in ring order. Partitions are few, so leaders are not left to chance: see [`Ring::partition_replicas`].
 //!
+//! Blocks of files with a policy ([`crate::policy`]) may go elsewhere: next in turn, or where there is most room. Those
+//! places are chosen once and recorded with the block, never computed again, so they may be chosen otherwise tomorrow.
+//!
 //! Invariants:
 //! - No result depends on the order of nodes in the input, on time or on the platform.
 //! - The replicas of one thing are distinct nodes, and distinct zones while there are enough.
@@ -97,6 +100,33 @@ pub fn partition_of_new_directory(parent: InodeId, name: &[u8], partition_count:
     PartitionId(reduce(hash, partition_count))
 }
 
+/// What a node has room for, as it told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeUse {
+    /// 0: not known.
+    pub total_bytes: u64,
+    pub free_bytes: u64,
+    /// Of the blocks it stores.
+    pub block_bytes: u64,
+}
+
+/// Parts of ten thousand by which the use of two disks may differ without meaning anything: one percent.
+const DISK_SHARES_ALIKE: u64 = 100;
+
+impl NodeUse {
+    /// Parts of ten thousand of its disk that are in use.
+    fn share(&self) -> u64 {
+        let used = self.total_bytes.saturating_sub(self.free_bytes);
+        (u128::from(used) * 10_000 / u128::from(self.total_bytes.max(1))) as u64
+    }
+
+    /// Bytes of a block went there since.
+    pub fn add(&mut self, bytes: u64) {
+        self.block_bytes = self.block_bytes.saturating_add(bytes);
+        self.free_bytes = self.free_bytes.saturating_sub(bytes);
+    }
+}
+
 /// The nodes on a circle of hashes.
 #[derive(Clone, Debug)]
 pub struct Ring {
@@ -155,7 +185,7 @@ impl Ring {
         members
     }
 
-    /// Where a block's copies go, in the order in which they are tried.
+    /// Where a block's copies go, in the order in which they are tried. The first of more are the same.
     pub fn block_replicas(&self, block: BlockId, replicas: usize) -> Vec<NodeNumber> {
         let hash = Hasher::new(TAG_BLOCK)
             .number(block.client.0)
@@ -164,19 +194,51 @@ impl Ring {
         self.clockwise(hash, replicas)
     }
 
+    /// All nodes from the one whose turn it is: one further with every turn, zones apart as far as they go.
+    pub fn in_turn(&self, turn: u64) -> Vec<NodeNumber> {
+        let count = self.nodes.len();
+        let first = turn.checked_rem(count as u64).unwrap_or(0) as usize;
+        self.apart((first..count).chain(0..first), count)
+    }
+
+    /// All nodes, those with the smallest part of their disk in use first. Where disks are alike, which is within
+    /// DISK_SHARES_ALIKE, it is the node with the fewest bytes of blocks, as on nodes that share a disk. Nodes nothing is
+    /// known of come last, and what is still undecided is left to the ring.
+    pub fn by_use(&self, block: BlockId, uses: &BTreeMap<NodeNumber, NodeUse>) -> Vec<NodeNumber> {
+        let count = self.nodes.len();
+        let known = |number: &NodeNumber| uses.get(number).filter(|known| known.total_bytes > 0);
+        let least = uses.values().filter(|known| known.total_bytes > 0);
+        let alike = least.map(NodeUse::share).min().unwrap_or(0) + DISK_SHARES_ALIKE;
+        let mut order = self.block_replicas(block, count);
+        // Stable: what is equal stays as the ring has it.
+        order.sort_by_key(|number| match known(number) {
+            Some(known) if known.share() <= alike => (0, known.block_bytes),
+            Some(known) => (1, known.share()),
+            None => (2, 0),
+        });
+        let index = |number: &NodeNumber| self.nodes.iter().position(|node| node.number == *number);
+        self.apart(order.iter().filter_map(index), count)
+    }
+
     fn clockwise(&self, hash: u64, replicas: usize) -> Vec<NodeNumber> {
-        let wanted = replicas.min(self.nodes.len());
         let start = self.points.partition_point(|(point, _)| *point < hash);
         let (before, after) = self.points.split_at(start);
+        let indexes = after.iter().chain(before).map(|(_, index)| usize::from(*index));
+        self.apart(indexes, replicas)
+    }
+
+    /// The first nodes of an order: first one for each zone, then the rest.
+    fn apart(&self, order: impl Iterator<Item = usize>, replicas: usize) -> Vec<NodeNumber> {
+        let wanted = replicas.min(self.nodes.len());
         let mut seen = BTreeSet::new();
         let mut zones = BTreeSet::new();
         let (mut chosen, mut spare) = (Vec::new(), Vec::new());
-        for (_, index) in after.iter().chain(before) {
+        for index in order {
             if chosen.len() == wanted || seen.len() == self.nodes.len() {
                 break;
             }
-            if seen.insert(*index) {
-                let node = &self.nodes[usize::from(*index)];
+            if seen.insert(index) {
+                let node = &self.nodes[index];
                 let list = if zones.insert(&node.zone) {
                     &mut chosen
                 } else {

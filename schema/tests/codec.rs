@@ -210,7 +210,7 @@ fn golden_write() -> DataCommand {
 }
 
 fn golden_update() -> DataCommand {
-    DataCommand::Update(FileUpdate {
+    DataCommand::Update(Box::new(FileUpdate {
         inode: InodeId::new(PartitionId(3), 9),
         bytes: NewBytes::Bytes {
             offset: 4096,
@@ -225,7 +225,7 @@ fn golden_update() -> DataCommand {
         drops_privileges: true,
         written: Some(1_700_000_000_000_000_000),
         changed: None,
-    })
+    }))
 }
 
 fn golden_repack() -> DataCommand {

@@ -5,7 +5,7 @@
 
 use bark_schema::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId};
 use bark_schema::placement::{
-    Hasher, Ring, map_digest, partition_of_inode, partition_of_key, partition_of_new_directory,
+    Hasher, NodeUse, Ring, map_digest, partition_of_inode, partition_of_key, partition_of_new_directory,
 };
 use serde_json::{Value, json};
 
@@ -154,6 +154,75 @@ fn replicas_are_distinct_and_prefer_other_zones() {
         Ring::new(&[], 128)
             .partition_replicas(PartitionId(0), 3)
             .is_empty()
+    );
+}
+
+#[test]
+fn the_first_of_all_nodes_are_the_replicas() {
+    // Goal: more nodes to fall back on change nothing for the first choice. Method: all against each smaller number.
+    let ring = Ring::new(&NODES, 128);
+    for counter in 0..200 {
+        let all = ring.block_replicas(block(counter), NODES.len());
+        for replicas in 0..=NODES.len() {
+            assert_eq!(ring.block_replicas(block(counter), replicas), all[..replicas]);
+        }
+    }
+}
+
+#[test]
+fn nodes_in_turn_are_even_and_in_different_zones() {
+    // Goal: round robin deals blocks out evenly. Method: count the first nodes of full rounds; zones of the first three.
+    let ring = Ring::new(&NODES, 128);
+    let mut firsts = [0; 5];
+    for turn in u64::MAX - 9..=u64::MAX {
+        let order = ring.in_turn(turn);
+        firsts[usize::from(order[0].0) - 1] += 1;
+        let zones: std::collections::BTreeSet<_> = order[..3]
+            .iter()
+            .map(|node| NODES[usize::from(node.0) - 1].2)
+            .collect();
+        assert_eq!((order.len(), zones.len()), (5, 3));
+    }
+    assert_eq!(firsts, [2; 5]);
+    assert_eq!(
+        numbers(&Ring::new(&NODES.map(|(number, id, _)| (number, id, "")), 128).in_turn(7)),
+        [3, 4, 5, 1, 2]
+    );
+    assert!(Ring::new(&[], 128).in_turn(7).is_empty());
+}
+
+#[test]
+fn the_least_used_nodes_come_first() {
+    // Goal: room on disks counts, then blocks where disks are alike, and nodes nobody heard of come last. Method: one
+    // table of five nodes in zones of their own, then one zone for all but the emptiest.
+    const GIB: u64 = 1 << 30;
+    let disk = |total, free, blocks| NodeUse {
+        total_bytes: total * GIB,
+        free_bytes: free * GIB,
+        block_bytes: blocks * GIB,
+    };
+    let mut uses = std::collections::BTreeMap::from([
+        (NodeNumber(1), disk(1000, 500, 7)),
+        (NodeNumber(2), disk(100, 50, 3)),
+        (NodeNumber(3), disk(1000, 400, 1)),
+        (NodeNumber(4), disk(1000, 495, 2)),
+    ]);
+    let alone = NODES.map(|(number, id, _)| (number, id, ""));
+    let ring = Ring::new(&alone, 128);
+    for counter in 0..20 {
+        assert_eq!(numbers(&ring.by_use(block(counter), &uses)), [4, 2, 1, 3, 5]);
+    }
+    uses.entry(NodeNumber(4)).and_modify(|known| known.add(2 * GIB));
+    assert_eq!(numbers(&ring.by_use(block(1), &uses)), [2, 4, 1, 3, 5]);
+    // Not measured yet is not empty.
+    uses.insert(NodeNumber(5), NodeUse::default());
+    assert_eq!(ring.by_use(block(1), &uses)[4], NodeNumber(5));
+    let nothing = std::collections::BTreeMap::new();
+    assert_eq!(ring.by_use(block(1), &nothing), ring.block_replicas(block(1), 5));
+    let zones = NODES.map(|(number, id, _)| (number, id, if number.0 == 3 { "b" } else { "a" }));
+    assert_eq!(
+        numbers(&Ring::new(&zones, 128).by_use(block(1), &uses)),
+        [2, 3, 4, 1, 5]
     );
 }
 

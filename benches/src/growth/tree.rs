@@ -55,6 +55,7 @@ impl Tree {
                     kind,
                     expected,
                     quota: None,
+                    policy: None,
                 },
             ]
         });

@@ -13,6 +13,7 @@ use axum::routing::{MethodRouter, get};
 use bark_client::ClusterPath;
 use bark_client::files::Files;
 use bark_schema::operation::{AttributeChange, Attributes, FileKind, SetTime};
+use bark_schema::policy::{Allocate, PolicyChange};
 use serde_json::Value;
 
 use super::files::tag;
@@ -122,6 +123,7 @@ fn attribute_change(mut object: Object) -> Result<AttributeChange, Problem> {
         size: number(&mut object, "size", bark_schema::limits::FILE_SIZE_MAX)?,
         accessed: time(&mut object, "accessed")?.map(SetTime::At),
         modified: time(&mut object, "modified")?.map(SetTime::At),
+        policy: policy_change(&mut object)?,
     };
     if object.contains_key("xattrs") {
         let detail = "xattrs: extended attributes are not there yet";
@@ -130,11 +132,37 @@ fn attribute_change(mut object: Object) -> Result<AttributeChange, Problem> {
     match object.keys().next() {
         Some(field) => Err(Problem::field(
             field,
-            "is none of mode, owner, group, size, accessed, modified",
+            "is none of mode, owner, group, size, accessed, modified, blockSize, replicas, allocate",
         )),
         None if change == AttributeChange::default() => Err(Problem::invalid("nothing to change")),
         None => Ok(change),
     }
+}
+
+/// What a directory says of the files made in it: `blockSize`, `replicas` (0: as many as the cluster keeps), `allocate`.
+fn policy_change(object: &mut Object) -> Result<PolicyChange, Problem> {
+    let number = |object: &mut Object, field| {
+        let number = number(object, field, u32::MAX.into())?;
+        Ok::<_, Problem>(number.map(|number| number as u32))
+    };
+    Ok(PolicyChange {
+        block_size: number(object, "blockSize")?,
+        replicas: number(object, "replicas")?,
+        allocate: match object.remove("allocate") {
+            None => None,
+            Some(allocate) => match allocate.as_str() {
+                Some("ring") => Some(Allocate::Ring),
+                Some("roundRobin") => Some(Allocate::RoundRobin),
+                Some("leastUsed") => Some(Allocate::LeastUsed),
+                _ => {
+                    return Err(Problem::field(
+                        "allocate",
+                        "must be ring, roundRobin or leastUsed",
+                    ));
+                }
+            },
+        },
+    })
 }
 
 /// A number, or a string of digits as 64-bit integers are written.
@@ -244,6 +272,13 @@ mod tests {
             (sound.size, sound.modified),
             (Some(1 << 40), Some(SetTime::At(-5)))
         );
+        let policy = change(json!({"blockSize": 65536, "replicas": 0, "allocate": "leastUsed"})).unwrap();
+        let expected = PolicyChange {
+            block_size: Some(65_536),
+            replicas: Some(0),
+            allocate: Some(Allocate::LeastUsed),
+        };
+        assert_eq!(policy.policy, expected);
         for faulty in [
             json!({}),
             json!({"mode": 0o10000}),
@@ -252,6 +287,10 @@ mod tests {
             json!({"owner": "4294967296"}),
             json!({"size": true}),
             json!({"modified": "soon"}),
+            json!({"replicas": -1}),
+            json!({"blockSize": "64K"}),
+            json!({"allocate": "round-robin"}),
+            json!({"allocate": 1}),
             json!({"mood": 1}),
             json!({"mode": 1, "xattrs": {}}),
         ] {

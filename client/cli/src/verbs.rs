@@ -16,6 +16,7 @@ pub(crate) mod mount;
 mod mv;
 mod nodes;
 mod partitions;
+mod policy;
 mod put;
 mod quota;
 mod rm;
@@ -84,6 +85,9 @@ pub enum Verb {
     /// Limit what directories take, with everything below them.
     #[command(subcommand)]
     Quota(quota::Quota),
+    /// Say how the files of directories are cut into blocks, and where those go.
+    #[command(subcommand)]
+    Policy(policy::Policy),
     /// Mount the cluster on a directory.
     Mount(mount::Mount),
     /// Unmount it.
@@ -124,6 +128,7 @@ impl Verb {
             Verb::Df(_) => "df",
             Verb::Du(_) => "du",
             Verb::Quota(verb) => verb.name(),
+            Verb::Policy(verb) => verb.name(),
             Verb::Mount(_) => "mount",
             Verb::Umount(_) => "umount",
             Verb::Key(verb) => verb.name(),
@@ -155,6 +160,7 @@ impl Verb {
             Verb::Df(verb) => verb.run(client, output).await,
             Verb::Du(verb) => verb.run(client, output).await,
             Verb::Quota(verb) => verb.run(client, output).await,
+            Verb::Policy(verb) => verb.run(client, output).await,
             // They have no use for a client and are run before there is one.
             Verb::Mount(_) | Verb::Umount(_) => Ok(()),
             Verb::Key(verb) => verb.run(client, output).await,

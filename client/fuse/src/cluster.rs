@@ -169,7 +169,10 @@ impl Cluster {
 
     /// Bytes and attributes of one inode, at once.
     pub(crate) async fn update(&self, update: FileUpdate) -> Result<Attributes, Failure> {
-        attributes_of(self.data(update.inode, DataCommand::Update(update)).await?)
+        attributes_of(
+            self.data(update.inode, DataCommand::Update(Box::new(update)))
+                .await?,
+        )
     }
 
     pub(crate) async fn allocate(

@@ -107,6 +107,7 @@ impl KeptAttributes {
 mod tests {
     use bark_schema::ids::InodeId;
     use bark_schema::operation::FileKind;
+    use bark_schema::policy::Policy;
 
     use super::*;
 
@@ -125,7 +126,7 @@ mod tests {
             version: 1,
             device: 0,
             blocks: 0,
-            block_size: 1 << 20,
+            policy: Policy::default(),
             xattr_count: 0,
         }
     }

@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bark_schema::ids::InodeId;
-use bark_schema::limits::BLOCK_SIZE_DEFAULT;
 use bark_schema::operation::{AttributeChange, Attributes, UnixNanos};
+use bark_schema::policy::Policy;
 use fuser::Errno;
 use tokio::sync::{MutexGuard as GateGuard, Notify};
 
@@ -30,6 +30,8 @@ use crate::range_buffer::{Piece, RangeBuffer};
 #[derive(Debug)]
 pub(crate) struct OpenFile {
     pub(crate) inode: InodeId,
+    /// Of its blocks; it never changes.
+    policy: Policy,
     pub(crate) cluster: Cluster,
     pub(crate) memory: Arc<Memory>,
     state: Mutex<State>,
@@ -88,9 +90,10 @@ pub(crate) struct Hold<'a> {
 
 impl OpenFile {
     pub(crate) fn new(cluster: Cluster, memory: Arc<Memory>, attributes: Attributes) -> Arc<OpenFile> {
-        let inode = attributes.inode;
+        let (inode, policy) = (attributes.inode, attributes.policy);
         Arc::new(OpenFile {
             inode,
+            policy,
             cluster,
             memory,
             state: Mutex::new(State {
@@ -102,7 +105,7 @@ impl OpenFile {
                 is_new: false,
                 kept: KeptAttributes::default(),
                 leaving: KeptAttributes::default(),
-                dirty: RangeBuffer::new(BLOCK_SIZE_DEFAULT as u64),
+                dirty: RangeBuffer::new(policy.cut_size() as u64),
                 dirty_since: None,
                 sending: Vec::new(),
                 next_sending: 0,
@@ -133,10 +136,11 @@ impl OpenFile {
         state.unprivileged |= !is_privileged;
         state.kept.wrote(is_privileged);
         state.dirty_since.get_or_insert_with(Instant::now);
-        let first = offset / BLOCK_SIZE_DEFAULT as u64;
-        let last = (offset + data.len() as u64) / BLOCK_SIZE_DEFAULT as u64;
+        let cut_size = self.policy.cut_size() as u64;
+        let first = offset / cut_size;
+        let last = (offset + data.len() as u64) / cut_size;
         for block in first..=last {
-            self.send_full_block(&mut state, block * BLOCK_SIZE_DEFAULT as u64);
+            self.send_full_block(&mut state, block * cut_size);
         }
         self.account(&mut state);
     }
@@ -173,7 +177,7 @@ impl OpenFile {
 
     /// Puts the block at `offset` on its way if it is complete and nothing older of it still is.
     fn send_full_block(self: &Arc<Self>, state: &mut State, offset: u64) {
-        let end = offset + BLOCK_SIZE_DEFAULT as u64;
+        let end = offset + self.policy.cut_size() as u64;
         let overlaps = |sending: &Sending| sending.piece.offset < end && sending.piece.end() > offset;
         if state.held || state.sending.iter().any(overlaps) {
             return;
@@ -196,7 +200,7 @@ impl OpenFile {
         let permit = self.memory.uploads.acquire().await;
         let files = self.cluster.client().files();
         let result = files
-            .store_block(self.inode, piece.offset, piece.data.clone())
+            .store_block(self.inode, self.policy, piece.offset, piece.data.clone())
             .await;
         drop(permit);
         let mut state = self.lock();
@@ -293,7 +297,7 @@ fn now() -> UnixNanos {
 
 /// The unit of `Attributes::blocks`.
 const BLOCK_UNIT: u64 = 512;
-/// Stored blocks are published at the latest when there are so many: 256 MiB.
+/// Stored blocks are published at the latest when there are so many: 256 MiB of the usual size.
 const STORED_MAX: usize = 256;
 
 impl State {

@@ -169,6 +169,7 @@ impl Volume {
             size: wanted.size,
             accessed: wanted.accessed.map(time),
             modified: wanted.modified.map(time),
+            ..AttributeChange::default()
         };
         // A privileged program keeps the bits when it changes a size, nobody when it changes an owner.
         let changes_owner = wanted.owner.is_some() || wanted.group.is_some();

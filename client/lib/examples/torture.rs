@@ -53,10 +53,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         client.files().make_directories(&directory, 0o755).await?;
         let path = format!("/torture-{seed}-{name}/file").parse()?;
         client.files().write(&path, Bytes::new()).await?;
-        let inode = client.files().stat(&path).await?.inode;
+        let attributes = client.files().stat(&path).await?;
+        let (inode, policy) = (attributes.inode, attributes.policy);
         files.push(File {
-            writer: client.files().handle(inode, 256 << 10),
-            reader: client.files().handle(inode, 256 << 10),
+            writer: client.files().handle(inode, policy),
+            reader: client.files().handle(inode, policy),
             content: Vec::new(),
         });
     }

@@ -30,6 +30,7 @@ use crate::connection::{self, Connection, Established, Login};
 use crate::error::Error;
 use crate::files::Files;
 use crate::keys::Keys;
+use crate::placing::Placing;
 use crate::router::Router;
 use crate::session::{self, Call, CallId, Session, SessionConfig};
 
@@ -97,6 +98,7 @@ pub(crate) struct Shared {
     router: Router,
     client: ClientId,
     next_counter: AtomicU64,
+    placing: Placing,
     started: Instant,
     state: Mutex<State>,
     budget: Semaphore,
@@ -149,6 +151,7 @@ impl Client {
             router,
             client,
             next_counter: AtomicU64::new(1),
+            placing: Placing::new(random()),
             started: Instant::now(),
             state: Mutex::new(State {
                 session,
@@ -282,6 +285,10 @@ impl Client {
 
     pub(crate) fn router(&self) -> &Router {
         &self.shared.router
+    }
+
+    pub(crate) fn placing(&self) -> &Placing {
+        &self.shared.placing
     }
 
     /// A number this client has not used before.

@@ -23,6 +23,7 @@ use bark_schema::operation::{
     AttributeChange, Attributes, Command, Content, Entry, Extent, FileKind, Namespace, NewContent, NewInode,
     NodeRequest, Query, Refusal, RenameMode, Reply,
 };
+use bark_schema::policy::{Policy, PolicyChange};
 use bark_schema::quota::{Quota, QuotaLimits};
 use bark_schema::usage::{Usage, UsageQuery};
 use bytes::Bytes;
@@ -146,6 +147,23 @@ impl Files {
         let request = NodeRequest::GetQuota { directory };
         match self.client.call(crate::session::Call::AnyNode(request)).await {
             Ok(Reply::Quota(quota)) => Ok(quota),
+            Ok(other) => Err(Error::protocol(path.to_string(), &other)),
+            Err(failure) => Err(Error::new(path.to_string(), failure)),
+        }
+    }
+
+    /// Changes how what is made in a directory from now on is cut and where it goes. What is there already keeps its
+    /// own policy, directories too. Answers the policy of the directory now.
+    pub async fn set_policy(&self, path: &ClusterPath, change: PolicyChange) -> Result<Policy, Error> {
+        let inode = self.directory(path).await?;
+        check_policy(path, &change)?;
+        let change = AttributeChange {
+            policy: change,
+            ..AttributeChange::default()
+        };
+        let command = Command::SetAttributes { inode, change };
+        match self.client.command(inode.home(), command).await {
+            Ok(Reply::Attributes(attributes)) => Ok(attributes.policy),
             Ok(other) => Err(Error::protocol(path.to_string(), &other)),
             Err(failure) => Err(Error::new(path.to_string(), failure)),
         }
@@ -298,15 +316,22 @@ impl Files {
         inode: InodeId,
         change: AttributeChange,
     ) -> Result<(), Error> {
+        check_policy(path, &change.policy)?;
         self.change(path, inode, Command::SetAttributes { inode, change })
             .await
     }
 
-    /// Stores bytes as a new block, on a majority of its replicas, and describes it as the extent at
+    /// Stores bytes as a new block, as the file's policy says, on a majority of its replicas, and describes it as the extent at
     /// `offset` of a file. Nothing refers to it before it is published.
-    pub async fn store_block(&self, inode: InodeId, offset: u64, data: Bytes) -> Result<Extent, Error> {
+    pub async fn store_block(
+        &self,
+        inode: InodeId,
+        policy: Policy,
+        offset: u64,
+        data: Bytes,
+    ) -> Result<Extent, Error> {
         let subject = inode.to_string();
-        block::put(self.client.clone(), subject, inode.home(), offset, data).await
+        block::put(self.client.clone(), subject, inode.home(), policy, offset, data).await
     }
 
     /// Reads `length` bytes of an extent of a file, from `skip` on, from whichever node has them.
@@ -433,6 +458,12 @@ impl Files {
             ..NewInode::default()
         }
     }
+}
+
+/// On the wire a block size of 0 says nothing, so it must not get there.
+fn check_policy(path: &ClusterPath, change: &PolicyChange) -> Result<(), Error> {
+    let checked = change.check();
+    checked.map_err(|failure| Error::new(path.to_string(), failure))
 }
 
 fn entry((directory, name): (InodeId, Bytes)) -> Entry {

@@ -22,6 +22,7 @@ pub mod error;
 pub mod files;
 pub mod keys;
 pub mod path;
+mod placing;
 mod router;
 pub mod session;
 

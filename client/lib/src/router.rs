@@ -57,6 +57,15 @@ impl Router {
         partition_of_key(key, self.partition_count)
     }
 
+    pub(crate) fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// Copies the cluster keeps of partitions, and of blocks without a policy.
+    pub(crate) fn replicas(&self) -> usize {
+        self.replicas
+    }
+
     pub(crate) fn block_replicas(&self, block: BlockId) -> Vec<NodeNumber> {
         self.ring.block_replicas(block, self.replicas)
     }

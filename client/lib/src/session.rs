@@ -279,6 +279,8 @@ impl Session {
                     self.redirect(now, call, node, leader);
                 }
             }
+            // Who names a node knows others to ask, and asks this one again after them.
+            Failure::Busy(_) if pending.named.is_some() => self.finish(call, Err(failure)),
             Failure::Busy(_) | Failure::Locked { .. } | Failure::OverAllowance { .. } => {
                 self.fail_attempt(now, call, current, failure, NodeState::Answered);
             }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bark_client::{Client, ClientConfig, ClusterPath, Error, Source};
 use bark_schema::limits::{INLINE_SIZE_MAX, MIB};
 use bark_schema::operation::{Command, Failure, NodeRequest, Refusal, Request};
+use bark_schema::policy::Policy;
 use bytes::Bytes;
 
 use crate::fake::{FakeCluster, Fault};
@@ -365,7 +366,11 @@ async fn staged_blocks_are_seen_here_at_once_and_elsewhere_after_a_flush() {
     let files = connected(&cluster).await.files();
     files.create(&path("/f"), 0o644).await.unwrap();
     let inode = files.stat(&path("/f")).await.unwrap().inode;
-    let (writer, reader) = (files.handle(inode, 64 << 10), files.handle(inode, 64 << 10));
+    let policy = Policy {
+        block_size: 64 << 10,
+        ..Policy::default()
+    };
+    let (writer, reader) = (files.handle(inode, policy), files.handle(inode, policy));
     let content = pattern(3 * MIB);
     writer.stage_at(0, content.slice(..2 * MIB)).await.unwrap();
     writer
@@ -389,7 +394,7 @@ async fn a_handle_sees_its_own_small_writes_without_asking_again() {
     let files = connected(&cluster).await.files();
     files.write(&path("/f"), pattern(MIB)).await.unwrap();
     let inode = files.stat(&path("/f")).await.unwrap().inode;
-    let handle = files.handle(inode, 1 << 20);
+    let handle = files.handle(inode, Policy::default());
     assert_eq!(handle.read_at(0, MIB).await.unwrap(), pattern(MIB));
     for number in 0..4 {
         let (at, _) = handle.append(format!("line {number}\n").into()).await.unwrap();

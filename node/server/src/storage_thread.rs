@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bark_core::open;
 use bark_core::storage::Storage;
 use bark_core::worker::event::{Input, StorageEvent, StorageRequest};
+use bark_schema::placement::NodeUse;
 
 use crate::file_disk::FileDisk;
 use crate::handover::{Finished, Handover, handover};
@@ -51,7 +52,7 @@ pub fn start(
             loop {
                 if space_told.is_none_or(|told| told.elapsed() >= SPACE_INTERVAL) {
                     space_told = Some(Instant::now());
-                    tell_space(&data, &mut workers);
+                    tell_space(&data, &storage, &mut workers);
                 }
                 let first = match jobs.next(Some(SPACE_INTERVAL)) {
                     Ok(Some(job)) => job,
@@ -97,16 +98,17 @@ fn end_rejoining(disk: &mut FileDisk) {
     }
 }
 
-fn tell_space(data: &PathBuf, workers: &mut [MailSender]) {
+fn tell_space(data: &PathBuf, storage: &Storage, workers: &mut [MailSender]) {
     match rustix::fs::statvfs(data) {
         Ok(space) => {
-            let total_bytes = space.f_blocks.saturating_mul(space.f_frsize);
-            let free_bytes = space.f_bavail.saturating_mul(space.f_frsize);
+            let (block_bytes, _) = storage.blocks().space();
+            let known = NodeUse {
+                total_bytes: space.f_blocks.saturating_mul(space.f_frsize),
+                free_bytes: space.f_bavail.saturating_mul(space.f_frsize),
+                block_bytes,
+            };
             for worker in workers {
-                worker.send(Mail::Input(Input::Storage(StorageEvent::Space {
-                    total_bytes,
-                    free_bytes,
-                })));
+                worker.send(Mail::Input(Input::Storage(StorageEvent::Space(known))));
             }
         }
         Err(error) => tracing::warn!(%error, path = %data.display(), "the free space is not known"),

@@ -2,7 +2,7 @@
 //!
 //! Invariants checked:
 //! - Every node that is named as having a block in use has it, but one whose disk did harm: nothing needed was dropped.
-//! - A block in use is on a majority of the nodes it was for.
+//! - A block in use is on a majority of as many nodes as the policies of its files ask for.
 //! - No block is in use and in the ledger.
 //! - Before that, what nobody needs has gone, from the ledgers and from the disks.
 
@@ -12,8 +12,8 @@ use bark_core::block_store::BlockStore;
 use bark_core::state::State;
 use bark_schema::ids::{NodeNumber, PartitionId};
 
-/// Of three: a block is good when a majority has it.
-const COPIES_MIN: usize = 2;
+/// Of blocks of files without a policy; a majority of them is good.
+const REPLICAS: usize = 3;
 
 /// Whether everything nobody needs is gone: ledgers are empty, and stores hold what files point into.
 /// Blocks that name no home are left out: nobody can be asked about them.
@@ -47,14 +47,20 @@ pub fn check(
 ) -> Result<(), String> {
     for (partition, state) in states {
         for (block, nodes) in state.blocks() {
-            if nodes.len() < COPIES_MIN {
-                return Err(format!("{block} of {partition} is on {nodes:?} only"));
-            }
             for node in nodes.iter().filter(|node| Some(**node) != damaged) {
                 let has = stores.get(node).is_some_and(|store| store.contains(block));
                 if !has {
                     return Err(format!("{node} lacks {block}, which {partition} needs"));
                 }
+            }
+        }
+        let known: BTreeMap<_, _> = state.blocks().collect();
+        for (block, policy) in state.block_policies() {
+            let nodes = known.get(&block).copied().unwrap_or_default();
+            if nodes.len() < policy.copies(REPLICAS) / 2 + 1 {
+                return Err(format!(
+                    "{block} of {partition} is on {nodes:?} only, in a file with {policy:?}"
+                ));
             }
         }
         for (block, _, _) in state.garbage() {

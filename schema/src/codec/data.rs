@@ -113,7 +113,7 @@ fn read_update(reader: wire::data_command::update::Reader<'_>, source: Source<'_
                 size: group.get_size(),
             },
         },
-        change: read_attribute_change(reader.get_change()?),
+        change: read_attribute_change(reader.get_change()?)?,
         drops_privileges: reader.get_drops_privileges(),
         written: reader.get_has_written().then(|| reader.get_written()),
         changed: reader.get_has_changed().then(|| reader.get_changed()),
@@ -159,7 +159,7 @@ pub fn read_data_command(reader: wire::data_command::Reader<'_>, source: Source<
         wire::data_command::ForgetBlocks(blocks) => DataCommand::ForgetBlocks {
             blocks: read_block_ids(blocks)?,
         },
-        wire::data_command::Update(group) => DataCommand::Update(read_update(group, source)?),
+        wire::data_command::Update(group) => DataCommand::Update(Box::new(read_update(group, source)?)),
     })
 }
 

@@ -12,6 +12,7 @@
 
 mod data;
 mod message;
+mod policy;
 mod quota;
 mod read;
 mod reply;

@@ -2,6 +2,7 @@
 
 use super::Result;
 use super::data::{read_block_ids, read_content, write_block_ids, write_content};
+use super::policy::{read_allocate, write_allocate};
 use super::quota::{read_allowance, read_quota, write_allowance, write_quota};
 use super::read::{self, Source};
 use super::request::{read_kind, write_inodes, write_keys, write_kind, write_nodes, write_transaction_id};
@@ -13,6 +14,7 @@ use crate::operation::{
     Attributes, ClusterStatus, DirectoryEntry, Extent, Failure, KeyValue, NodeStatus, PartitionStatus,
     Refusal, Reply, TransactionOutcome,
 };
+use crate::policy::Policy;
 
 pub fn write_reply(reply: &Reply, mut builder: wire::reply::Builder<'_>) {
     match reply {
@@ -316,7 +318,9 @@ pub fn write_attributes(attributes: &Attributes, mut builder: wire::attributes::
     builder.set_version(attributes.version);
     builder.set_device(attributes.device);
     builder.set_blocks(attributes.blocks);
-    builder.set_block_size(attributes.block_size);
+    builder.set_block_size(attributes.policy.block_size);
+    builder.set_replicas(attributes.policy.replicas);
+    builder.set_allocate(write_allocate(Some(attributes.policy.allocate)));
     builder.set_xattr_count(attributes.xattr_count);
 }
 
@@ -335,7 +339,11 @@ pub fn read_attributes(reader: wire::attributes::Reader<'_>) -> Result<Attribute
         version: reader.get_version(),
         device: reader.get_device(),
         blocks: reader.get_blocks(),
-        block_size: reader.get_block_size(),
+        policy: Policy {
+            block_size: reader.get_block_size(),
+            replicas: reader.get_replicas(),
+            allocate: read_allocate(reader.get_allocate())?.unwrap_or_default(),
+        },
         xattr_count: reader.get_xattr_count(),
     })
 }
@@ -502,6 +510,7 @@ pub fn write_cluster_status(status: &ClusterStatus, mut builder: wire::cluster_s
     builder.set_partition_count(status.partition_count);
     builder.set_disk_total_bytes(status.disk_total_bytes);
     builder.set_disk_free_bytes(status.disk_free_bytes);
+    builder.set_block_bytes(status.block_bytes);
 }
 
 fn read_cluster_status(reader: wire::cluster_status::Reader<'_>) -> Result<ClusterStatus> {
@@ -517,5 +526,6 @@ fn read_cluster_status(reader: wire::cluster_status::Reader<'_>) -> Result<Clust
         partition_count: reader.get_partition_count(),
         disk_total_bytes: reader.get_disk_total_bytes(),
         disk_free_bytes: reader.get_disk_free_bytes(),
+        block_bytes: reader.get_block_bytes(),
     })
 }

@@ -7,6 +7,7 @@ use capnp::data_list;
 use super::data::{
     read_block_ids, read_data_command, read_data_query, write_block_ids, write_data_command, write_data_query,
 };
+use super::policy::{read_allocate, read_policy, said, write_allocate, write_policy};
 use super::quota::{read_quota_command, read_quota_query, write_quota_command, write_quota_query};
 use super::read::{self, Source, required};
 use super::reply::{read_reply, write_extents, write_reply};
@@ -18,6 +19,7 @@ use crate::operation::{
     AttributeChange, Command, Condition, Entry, Expiry, FileKind, ListPosition, Namespace, NewContent,
     NewInode, NodeRequest, Query, RenameMode, Request, RequestId, SetTime, Step, UnixNanos, Xattr,
 };
+use crate::policy::PolicyChange;
 use crate::quota::QuotaLimits;
 
 pub fn write_request(request: &Request, mut builder: wire::request::Builder<'_>) {
@@ -426,7 +428,7 @@ pub fn read_command(reader: wire::command::Reader<'_>, source: Source<'_>) -> Re
         wire::command::ReapOrphans(limit) => Command::ReapOrphans { limit },
         wire::command::SetAttributes(group) => Command::SetAttributes {
             inode: InodeId(group.get_inode()),
-            change: read_attribute_change(group.get_change()?),
+            change: read_attribute_change(group.get_change()?)?,
         },
         wire::command::WriteInline(group) => Command::WriteInline {
             inode: InodeId(group.get_inode()),
@@ -692,6 +694,7 @@ fn write_step(step: &Step, mut builder: wire::step::Builder<'_>) {
             kind,
             expected,
             quota,
+            policy,
         } => {
             let mut group = builder.init_insert_entry();
             write_entry(entry, group.reborrow().init_entry());
@@ -699,6 +702,9 @@ fn write_step(step: &Step, mut builder: wire::step::Builder<'_>) {
             group.set_kind(write_kind(*kind));
             group.set_expected(expected.map_or(0, |inode| inode.0));
             group.set_quota(quota.map_or(0, |inode| inode.0));
+            if let Some(policy) = policy {
+                write_policy(policy, group.init_policy());
+            }
         }
         Step::ExchangeEntry {
             entry,
@@ -770,6 +776,10 @@ fn read_step(reader: wire::step::Reader<'_>, source: Source<'_>) -> Result<Step>
             kind: read_kind(group.get_kind())?,
             expected: read::inode_or_none(group.get_expected()),
             quota: read::inode_or_none(group.get_quota()),
+            policy: match group.has_policy() {
+                true => Some(read_policy(group.get_policy()?)?),
+                false => None,
+            },
         },
         wire::step::ExchangeEntry(group) => Step::ExchangeEntry {
             entry: source.entry(group.get_entry())?,
@@ -865,10 +875,15 @@ pub fn write_attribute_change(change: &AttributeChange, mut builder: wire::attri
     builder.set_modified(time_value(change.modified));
     builder.set_accessed_now(change.accessed == Some(SetTime::Now));
     builder.set_modified_now(change.modified == Some(SetTime::Now));
+    let policy = &change.policy;
+    builder.set_block_size(policy.block_size.unwrap_or(0));
+    builder.set_allocate(write_allocate(policy.allocate));
+    builder.set_changes_replicas(policy.replicas.is_some());
+    builder.set_replicas(policy.replicas.unwrap_or(0));
 }
 
-pub fn read_attribute_change(reader: wire::attribute_change::Reader<'_>) -> AttributeChange {
-    AttributeChange {
+pub fn read_attribute_change(reader: wire::attribute_change::Reader<'_>) -> Result<AttributeChange> {
+    Ok(AttributeChange {
         mode: reader.get_changes_mode().then(|| reader.get_mode()),
         owner: reader.get_changes_owner().then(|| reader.get_owner()),
         group: reader.get_changes_group().then(|| reader.get_group()),
@@ -879,7 +894,12 @@ pub fn read_attribute_change(reader: wire::attribute_change::Reader<'_>) -> Attr
         modified: reader
             .get_changes_modified()
             .then(|| read_time(reader.get_modified_now(), reader.get_modified())),
-    }
+        policy: PolicyChange {
+            block_size: said(reader.get_block_size()),
+            replicas: reader.get_changes_replicas().then(|| reader.get_replicas()),
+            allocate: read_allocate(reader.get_allocate())?,
+        },
+    })
 }
 
 fn time_value(time: Option<SetTime>) -> UnixNanos {
@@ -917,7 +937,11 @@ fn write_new_inode(inode: &NewInode, mut builder: wire::new_inode::Builder<'_>) 
     builder.set_mode(inode.mode);
     builder.set_owner(inode.owner);
     builder.set_group(inode.group);
-    builder.set_block_size(inode.block_size);
+    let policy = &inode.policy;
+    builder.set_block_size(policy.block_size.unwrap_or(0));
+    builder.set_allocate(write_allocate(policy.allocate));
+    builder.set_changes_replicas(policy.replicas.is_some());
+    builder.set_replicas(policy.replicas.unwrap_or(0));
     if !inode.xattrs.is_empty() {
         let mut list = builder.init_xattrs(inode.xattrs.len() as u32);
         for (index, xattr) in inode.xattrs.iter().enumerate() {
@@ -931,7 +955,11 @@ fn read_new_inode(reader: wire::new_inode::Reader<'_>, source: Source<'_>) -> Re
         mode: reader.get_mode(),
         owner: reader.get_owner(),
         group: reader.get_group(),
-        block_size: reader.get_block_size(),
+        policy: PolicyChange {
+            block_size: said(reader.get_block_size()),
+            replicas: reader.get_changes_replicas().then(|| reader.get_replicas()),
+            allocate: read_allocate(reader.get_allocate())?,
+        },
         xattrs: read::list(reader.get_xattrs(), |xattr| read_xattr(xattr, source))?,
     })
 }

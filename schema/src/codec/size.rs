@@ -16,8 +16,8 @@ const FIXED_WORDS: usize = 64;
 /// An extent with its list of nodes.
 const EXTENT_WORDS: usize = 10;
 /// A directory entry with attributes, less its name.
-const DIRECTORY_ENTRY_WORDS: usize = 20;
-const STEP_WORDS: usize = 17;
+const DIRECTORY_ENTRY_WORDS: usize = 21;
+const STEP_WORDS: usize = 20;
 const STATUS_WORDS: usize = 20;
 const BLOCK_ID_WORDS: usize = 2;
 const PACKED_PIECE_WORDS: usize = 10;
@@ -208,7 +208,7 @@ fn steps(steps: &[Step]) -> usize {
 
 fn new_inode(inode: &NewInode) -> usize {
     let xattrs = inode.xattrs.iter();
-    8 + xattrs
+    10 + xattrs
         .map(|xattr| data(&xattr.name) + data(&xattr.value))
         .sum::<usize>()
 }

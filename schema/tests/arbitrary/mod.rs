@@ -6,6 +6,7 @@ use bark_schema::data::*;
 use bark_schema::ids::*;
 use bark_schema::message::*;
 use bark_schema::operation::*;
+use bark_schema::policy::*;
 use bark_schema::quota::*;
 use bark_schema::usage::*;
 use bytes::Bytes;
@@ -181,8 +182,32 @@ impl Generator {
             mode: self.u32(),
             owner: self.u32(),
             group: self.u32(),
-            block_size: self.u32(),
+            policy: self.policy_change(),
             xattrs: self.list(Self::xattr),
+        }
+    }
+
+    fn allocate(&mut self) -> Allocate {
+        match self.choose("Allocate", 3) {
+            0 => Allocate::Ring,
+            1 => Allocate::RoundRobin,
+            _ => Allocate::LeastUsed,
+        }
+    }
+
+    fn policy(&mut self) -> Policy {
+        Policy {
+            block_size: self.u32(),
+            replicas: self.u32(),
+            allocate: self.allocate(),
+        }
+    }
+
+    fn policy_change(&mut self) -> PolicyChange {
+        PolicyChange {
+            block_size: self.option(Self::u32).filter(|size| *size != 0),
+            replicas: self.option(Self::u32),
+            allocate: self.option(Self::allocate),
         }
     }
 
@@ -201,7 +226,7 @@ impl Generator {
             version: self.number(),
             device: self.number(),
             blocks: self.number(),
-            block_size: self.u32(),
+            policy: self.policy(),
             xattr_count: self.u32(),
         }
     }
@@ -491,7 +516,7 @@ impl Generator {
                 node: self.node(),
                 blocks: self.list(Self::block),
             },
-            5 => DataCommand::Update(self.update()),
+            5 => DataCommand::Update(Box::new(self.update())),
             _ => DataCommand::ForgetBlocks {
                 blocks: self.list(Self::block),
             },
@@ -527,6 +552,7 @@ impl Generator {
             size: self.option(Self::number),
             accessed: self.option(Self::set_time),
             modified: self.option(Self::set_time),
+            policy: self.policy_change(),
         }
     }
 
@@ -641,6 +667,7 @@ impl Generator {
                 kind: self.kind(),
                 expected: self.option(Self::inode),
                 quota: self.option(Self::inode),
+                policy: self.option(Self::policy),
             },
             1 => Step::RemoveEntry {
                 entry: self.entry(),
@@ -829,6 +856,7 @@ impl Generator {
                 partition_count: self.u32(),
                 disk_total_bytes: self.number(),
                 disk_free_bytes: self.number(),
+                block_bytes: self.number(),
             }),
             19 => Reply::Xattr(self.data()),
             20 => Reply::Xattrs(self.list(Self::data)),

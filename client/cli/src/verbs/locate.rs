@@ -9,11 +9,14 @@ use bark_schema::operation::{Content, FileKind};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::policy;
 use crate::output::Output;
 use crate::problem::Problem;
 
 /// Of the file that is looked at: as many blocks as fit a screen.
 const BYTES_LOOKED_AT: u64 = 16 << 20;
+
+const LABEL_WIDTH: usize = "partition".len();
 
 #[derive(Debug, Args)]
 pub struct Locate {
@@ -39,6 +42,10 @@ impl Locate {
         let mut value = place(client, attributes.inode.home(), output).await?;
         value["path"] = json!(path.to_string());
         value["inode"] = json!(attributes.inode.0.to_string());
+        if matches!(attributes.kind, FileKind::Regular | FileKind::Directory) {
+            policy::lines(client, &attributes.policy, LABEL_WIDTH, output)?;
+            value["policy"] = policy::value(client, &attributes.policy);
+        }
         if attributes.kind == FileKind::Regular {
             value["content"] = content(client, &path, output).await?;
         }

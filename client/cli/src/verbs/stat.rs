@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 
 use bark_client::Client;
+use bark_schema::operation::FileKind;
 use clap::Args;
 
-use super::cluster_paths;
+use super::{cluster_paths, policy};
 use crate::output::{Output, attributes_json, kind_name, mode_string, time_string};
 use crate::problem::Problem;
 
@@ -28,7 +29,11 @@ impl Stat {
                 true => files.stat(&path).await?,
                 false => files.stat_link(&path).await?,
             };
-            let value = attributes_json(&path.to_string(), &attributes);
+            let mut value = attributes_json(&path.to_string(), &attributes);
+            let has_policy = matches!(attributes.kind, FileKind::Regular | FileKind::Directory);
+            if has_policy {
+                value["policy"] = policy::value(client, &attributes.policy);
+            }
             match several {
                 true => output.element(value)?,
                 false => output.value(value)?,
@@ -49,6 +54,9 @@ impl Stat {
             output.line(format_args!("accessed: {}", time_string(attributes.accessed)))?;
             output.line(format_args!("modified: {}", time_string(attributes.modified)))?;
             output.line(format_args!(" changed: {}", time_string(attributes.changed)))?;
+            if has_policy {
+                policy::lines(client, &attributes.policy, policy::STAT_LABEL_WIDTH, output)?;
+            }
         }
         Ok(())
     }

@@ -2,15 +2,19 @@
 //!
 //! Invariants:
 //! - A node that is away is not the end: all are asked again until the client's deadline.
-//! - A block counts as stored when a majority of its replicas has it on disk.
+//! - A block counts as stored when a majority of its replicas has it on disk. Where the chosen nodes do not make it a
+//!   majority, others are chosen; which ones have it, the extent says.
+//! - Who has acknowledged a block and cannot be asked is waited for: that others never had it proves nothing.
 //! - A whole block is checked against the CRC-32C its writer computed before a byte of it is given out; the
 //!   node that sent other bytes is named in a warning.
 
 use std::pin::Pin;
 use std::time::Duration;
 
+use bark_schema::allocator::{attempts, targets};
 use bark_schema::ids::{NodeNumber, PartitionId};
 use bark_schema::operation::{Extent, Failure, NodeRequest, Refusal, Reply};
+use bark_schema::policy::Policy;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
@@ -24,58 +28,51 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// A block in progress. Sync, so that whoever holds a reader or writer stays free to move between threads.
 pub(super) type OnTheWay<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + Sync>>;
 
-/// Stores bytes as a new block for files of `home` and describes them as the extent at `offset`.
+/// Stores bytes as a new block for files of `home`, as their policy says, and describes them as the extent at `offset`.
 pub(super) async fn put(
     client: Client,
     subject: String,
     home: PartitionId,
+    policy: Policy,
     offset: u64,
     data: Bytes,
 ) -> Result<Extent, Error> {
     let block = client.new_block(home);
     let checksum = checksum(&data);
-    let replicas = client.router().block_replicas(block);
-    let majority = replicas.len() / 2 + 1;
+    let (order, copies) = client.place_block(block, &policy, data.len()).await;
+    let length = data.len() as u32;
+    let mut extent = Extent {
+        offset,
+        length,
+        block,
+        block_offset: 0,
+        block_size: length,
+        checksum,
+        nodes: Vec::new(),
+    };
     let mut last = Failure::Busy("the cluster has no nodes for blocks".into());
     let mut rounds = Rounds::new(&client);
-    let mut left = replicas.iter();
     loop {
-        let Some(via) = left.next() else {
-            if matches!(last, Failure::Busy(_) | Failure::Unknown(_)) && rounds.wait().await {
-                left = replicas.iter();
-                continue;
+        let mut may_pass = false;
+        for attempt in 0..attempts(&order, copies) {
+            if attempt > 0 && rounds.is_over() {
+                break;
             }
+            let nodes = targets(&order, copies, attempt);
+            match put_on(&client, &extent, &data, &nodes).await {
+                Ok(Reply::Stored { nodes }) => {
+                    extent.nodes = nodes;
+                    return Ok(extent);
+                }
+                Ok(other) => return Err(Error::protocol(subject, &other)),
+                Err(failure) => {
+                    may_pass |= matches!(failure, Failure::Busy(_) | Failure::Unknown(_));
+                    last = failure;
+                }
+            }
+        }
+        if !may_pass || !rounds.wait().await {
             break;
-        };
-        let request = NodeRequest::BlockPut {
-            block,
-            data: data.clone(),
-            checksum,
-            replicas: replicas.clone(),
-            local_only: false,
-        };
-        match client.call(Call::NamedNode(*via, request)).await {
-            Ok(Reply::Stored { nodes }) if nodes.len() >= majority => {
-                let length = data.len() as u32;
-                return Ok(Extent {
-                    offset,
-                    length,
-                    block,
-                    block_offset: 0,
-                    block_size: length,
-                    checksum,
-                    nodes,
-                });
-            }
-            Ok(Reply::Stored { nodes }) => {
-                let (stored, wanted) = (nodes.len(), replicas.len());
-                last = Failure::Busy(format!("{block} reached {stored} of {wanted} nodes, too few"));
-            }
-            Ok(other) => return Err(Error::protocol(subject, &other)),
-            Err(failure) => {
-                tracing::debug!(node = via.0, %block, %failure, "block not stored through this node");
-                last = failure;
-            }
         }
     }
     // A block nobody refers to is not a change: whatever became of it, the file is as it was.
@@ -86,6 +83,39 @@ pub(super) async fn put(
             other => other,
         },
     ))
+}
+
+/// Stores a block on a majority of these nodes, through the first of them that manages.
+async fn put_on(
+    client: &Client,
+    extent: &Extent,
+    data: &Bytes,
+    replicas: &[NodeNumber],
+) -> Result<Reply, Failure> {
+    let block = extent.block;
+    let majority = replicas.len() / 2 + 1;
+    let mut last = Failure::Busy("the cluster has no nodes for blocks".into());
+    for via in replicas {
+        let request = NodeRequest::BlockPut {
+            block,
+            data: data.clone(),
+            checksum: extent.checksum,
+            replicas: replicas.to_vec(),
+            local_only: false,
+        };
+        match client.call(Call::NamedNode(*via, request)).await {
+            Ok(Reply::Stored { nodes }) if nodes.len() < majority => {
+                let (stored, wanted) = (nodes.len(), replicas.len());
+                last = Failure::Busy(format!("{block} reached {stored} of {wanted} nodes, too few"));
+            }
+            Ok(other) => return Ok(other),
+            Err(failure) => {
+                tracing::debug!(node = via.0, %block, %failure, "block not stored through this node");
+                last = failure;
+            }
+        }
+    }
+    Err(last)
 }
 
 /// Reads `length` bytes of an extent from `skip` on, from whichever node has them.
@@ -129,6 +159,8 @@ pub(super) async fn get(
                 refused = true;
             }
             Ok(other) => return Err(Error::protocol(subject, &other)),
+            // That a node does not have what it never acknowledged proves nothing.
+            Err(Failure::Refused(..)) if !extent.nodes.is_empty() && !extent.nodes.contains(&node) => {}
             Err(failure) => {
                 if matches!(failure, Failure::Refused(Refusal::Corrupt, _)) {
                     tracing::warn!(node = node.0, block = %extent.block, %subject, %failure, "bad copy of a block");
@@ -156,6 +188,10 @@ impl Rounds {
             until: Instant::now() + client.config().deadline,
             pause: PAUSE_MIN,
         }
+    }
+
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.until
     }
 
     /// Waits for the next round; false when it is too late for one.

@@ -19,8 +19,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bark_schema::data::{Allocation, Copied, DataCommand, DataQuery, FileMap, Patch, Place, SeekTarget};
 use bark_schema::ids::InodeId;
-use bark_schema::limits::{BLOCK_SIZE_MAX, EXTENTS_PER_COMMAND_MAX, KIB, MIB, WRITE_SIZE_MAX};
+use bark_schema::limits::{EXTENTS_PER_COMMAND_MAX, MIB, WRITE_SIZE_MAX};
 use bark_schema::operation::{AttributeChange, Attributes, Command, Content, Extent, Query, Refusal, Reply};
+use bark_schema::policy::Policy;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{StreamExt, TryStreamExt};
 
@@ -36,7 +37,6 @@ const MAP_WINDOW: u64 = 256 * MIB as u64;
 const MAP_WINDOW_WRITTEN: u64 = MIB as u64;
 /// A map whose blocks are gone is asked for again this often.
 const READ_ATTEMPTS_MAX: u32 = 4;
-const BLOCK_SIZE_MIN: usize = 64 * KIB;
 /// Bytes of own writes kept with a map before it is asked for anew.
 const PATCHES_KEPT_SIZE_MAX: usize = 2 * MIB;
 
@@ -45,7 +45,7 @@ const PATCHES_KEPT_SIZE_MAX: usize = 2 * MIB;
 pub struct FileHandle {
     client: Client,
     inode: InodeId,
-    block_size: usize,
+    policy: Policy,
     state: Mutex<State>,
     /// One publisher at a time, so that what is staged is published in the order it was staged.
     publishing: tokio::sync::Mutex<()>,
@@ -112,12 +112,12 @@ impl Known {
 }
 
 impl Files {
-    /// The bytes of a regular file. `block_size`: what new blocks are cut to, as the inode says.
-    pub fn handle(&self, inode: InodeId, block_size: u32) -> FileHandle {
+    /// The bytes of a regular file. `policy`: of its new blocks, as its attributes say.
+    pub fn handle(&self, inode: InodeId, policy: Policy) -> FileHandle {
         FileHandle {
             client: self.client.clone(),
             inode,
-            block_size: (block_size as usize).clamp(BLOCK_SIZE_MIN, BLOCK_SIZE_MAX),
+            policy,
             state: Mutex::default(),
             publishing: tokio::sync::Mutex::default(),
         }
@@ -374,11 +374,19 @@ impl FileHandle {
         let mut puts = Vec::new();
         let (mut offset, mut rest) = (offset, data);
         while !rest.is_empty() {
-            let room = self.block_size - (offset % self.block_size as u64) as usize;
+            let cut_size = self.policy.cut_size();
+            let room = cut_size - (offset % cut_size as u64) as usize;
             let data = rest.split_to(room.min(rest.len()));
             let size = data.len() as u64;
             let (client, home) = (self.client.clone(), self.inode.home());
-            puts.push(block::put(client, self.subject(), home, offset, data));
+            puts.push(block::put(
+                client,
+                self.subject(),
+                home,
+                self.policy,
+                offset,
+                data,
+            ));
             offset += size;
         }
         let stored: Vec<Extent> = futures::stream::iter(puts)
@@ -471,7 +479,7 @@ impl FileHandle {
     }
 
     /// Copies bytes of this file into another (or this) one, on the servers where both have the same
-    /// home, through this client otherwise. Answers how many, fewer only at the end of this file.
+    /// home and as many copies, through this client otherwise. Answers how many, fewer only at the end of this file.
     pub async fn copy_range(
         &self,
         offset: u64,
@@ -484,7 +492,10 @@ impl FileHandle {
         let mut copied = 0;
         while copied < length {
             let (from, to, rest) = (offset + copied, target_offset + copied, length - copied);
-            let step = match self.inode.home() == target.inode.home() {
+            // Shared blocks have as many copies as the policy of the file they were cut for says.
+            let is_shareable =
+                self.inode.home() == target.inode.home() && self.policy.replicas == target.policy.replicas;
+            let step = match is_shareable {
                 true => self.copy_on_servers(from, target, to, rest).await?,
                 false => self.copy_through(from, target, to, rest).await?,
             };
@@ -528,7 +539,7 @@ impl FileHandle {
         to_offset: u64,
         length: u64,
     ) -> Result<u64, Error> {
-        let size = length.min((self.block_size * BLOCKS_IN_FLIGHT) as u64) as usize;
+        let size = length.min((self.policy.cut_size() * BLOCKS_IN_FLIGHT) as u64) as usize;
         let data = self.read_at(from_offset, size).await?;
         let size = data.len() as u64;
         if size > 0 {

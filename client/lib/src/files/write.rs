@@ -3,7 +3,8 @@
 //! A file that fits its inode is created with its content. A larger one is cut into blocks that go out
 //! BLOCKS_IN_FLIGHT at a time while more is read. When all are stored, an existing file gets the new extents
 //! in one command; a new one is made under a temporary name, published and renamed into place. A file of
-//! more extents than one command holds always takes the temporary name.
+//! more extents than one command holds always takes the temporary name. Blocks are cut as the policy of the file
+//! says, or of the directory if there is no file yet; it is looked up when the content outgrows the inode.
 //!
 //! Invariants:
 //! - Readers see the old content or the new, never a part or a mix.
@@ -14,13 +15,12 @@ use std::fmt;
 
 use bark_schema::data::DataCommand;
 use bark_schema::ids::InodeId;
-use bark_schema::limits::{
-    BLOCK_SIZE_DEFAULT, EXTENTS_PER_COMMAND_MAX, FILE_SIZE_MAX, INLINE_SIZE_MAX, KIB, WRITE_SIZE_MAX,
-};
+use bark_schema::limits::{EXTENTS_PER_COMMAND_MAX, FILE_SIZE_MAX, INLINE_SIZE_MAX, KIB, WRITE_SIZE_MAX};
 use bark_schema::operation::{
     AttributeChange, Attributes, Command, Extent, Failure, FileKind, NewContent, NewInode, Refusal,
     RenameMode, Reply,
 };
+use bark_schema::policy::Policy;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
@@ -67,6 +67,7 @@ impl Files {
             path: path.clone(),
             entry: Entry { directory, name },
             attributes: self.new_inode(mode),
+            policy: None,
             buffer: BytesMut::new(),
             offset: 0,
             on_the_way: FuturesOrdered::new(),
@@ -124,7 +125,9 @@ impl Files {
         attributes: Attributes,
         added: &Bytes,
     ) -> Result<(), Error> {
-        let Attributes { inode, size, .. } = attributes;
+        let Attributes {
+            inode, size, policy, ..
+        } = attributes;
         let new_size = size.saturating_add(added.len() as u64);
         if new_size > FILE_SIZE_MAX {
             return Err(Error::refused(path.to_string(), Refusal::FileTooLarge));
@@ -134,10 +137,11 @@ impl Files {
         let mut on_the_way = FuturesOrdered::new();
         while !rest.is_empty() || !on_the_way.is_empty() {
             while !rest.is_empty() && on_the_way.len() < BLOCKS_IN_FLIGHT {
-                let data = rest.split_to(rest.len().min(BLOCK_SIZE_DEFAULT));
+                let data = rest.split_to(rest.len().min(policy.cut_size()));
                 let size = data.len() as u64;
                 let (client, subject) = (self.client.clone(), path.to_string());
-                on_the_way.push_back(block::put(client, subject, inode.home(), offset, data));
+                let home = inode.home();
+                on_the_way.push_back(block::put(client, subject, home, policy, offset, data));
                 offset += size;
             }
             if let Some(stored) = on_the_way.next().await {
@@ -176,6 +180,8 @@ pub struct FileWriter {
     path: ClusterPath,
     entry: Entry,
     attributes: NewInode,
+    /// Known as soon as a block is to be cut.
+    policy: Option<Policy>,
     buffer: BytesMut,
     /// Where in the file the buffer starts.
     offset: u64,
@@ -213,14 +219,14 @@ impl FileWriter {
     /// Adds bytes. Waits while enough blocks are on their way.
     pub async fn write(&mut self, mut content: Bytes) -> Result<(), Error> {
         while !content.is_empty() {
-            let room = BLOCK_SIZE_DEFAULT - self.buffer.len();
-            let piece = content.split_to(content.len().min(room));
-            if self.buffer.is_empty() && piece.len() == BLOCK_SIZE_DEFAULT {
+            let cut_size = self.cut_size(self.buffer.len() + content.len()).await?;
+            let piece = content.split_to(content.len().min(self.room(cut_size)));
+            if self.buffer.is_empty() && Some(piece.len()) == cut_size {
                 self.cut(piece).await?;
                 continue;
             }
             self.buffer.extend_from_slice(&piece);
-            if self.buffer.len() == BLOCK_SIZE_DEFAULT {
+            if Some(self.buffer.len()) == cut_size {
                 let block = self.buffer.split().freeze();
                 self.cut(block).await?;
             }
@@ -231,7 +237,8 @@ impl FileWriter {
     /// Adds all that `reader` gives.
     pub async fn write_from(&mut self, reader: &mut (impl AsyncRead + Unpin)) -> Result<(), Error> {
         loop {
-            let room = BLOCK_SIZE_DEFAULT - self.buffer.len();
+            let cut_size = self.cut_size(self.buffer.len() + 1).await?;
+            let room = self.room(cut_size);
             self.buffer
                 .reserve(room.min(READ_SIZE_MIN.max(self.buffer.len())));
             let mut limited = (&mut *reader).take(room as u64);
@@ -239,11 +246,35 @@ impl FileWriter {
             if read.map_err(|error| Error::local(self.path.to_string(), error))? == 0 {
                 return Ok(());
             }
-            if self.buffer.len() == BLOCK_SIZE_DEFAULT {
+            if Some(self.buffer.len()) == cut_size {
                 let block = self.buffer.split().freeze();
                 self.cut(block).await?;
             }
         }
+    }
+
+    /// How much gathers before a block is cut. None while what is there may fit the inode, and nobody needs to know.
+    async fn cut_size(&mut self, gathered: usize) -> Result<Option<usize>, Error> {
+        match gathered <= INLINE_SIZE_MAX && self.policy.is_none() {
+            true => Ok(None),
+            false => Ok(Some(self.policy().await?.cut_size())),
+        }
+    }
+
+    /// What may be added to the buffer now.
+    fn room(&self, cut_size: Option<usize>) -> usize {
+        cut_size.unwrap_or(INLINE_SIZE_MAX + 1) - self.buffer.len()
+    }
+
+    async fn policy(&mut self) -> Result<Policy, Error> {
+        if let Some(policy) = self.policy {
+            return Ok(policy);
+        }
+        let attributes = match self.existing().await? {
+            Some(existing) => existing,
+            None => self.client.files().attributes(self.entry.directory).await?,
+        };
+        Ok(*self.policy.insert(attributes.policy))
     }
 
     /// Makes the new content the file's content.
@@ -272,6 +303,7 @@ impl FileWriter {
         if self.offset + size > FILE_SIZE_MAX {
             return Err(Error::refused(self.path.to_string(), Refusal::FileTooLarge));
         }
+        let policy = self.policy().await?;
         while self.on_the_way.len() >= BLOCKS_IN_FLIGHT {
             self.collect().await?;
         }
@@ -279,6 +311,7 @@ impl FileWriter {
             self.client.clone(),
             self.path.to_string(),
             self.entry.directory.home(),
+            policy,
             self.offset,
             data,
         )));
@@ -393,7 +426,8 @@ impl FileWriter {
             Err(Failure::TooLargeForInline) => {
                 let size = data.len() as u64;
                 let (client, subject) = (self.client.clone(), self.path.to_string());
-                let extent = block::put(client, subject, inode.home(), 0, data).await?;
+                let policy = self.policy().await?;
+                let extent = block::put(client, subject, inode.home(), policy, 0, data).await?;
                 self.offset = size;
                 self.publish(inode, vec![extent], true, None).await?;
                 Ok(inode)
@@ -422,10 +456,16 @@ impl FileWriter {
             directory: self.entry.directory,
             name: name.into(),
         };
+        // Of the file it replaces, if there is one; blocks may be cut already.
+        let policy = self.policy().await?;
+        let attributes = NewInode {
+            policy: policy.in_full(),
+            ..self.attributes.clone()
+        };
         let command = Command::Create {
             directory: entry.directory,
             name: entry.name.clone(),
-            attributes: self.attributes.clone(),
+            attributes,
             content: NewContent::Inline(Bytes::new()),
             exclusive: true,
         };

@@ -281,6 +281,7 @@ impl State {
                     attributes.modified = time;
                 }
                 attributes.size = change.size.unwrap_or(attributes.size);
+                attributes.policy = attributes.policy.changed(&change.policy);
                 Ok(Reply::Attributes(attributes.clone()))
             }
             Command::WriteInline {
@@ -522,7 +523,13 @@ impl State {
             partition_count: u32::from(self.partition_count),
             disk_total_bytes: 1 << 40,
             disk_free_bytes: 1 << 39,
+            block_bytes: self.block_bytes(node),
         }
+    }
+
+    fn block_bytes(&self, node: NodeNumber) -> u64 {
+        let there = self.blocks.iter().filter(|((holder, _), _)| *holder == node);
+        there.map(|(_, data)| data.len() as u64).sum()
     }
 
     fn status(&self, partition: PartitionId) -> PartitionStatus {
@@ -551,6 +558,8 @@ impl State {
     }
 
     fn add(&mut self, inode: InodeId, parent: InodeId, kind: FileKind, new: &NewInode) {
+        let above = self.inodes.get(&parent).map(|found| found.attributes.policy);
+        let policy = above.unwrap_or_default().changed(&new.policy);
         let attributes = Attributes {
             inode,
             kind,
@@ -565,7 +574,7 @@ impl State {
             version: 1,
             device: 0,
             blocks: 0,
-            block_size: 1 << 20,
+            policy,
             xattr_count: 0,
         };
         let inode_state = Inode {

@@ -9,8 +9,9 @@
 //! - Contents never change, and bytes are stored again only if every piece of the run could be read.
 
 use bark_schema::data::{DataCommand, PackedBlock, PackedFrom, PackedPiece};
-use bark_schema::ids::{NodeNumber, PartitionId};
+use bark_schema::ids::{BlockId, NodeNumber, PartitionId};
 use bark_schema::operation::{Command, Failure, NodeRequest, Refusal, Reply};
+use bark_schema::policy::Policy;
 use bytes::{Bytes, BytesMut};
 
 use super::{block, unexpected};
@@ -29,6 +30,7 @@ async fn try_defragment(
     partition: PartitionId,
     run: Vec<Fragment>,
 ) -> Result<(), Failure> {
+    let policy = run.first().map(|fragment| fragment.policy).unwrap_or_default();
     let mut data = BytesMut::new();
     let mut pieces = Vec::with_capacity(run.len());
     for fragment in run {
@@ -60,7 +62,7 @@ async fn try_defragment(
             from,
         });
     }
-    store(gateway, partition, data.freeze(), pieces).await
+    store(gateway, partition, data.freeze(), pieces, policy).await
 }
 
 /// Stores bytes as a block and lets the pieces point there.
@@ -69,11 +71,12 @@ pub(super) async fn store(
     partition: PartitionId,
     data: Bytes,
     pieces: Vec<PackedPiece>,
+    policy: Policy,
 ) -> Result<(), Failure> {
     let checksum = crc32c(&[&data]);
     let size = data.len() as u32;
     let id = gateway.new_block(partition);
-    let replicas = gateway.config().replicas_of(partition).to_vec();
+    let replicas = nodes_for(gateway, partition, id, policy);
     let nodes = match block::put(gateway, id, data, checksum, replicas).await? {
         Reply::Stored { nodes } => nodes,
         other => return Err(unexpected(&other)),
@@ -86,6 +89,26 @@ pub(super) async fn store(
     };
     let command = Command::Data(DataCommand::Repack { block, pieces });
     gateway.command(partition, command).await.map(|_| ())
+}
+
+/// Where the leader puts a block it makes: on its partition's replicas, unless the file's policy wants more or fewer copies.
+/// Those go round from block to block, and so do retries, which use a new block. How the policy allocates is
+/// for blocks that clients cut.
+fn nodes_for(gateway: &Gateway, partition: PartitionId, block: BlockId, policy: Policy) -> Vec<NodeNumber> {
+    let config = gateway.config();
+    let mut nodes = config.replicas_of(partition).to_vec();
+    if policy.replicas == 0 {
+        return nodes;
+    }
+    let others = config.nodes.iter().map(|node| node.number);
+    let mut others: Vec<NodeNumber> = others.filter(|node| !nodes.contains(node)).collect();
+    for nodes in [&mut nodes, &mut others] {
+        let turn = block.counter.checked_rem(nodes.len() as u64).unwrap_or(0);
+        nodes.rotate_left(turn as usize);
+    }
+    nodes.extend(others);
+    nodes.truncate(policy.copies(nodes.len()));
+    nodes
 }
 
 /// From the first node that has all of it.

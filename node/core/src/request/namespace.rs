@@ -10,14 +10,14 @@
 //! ancestors under it, so that no two renames can tie a loop (`mv a b/d` beside `mv b a/c`).
 
 use bark_schema::ids::{InodeId, TransactionId};
-use bark_schema::limits::BLOCK_SIZE_DEFAULT;
 use bark_schema::operation::{
     Attributes, Command, Entry, Failure, FileKind, Namespace, NewInode, Query, Refusal, RenameMode, Reply,
     RequestId, Step,
 };
 use bark_schema::placement;
+use bark_schema::policy::Policy;
 use bytes::Bytes;
-use futures::future::try_join;
+use futures::future::{try_join, try_join3};
 
 use super::quota::quota_of;
 use super::transaction::{self, Plan, Reparent};
@@ -153,12 +153,19 @@ async fn plan_make_directory(
     gateway: &Gateway,
     directory: InodeId,
     name: Bytes,
-    attributes: NewInode,
+    mut attributes: NewInode,
 ) -> Result<(Plan, Reply), Failure> {
-    let (found, quota) = try_join(lookup(gateway, directory, &name), quota_of(gateway, directory)).await?;
+    let (found, quota, parent) = try_join3(
+        lookup(gateway, directory, &name),
+        quota_of(gateway, directory),
+        self::attributes(gateway, directory),
+    )
+    .await?;
     if found.is_some() {
         return Err(Failure::refused(Refusal::Exists, "File exists"));
     }
+    let policy = parent.policy.changed(&attributes.policy);
+    attributes.policy = policy.in_full();
     let home = placement::partition_of_new_directory(directory, &name, gateway.config().partition_count);
     let inode = gateway.next_directory_inode(home).await?;
     let mut plan = Plan::default();
@@ -172,9 +179,10 @@ async fn plan_make_directory(
             kind: FileKind::Directory,
             expected,
             quota,
+            policy: Some(parent.policy),
         },
     );
-    let attributes_of_reply = new_directory_attributes(gateway, inode, &attributes);
+    let attributes_of_reply = new_directory_attributes(gateway, inode, &attributes, policy);
     plan.add(
         home,
         Step::CreateDirectory {
@@ -193,7 +201,7 @@ async fn plan_make_directory(
     ))
 }
 
-fn new_directory_attributes(gateway: &Gateway, inode: InodeId, new: &NewInode) -> Attributes {
+fn new_directory_attributes(gateway: &Gateway, inode: InodeId, new: &NewInode, policy: Policy) -> Attributes {
     let now = gateway.now().unix_ns;
     Attributes {
         inode,
@@ -209,7 +217,7 @@ fn new_directory_attributes(gateway: &Gateway, inode: InodeId, new: &NewInode) -
         version: 0,
         device: 0,
         blocks: 0,
-        block_size: BLOCK_SIZE_DEFAULT as u32,
+        policy,
         xattr_count: new.xattrs.len() as u32,
     }
 }
@@ -269,6 +277,7 @@ async fn plan_link(gateway: &Gateway, inode: InodeId, to: Entry) -> Result<(Plan
             kind: attributes.kind,
             expected: None,
             quota,
+            policy: None,
         },
     );
     let step = Step::AddLinks {
@@ -345,6 +354,7 @@ fn plan_move(
             kind,
             expected: target.map(|(replaced, _)| replaced),
             quota,
+            policy: None,
         },
     );
     Ok((plan, Reply::Done))

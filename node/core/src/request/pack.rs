@@ -1,13 +1,15 @@
 //! Moving what came through the log out of memory: patches of a partition become one block.
 //!
 //! The leader takes patches of any files, up to a block's worth, stores their bytes one behind the other as a
-//! block on the partition's replicas, and proposes that the files point there. A patch that was overwritten
+//! block, or as one for each number of copies the files ask for, and proposes that the files point there. A patch that was overwritten
 //! or dropped meanwhile is left alone by the command; its bytes in the block are lost space until the
 //! block's last extent goes.
 //!
 //! Invariants:
 //! - Contents never change by packing, and nothing is answered before or because of it.
 //! - A failure anywhere leaves the patches where they were; the next round takes them again.
+
+use std::collections::BTreeMap;
 
 use bark_schema::data::{PackedFrom, PackedPiece};
 use bark_schema::ids::PartitionId;
@@ -18,9 +20,17 @@ use crate::state::PatchToPack;
 use crate::worker::gateway::Gateway;
 
 pub async fn pack(gateway: &Gateway, partition: PartitionId, patches: Vec<PatchToPack>) {
-    let (data, pieces) = lay_out(patches);
-    if let Err(failure) = defragment::store(gateway, partition, data, pieces).await {
-        tracing::debug!(partition = partition.0, %failure, "patches will be packed later");
+    let mut by_copies = BTreeMap::<u32, Vec<PatchToPack>>::new();
+    for patch in patches {
+        by_copies.entry(patch.policy.replicas).or_default().push(patch);
+    }
+    for patches in by_copies.into_values() {
+        // All have the same number of copies.
+        let policy = patches.first().map(|patch| patch.policy).unwrap_or_default();
+        let (data, pieces) = lay_out(patches);
+        if let Err(failure) = defragment::store(gateway, partition, data, pieces, policy).await {
+            tracing::debug!(partition = partition.0, %failure, "patches will be packed later");
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use bark_schema::operation::{AttributeChange, Failure, Refusal, Reply, SetTime, 
 
 use super::State;
 use super::inode::{Body, mode_bits};
+use super::policy::PolicyByte;
 
 impl State {
     pub(super) fn set_attributes(
@@ -19,6 +20,14 @@ impl State {
     ) -> Result<Reply, Failure> {
         self.inode(inode)?;
         self.check_inode_unlocked(inode)?;
+        if !change.policy.is_empty() {
+            change.policy.check()?;
+            self.directory(inode)?;
+            let policy = self.policy_of(inode)?.changed(&change.policy);
+            if change.size.is_none() {
+                self.change_inode(inode, |row| row.policy = PolicyByte::new(policy));
+            }
+        }
         if let Some(size) = change.size {
             self.regular(inode)?;
             if size > FILE_SIZE_MAX {
@@ -31,7 +40,7 @@ impl State {
         self.answer_attributes(inode)
     }
 
-    /// Everything but the size.
+    /// Everything but the size and the policy.
     pub(super) fn change_attributes(&mut self, inode: InodeId, change: &AttributeChange) {
         let time = self.time;
         self.change_inode(inode, |row| {

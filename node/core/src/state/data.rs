@@ -9,6 +9,7 @@
 //! - Patches of a partition take at most PATCH_SPACE_MAX; writes beyond it are answered `Busy`.
 //! - Repacking changes a row only if it still is what was packed.
 //! - Copying shares blocks within the partition; a copied range reads as its source did at that entry.
+//! - No file gets blocks by copying that have fewer or more copies than its policy wants.
 
 use std::ops::Bound;
 
@@ -19,6 +20,7 @@ use bark_schema::limits::{
     WRITE_SIZE_MAX,
 };
 use bark_schema::operation::{Failure, Refusal, Reply};
+use bark_schema::policy::Policy;
 use bytes::Bytes;
 
 use super::State;
@@ -42,6 +44,8 @@ pub struct PatchToPack {
     /// The entry that wrote it.
     pub written: u64,
     pub bytes: Bytes,
+    /// Of its file.
+    pub policy: Policy,
 }
 
 impl State {
@@ -132,7 +136,7 @@ impl State {
                 None => usize::MAX,
             });
         let mut size = 0;
-        let mut patches = Vec::new();
+        let mut patches: Vec<PatchToPack> = Vec::new();
         for key in behind.chain(first) {
             let Some(ExtentRow::Patch { written, bytes }) = self.extents.get(key) else {
                 continue;
@@ -141,7 +145,12 @@ impl State {
             if (size > size_max && !patches.is_empty()) || patches.len() >= EXTENTS_PER_COMMAND_MAX {
                 break;
             }
+            let policy = match patches.last() {
+                Some(last) if last.inode == key.0 => last.policy,
+                _ => self.policy_of(key.0).unwrap_or_default(),
+            };
             patches.push(PatchToPack {
+                policy,
                 inode: key.0,
                 offset: key.1,
                 written: *written,
@@ -216,6 +225,10 @@ impl State {
         self.check_inode_unlocked(target)?;
         let length = length.min(size.saturating_sub(from));
         check_range(to, length)?;
+        // Blocks have as many copies as their file's policy says: read and write instead.
+        if self.policy_of(source)?.replicas != self.policy_of(target)?.replicas {
+            return Err(Failure::CrossPartition);
+        }
         if source == target && from < to + length && to < from + length {
             return Err(Failure::refused(Refusal::InvalidArgument, "the ranges overlap"));
         }

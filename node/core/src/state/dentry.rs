@@ -120,7 +120,8 @@ impl State {
         let kind = body.kind();
         self.check_room_for(directory, name)?;
         let id = self.next_inode()?;
-        let inode = Inode::new(attributes, body, directory, self.time);
+        let policy = self.policy_of(directory)?;
+        let inode = Inode::new(attributes, policy, body, directory, self.time);
         self.check_growth(directory, inode.allocated(), 1)?;
         self.bear(id, inode);
         self.put_xattrs(id, &attributes.xattrs);

@@ -1,11 +1,13 @@
 //! Finding files in small pieces, for the leader to join.
 //!
-//! Invariant: a run is of one file, without gaps, and joining it makes one row of many.
+//! Invariant: a run is of one file, without gaps, not longer than the file's blocks may be, and joining it makes one
+//! row of many.
 
 use std::ops::Bound;
 
 use bark_schema::ids::{BlockId, InodeId, NodeNumber};
-use bark_schema::limits::{BLOCK_SIZE_DEFAULT, KIB};
+use bark_schema::limits::KIB;
+use bark_schema::policy::Policy;
 use bytes::Bytes;
 
 use super::State;
@@ -18,6 +20,8 @@ pub struct Fragment {
     pub offset: u64,
     pub length: u32,
     pub place: FragmentPlace,
+    /// Of the file.
+    pub policy: Policy,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +58,11 @@ impl State {
                 before.inode == *inode && before.offset + u64::from(before.length) == *offset
             });
             let is_piece = length < PIECE_SIZE_MAX;
-            let is_full = size + length > BLOCK_SIZE_DEFAULT as u64;
+            let policy = match run.last() {
+                Some(before) if before.inode == *inode => before.policy,
+                _ => self.policy_of(*inode).unwrap_or_default(),
+            };
+            let is_full = size + length > policy.cut_size() as u64;
             if !is_piece || !goes_on || is_full {
                 if run.len() >= PIECES_MIN {
                     return (run, last);
@@ -66,7 +74,7 @@ impl State {
                 return (Vec::new(), last);
             }
             last = Some((*inode, *offset));
-            if is_piece && let Some(fragment) = self.fragment(*inode, *offset, row) {
+            if is_piece && let Some(fragment) = self.fragment(*inode, *offset, row, policy) {
                 size += length;
                 run.push(fragment);
             }
@@ -77,7 +85,7 @@ impl State {
         (run, None)
     }
 
-    fn fragment(&self, inode: InodeId, offset: u64, row: &ExtentRow) -> Option<Fragment> {
+    fn fragment(&self, inode: InodeId, offset: u64, row: &ExtentRow, policy: Policy) -> Option<Fragment> {
         let place = match row {
             ExtentRow::Patch { written, bytes } => FragmentPlace::Patch {
                 written: *written,
@@ -97,6 +105,7 @@ impl State {
             offset,
             length,
             place,
+            policy,
         })
     }
 }

@@ -11,11 +11,12 @@
 //! - An inode's counter is below `inode_counter_next`, and no id is given twice.
 
 use bark_schema::ids::{InodeId, PartitionId};
-use bark_schema::limits::{BLOCK_SIZE_DEFAULT, BLOCK_SIZE_MAX, BLOCK_SIZE_MIN};
 use bark_schema::operation::{Attributes, Failure, FileKind, NewInode, Refusal, Reply, UnixNanos};
+use bark_schema::policy::Policy;
 use bark_schema::usage::Usage;
 
 use super::codec::{Reader, Row, Sink, row_struct};
+use super::policy::PolicyByte;
 use super::xattr::check_xattrs;
 use super::{Error, State};
 
@@ -24,8 +25,7 @@ pub(crate) struct Inode {
     pub(crate) mode: u16,
     /// Rows in the table of extended attributes.
     pub(crate) xattr_count: u8,
-    /// Logarithm of the size of its blocks; 0: the usual one.
-    pub(crate) block_size_log2: u8,
+    pub(crate) policy: PolicyByte,
     pub(crate) owner: u32,
     pub(crate) group: u32,
     pub(crate) link_count: u32,
@@ -41,7 +41,7 @@ pub(crate) struct Inode {
 row_struct!(Inode {
     mode,
     xattr_count,
-    block_size_log2,
+    policy,
     owner,
     group,
     link_count,
@@ -120,7 +120,14 @@ impl Counted {
 }
 
 impl Inode {
-    pub(crate) fn new(attributes: &NewInode, body: Body, directory: InodeId, time: UnixNanos) -> Inode {
+    /// `policy`: of the directory it is made in.
+    pub(crate) fn new(
+        attributes: &NewInode,
+        policy: Policy,
+        body: Body,
+        directory: InodeId,
+        time: UnixNanos,
+    ) -> Inode {
         let (link_count, size) = match &body {
             Body::Directory { .. } => (2, 0),
             Body::Inline(bytes) | Body::Symlink(bytes) => (1, bytes.len() as u64),
@@ -129,10 +136,7 @@ impl Inode {
         Inode {
             mode: mode_bits(attributes.mode),
             xattr_count: 0,
-            block_size_log2: match attributes.block_size {
-                0 => 0,
-                size => size.ilog2() as u8,
-            },
+            policy: PolicyByte::new(policy.changed(&attributes.policy)),
             owner: attributes.owner,
             group: attributes.group,
             link_count,
@@ -156,6 +160,7 @@ impl Inode {
                 mode: 0o755,
                 ..NewInode::default()
             },
+            Policy::default(),
             body,
             InodeId::ROOT,
             0,
@@ -184,10 +189,7 @@ impl Inode {
                 _ => 0,
             },
             blocks: self.allocated().div_ceil(BLOCK_UNIT),
-            block_size: match self.block_size_log2 {
-                0 => BLOCK_SIZE_DEFAULT as u32,
-                log2 => 1 << log2,
-            },
+            policy: self.policy.policy(),
             xattr_count: u32::from(self.xattr_count),
         }
     }
@@ -373,13 +375,7 @@ impl State {
 
 /// What a new inode may be asked to be.
 pub(crate) fn check_new_inode(new: &NewInode) -> Result<(), Failure> {
-    let sizes = BLOCK_SIZE_MIN as u32..=BLOCK_SIZE_MAX as u32;
-    if new.block_size != 0 && !(new.block_size.is_power_of_two() && sizes.contains(&new.block_size)) {
-        return Err(Failure::refused(
-            Refusal::InvalidArgument,
-            "not a size blocks can have",
-        ));
-    }
+    new.policy.check()?;
     check_xattrs(&new.xattrs, new.mode)
 }
 

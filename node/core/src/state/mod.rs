@@ -34,6 +34,7 @@ mod lock;
 mod names;
 mod node_list;
 mod open;
+mod policy;
 mod publish;
 mod query;
 mod quota;

@@ -20,7 +20,7 @@ row_struct!(Attributes {
     version,
     device,
     blocks,
-    block_size,
+    policy,
     xattr_count,
 });
 row_struct!(KeyValue {

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 
 use bark_schema::ids::{InodeId, TransactionId};
 use bark_schema::operation::{Entry, Failure, FileKind, NewInode, Refusal, Step, Xattr};
+use bark_schema::policy::Policy;
 
 use super::codec::{Reader, Row, Sink, row_struct};
 use super::dentry::{Dentry, check_name, no_such_entry};
@@ -76,9 +77,13 @@ impl State {
                 kind,
                 expected,
                 quota,
+                policy,
             } => {
                 self.check_entry_step(transaction, entry)?;
                 self.check_quota_is(entry.directory, *quota)?;
+                if let Some(policy) = policy {
+                    self.check_policy_is(entry.directory, *policy)?;
+                }
                 self.check_expected(entry, *kind, *expected, steps)
             }
             Step::ExchangeEntry {
@@ -242,7 +247,8 @@ impl State {
                     children: 0,
                 };
                 self.put_under_quota(*inode, *quota);
-                self.bear(*inode, Inode::new(attributes, body, *inode, self.time));
+                let policy = Policy::default();
+                self.bear(*inode, Inode::new(attributes, policy, body, *inode, self.time));
                 self.put_xattrs(*inode, &attributes.xattrs);
             }
             Step::RemoveDirectory { inode } => self.orphan_directory(*inode),
@@ -284,7 +290,7 @@ row_struct!(NewInode {
     mode,
     owner,
     group,
-    block_size,
+    policy,
     xattrs
 });
 row_struct!(Xattr { name, value });
@@ -298,6 +304,7 @@ impl Row for Step {
                 kind,
                 expected,
                 quota,
+                policy,
             } => {
                 0u8.encode(sink);
                 entry.encode(sink);
@@ -305,6 +312,7 @@ impl Row for Step {
                 kind.encode(sink);
                 expected.encode(sink);
                 quota.encode(sink);
+                policy.encode(sink);
             }
             Step::RemoveEntry { entry, inode } => {
                 1u8.encode(sink);
@@ -383,6 +391,7 @@ impl Row for Step {
                 kind: Row::decode(reader)?,
                 expected: Row::decode(reader)?,
                 quota: Row::decode(reader)?,
+                policy: Row::decode(reader)?,
             },
             1 => Step::RemoveEntry {
                 entry: Row::decode(reader)?,

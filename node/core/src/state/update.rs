@@ -22,8 +22,8 @@ impl State {
         let FileUpdate {
             inode, ref change, ..
         } = *update;
-        if change.size.is_some() {
-            let sentence = "an update sets no size: use setAttributes";
+        if change.size.is_some() || !change.policy.is_empty() {
+            let sentence = "an update sets neither size nor policy: use setAttributes";
             return Err(Failure::refused(Refusal::InvalidArgument, sentence));
         }
         let last_change = self.inode(inode)?.changed;

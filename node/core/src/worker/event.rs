@@ -3,6 +3,7 @@
 use bark_schema::ids::{BlockId, NodeNumber, PartitionId};
 use bark_schema::message::{Heartbeat, PeerMessage};
 use bark_schema::operation::{Failure, Reply, Request};
+use bark_schema::placement::NodeUse;
 use bytes::Bytes;
 
 use crate::log::Record;
@@ -116,6 +117,6 @@ pub enum StorageEvent {
         partition: PartitionId,
         event: SnapshotEvent,
     },
-    /// Size and free space of the data directory's file system.
-    Space { total_bytes: u64, free_bytes: u64 },
+    /// Of the data directory's file system, and what the blocks in it take.
+    Space(NodeUse),
 }

@@ -19,6 +19,7 @@ mod allowances;
 mod calls;
 mod cleaning;
 mod coordinators;
+mod copies;
 pub mod event;
 pub mod gateway;
 mod keys;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 pub use bark_schema::cluster_file::Durability;
 use bark_schema::ids::{NodeNumber, PartitionId};
 use bark_schema::message::{Heartbeat, PeerMessage, RaftMessage};
+use bark_schema::placement::NodeUse;
 
 use crate::consensus::Outgoing;
 use crate::partition::event::{CallId, Completion, Output};
@@ -115,7 +117,7 @@ pub struct Worker {
     batch: u64,
     next_tick_us: u64,
     ticks: u64,
-    disk: (u64, u64),
+    disk: NodeUse,
     upkeep: upkeep::Upkeep,
 }
 
@@ -141,7 +143,7 @@ impl Worker {
             batch: 0,
             next_tick_us: now.monotonic_us + TICK_US,
             ticks: 0,
-            disk: (0, 0),
+            disk: NodeUse::default(),
             upkeep: upkeep::Upkeep::default(),
             config,
         }
@@ -216,12 +218,7 @@ impl Worker {
             Input::Storage(StorageEvent::Snapshot { partition, event }) => {
                 self.with_partition(partition, |local| local.snapshot_event(event));
             }
-            Input::Storage(StorageEvent::Space {
-                total_bytes,
-                free_bytes,
-            }) => {
-                self.disk = (total_bytes, free_bytes);
-            }
+            Input::Storage(StorageEvent::Space(known)) => self.disk = known,
         }
     }
 

@@ -151,7 +151,9 @@ impl Worker {
 
     fn carry_out_here(&mut self, id: CallId) {
         if let Some(call) = self.calls.get(id)
-            && let Some(failure) = self.refusal_for_space(&call.request)
+            && let Some(failure) = self
+                .refusal_for_space(&call.request)
+                .or_else(|| self.refusal_for_copies(&call.request))
         {
             self.complete(id, Err(failure));
             return;

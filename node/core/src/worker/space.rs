@@ -11,6 +11,7 @@
 
 use bark_schema::data::{DataCommand, NewBytes};
 use bark_schema::operation::{Command, Failure, NodeRequest, Refusal, Request};
+use bark_schema::placement::NodeUse;
 
 use super::Worker;
 use crate::log::Record;
@@ -27,7 +28,7 @@ impl Worker {
         }
         let sentence = format!(
             "the disk of {} is full: {} bytes are left",
-            self.config.node, self.disk.1
+            self.config.node, self.disk.free_bytes
         );
         Some(Failure::refused(Refusal::NoSpace, sentence))
     }
@@ -45,12 +46,16 @@ impl Worker {
     }
 
     pub(super) fn count_space(&mut self, bytes: u64) {
-        self.disk.1 = self.disk.1.saturating_sub(bytes);
+        self.disk.free_bytes = self.disk.free_bytes.saturating_sub(bytes);
     }
 
     /// Whether the reserve is touched.
     pub(super) fn lacks_space(&self) -> bool {
-        let (total_bytes, free_bytes) = self.disk;
+        let NodeUse {
+            total_bytes,
+            free_bytes,
+            ..
+        } = self.disk;
         free_bytes < RESERVE_BYTES_MAX.min(total_bytes / RESERVE_SHARE)
     }
 }

@@ -141,8 +141,9 @@ impl Worker {
             .to_string(),
             replicas: u32::from(self.config.replicas),
             partition_count: u32::from(self.config.partition_count),
-            disk_total_bytes: self.disk.0,
-            disk_free_bytes: self.disk.1,
+            disk_total_bytes: self.disk.total_bytes,
+            disk_free_bytes: self.disk.free_bytes,
+            block_bytes: self.disk.block_bytes,
         }
     }
 }

@@ -4,6 +4,7 @@ mod blocks;
 mod files;
 mod leaders;
 mod namespace;
+mod policies;
 mod short_way;
 mod usage;
 
@@ -58,6 +59,7 @@ impl Cluster {
                 replicas
             })
             .collect();
+        let statuses: Arc<Vec<NodeStatus>> = Arc::new(numbers.iter().map(|number| status(*number)).collect());
         let members = numbers.iter().map(|node| {
             let config = WorkerConfig {
                 cluster: "test".to_string(),
@@ -67,7 +69,7 @@ impl Cluster {
                 partition_count: PARTITIONS,
                 replicas: nodes,
                 durability: Durability::Disk,
-                nodes: Arc::default(),
+                nodes: statuses.clone(),
                 placement: Arc::new(placement.clone()),
                 cleaning: CleaningConfig::STANDARD,
                 snapshots: SnapshotConfig::default(),
@@ -237,6 +239,18 @@ impl Cluster {
                 .collect()
         };
         self.members.values().map(status).collect()
+    }
+}
+
+fn status(number: NodeNumber) -> NodeStatus {
+    NodeStatus {
+        number,
+        id: number.to_string(),
+        capnp: String::new(),
+        resp: String::new(),
+        http: String::new(),
+        zone: String::new(),
+        reachable: false,
     }
 }
 

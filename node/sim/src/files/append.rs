@@ -148,7 +148,7 @@ async fn look(port: &Port, inode: InodeId, file: &SharedFile, deadline_ms: u64) 
                 .fail(format!("{inode} cannot be read: {refusal:?}, {sentence}"));
             return false;
         }
-        Found::Unread => return false,
+        Found::Lost | Found::Unread => return false,
     };
     if let Err(reason) = judge(&content, &acknowledged, &file.records.borrow()) {
         port.stage()

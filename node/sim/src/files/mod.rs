@@ -15,6 +15,7 @@
 //!   request may still take effect at any time.
 
 use bark_schema::operation::NewInode;
+use bark_schema::policy::PolicyChange;
 use bytes::Bytes;
 
 mod append;
@@ -41,7 +42,11 @@ const ATTRIBUTES: NewInode = NewInode {
     mode: 0o755,
     owner: 1,
     group: 1,
-    block_size: 0,
+    policy: PolicyChange {
+        block_size: None,
+        replicas: None,
+        allocate: None,
+    },
     xattrs: Vec::new(),
 };
 

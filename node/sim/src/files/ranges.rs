@@ -209,7 +209,7 @@ impl Work {
                 data: data.clone(),
             },
             // As mounts do, with attributes.
-            false => DataCommand::Update(FileUpdate {
+            false => DataCommand::Update(Box::new(FileUpdate {
                 bytes: NewBytes::Bytes {
                     offset,
                     data: data.clone(),
@@ -220,7 +220,7 @@ impl Work {
                 },
                 written: Some(1),
                 ..FileUpdate::of(inode)
-            }),
+            })),
         };
         let fate = self.command("a write", index, Command::Data(command), &[]).await;
         let known: Vec<Option<u8>> = data.iter().map(|byte| Some(*byte)).collect();
@@ -428,7 +428,7 @@ impl Work {
             Found::Unread if self.deadline_ms == VERIFY_DEADLINE_MS => {
                 self.fail(format!("after the repair, {inode} cannot be read"));
             }
-            Found::Unread => {}
+            Found::Lost | Found::Unread => {}
         }
     }
 

@@ -24,30 +24,43 @@ const LENGTH_MAX: u64 = 1 << 24;
 pub enum Found {
     Content(Box<Attributes>, Vec<u8>),
     Refused(Refusal, String),
+    /// Its only copy was where a disk lost or harmed what it kept.
+    Lost,
     /// Nobody could be asked; no verdict.
     Unread,
 }
 
-/// Nodes that said not to have a block a layout named them for.
-type Accused = Vec<(BlockId, NodeNumber, String)>;
+/// What reading came across.
+#[derive(Default)]
+struct Evidence {
+    /// Nodes that said not to have a block a layout named them for.
+    accused: Vec<(BlockId, NodeNumber, String)>,
+    /// In the last attempt a block was asked for whose only copy was harmed.
+    is_lost: bool,
+}
 
 pub async fn read(port: &Port, inode: InodeId, deadline_ms: u64) -> Found {
-    let mut accused = Accused::new();
+    let mut evidence = Evidence::default();
     for _ in 0..ATTEMPTS_MAX {
-        if let Some(found) = read_once(port, inode, deadline_ms, &mut accused).await {
+        evidence.is_lost = false;
+        if let Some(found) = read_once(port, inode, deadline_ms, &mut evidence).await {
             return found;
         }
     }
+    if evidence.is_lost {
+        return Found::Lost;
+    }
     if deadline_ms == VERIFY_DEADLINE_MS {
         port.stage().fail(format!(
-            "after the repair, blocks of {inode} cannot be read: {accused:?}"
+            "after the repair, blocks of {inode} cannot be read: {:?}",
+            evidence.accused
         ));
     }
     Found::Unread
 }
 
 /// None if it is worth trying again with a newer layout.
-async fn read_once(port: &Port, inode: InodeId, deadline_ms: u64, accused: &mut Accused) -> Option<Found> {
+async fn read_once(port: &Port, inode: InodeId, deadline_ms: u64, evidence: &mut Evidence) -> Option<Found> {
     let mut found: Vec<u8> = Vec::new();
     let mut version = None;
     loop {
@@ -74,7 +87,7 @@ async fn read_once(port: &Port, inode: InodeId, deadline_ms: u64, accused: &mut 
         match layout {
             Content::Inline(bytes) => found.extend_from_slice(&bytes),
             Content::Mapped(map) => {
-                convict(port, inode, &map.extents, accused);
+                convict(port, inode, &map.extents, evidence);
                 for piece in map.pieces(offset, attributes.size) {
                     let length = piece.length as usize;
                     match piece.place {
@@ -82,7 +95,7 @@ async fn read_once(port: &Port, inode: InodeId, deadline_ms: u64, accused: &mut 
                         Place::Bytes(bytes) => found.extend_from_slice(&bytes),
                         Place::Block { extent, skip } => {
                             let bytes =
-                                read_block(port, extent, skip, length as u32, deadline_ms, accused).await?;
+                                read_block(port, extent, skip, length as u32, deadline_ms, evidence).await?;
                             found.extend_from_slice(&bytes);
                         }
                     }
@@ -101,8 +114,8 @@ async fn read_once(port: &Port, inode: InodeId, deadline_ms: u64, accused: &mut 
     }
 }
 
-fn convict(port: &Port, inode: InodeId, extents: &[Extent], accused: &Accused) {
-    for (block, node, sentence) in accused {
+fn convict(port: &Port, inode: InodeId, extents: &[Extent], evidence: &Evidence) {
+    for (block, node, sentence) in &evidence.accused {
         let names = |extent: &&Extent| extent.block == *block && extent.nodes.contains(node);
         if extents.iter().any(|extent| names(&extent)) {
             port.stage().fail(format!(
@@ -119,7 +132,7 @@ async fn read_block(
     skip: u32,
     length: u32,
     deadline_ms: u64,
-    accused: &mut Accused,
+    evidence: &mut Evidence,
 ) -> Option<Bytes> {
     for node in &extent.nodes {
         let request = NodeRequest::BlockGet {
@@ -135,13 +148,14 @@ async fn read_block(
                 extent.block
             )),
             Err(Failure::Refused(Refusal::Corrupt | Refusal::NotFound, _)) if is_damaged => {
+                evidence.is_lost |= extent.nodes.len() == 1;
                 port.stage().count(Counts {
                     damaged_blocks_refused: 1,
                     ..Counts::default()
                 });
             }
             Err(Failure::Refused(Refusal::NotFound, sentence)) => {
-                accused.push((extent.block, *node, sentence));
+                evidence.accused.push((extent.block, *node, sentence));
             }
             Err(Failure::Refused(refusal, sentence)) => {
                 port.stage().fail(format!(

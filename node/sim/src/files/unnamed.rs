@@ -293,7 +293,7 @@ impl Unnamed {
                 });
             }
             Found::Refused(refusal, sentence) => self.is_gone(inode, "a read", refusal, &sentence),
-            Found::Unread => {}
+            Found::Lost | Found::Unread => {}
         }
     }
 

@@ -111,7 +111,7 @@ impl Workload {
         let (inode, offset) = (self.inode(state), self.random.below(20_000));
         let known = |skip: u64| state.extents.iter().nth(skip as usize);
         match self.random.below(9) {
-            3 => DataCommand::Update(FileUpdate {
+            3 => DataCommand::Update(Box::new(FileUpdate {
                 bytes: NewBytes::Bytes {
                     offset,
                     data: Bytes::from(vec![4; self.below(5_000)]),
@@ -123,7 +123,7 @@ impl Workload {
                 drops_privileges: self.random.chance(2),
                 written: Some(self.random.below(100) as i64).filter(|_| !self.random.chance(2)),
                 ..FileUpdate::of(inode)
-            }),
+            })),
             0..=2 => DataCommand::Write {
                 inode,
                 offset: Some(offset).filter(|_| !self.random.chance(3)),
@@ -244,6 +244,7 @@ impl Workload {
                         kind: FileKind::Directory,
                         expected: None,
                         quota: None,
+                        policy: None,
                     },
                 ]
             }

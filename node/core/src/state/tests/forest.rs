@@ -213,6 +213,7 @@ impl Forest {
             kind: FileKind::Directory,
             expected: None,
             quota,
+            policy: None,
         };
         self.transact(vec![(home, birth), (entry.directory.home(), insert)], commit);
     }
@@ -283,6 +284,7 @@ impl Forest {
                     kind,
                     expected: None,
                     quota,
+                    policy: None,
                 },
             ),
         ];
@@ -308,6 +310,7 @@ impl Forest {
             kind,
             expected: None,
             quota,
+            policy: None,
         };
         let own = names(inode, Some(to.directory), None, quota);
         self.transact(vec![(to.directory.home(), insert), (inode.home(), own)], commit);

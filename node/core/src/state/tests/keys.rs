@@ -136,8 +136,7 @@ fn nothing_kept_holds_the_frame_it_came_in() {
         mode: 0o644,
         owner: 0,
         group: 0,
-        block_size: 0,
-        xattrs: Vec::new(),
+        ..NewInode::default()
     };
     for (name, content) in [
         (slice(0, 255), NewContent::Inline(slice(0, 8000))),

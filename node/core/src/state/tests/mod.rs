@@ -8,6 +8,7 @@ mod forest;
 mod keys;
 mod large;
 mod opens;
+mod policies;
 mod posix;
 mod quota;
 mod sessions;

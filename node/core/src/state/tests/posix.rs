@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use bark_schema::limits::{XATTR_SIZE_MAX, XATTRS_MAX};
 use bark_schema::operation::{AttributeChange, Entry, ListPosition, RenameMode, SetTime, Xattr};
+use bark_schema::policy::PolicyChange;
 
 const ROOT: InodeId = InodeId::ROOT;
 
@@ -364,7 +365,10 @@ fn a_file_is_born_with_attributes_and_a_block_size() {
         directory: ROOT,
         name: bytes("f"),
         attributes: NewInode {
-            block_size,
+            policy: PolicyChange {
+                block_size,
+                ..PolicyChange::default()
+            },
             xattrs,
             ..new_inode()
         },
@@ -372,16 +376,23 @@ fn a_file_is_born_with_attributes_and_a_block_size() {
         exclusive: true,
     };
     let twice = vec![xattr("user.a", b"1"), xattr("user.a", b"2")];
-    assert_eq!(refusal(machine.apply(born(0, twice))), Refusal::InvalidArgument);
+    assert_eq!(
+        refusal(machine.apply(born(None, twice))),
+        Refusal::InvalidArgument
+    );
     for size in [1, 100_000, 1 << 15, 1 << 23] {
         assert_eq!(
-            refusal(machine.apply(born(size, Vec::new()))),
+            refusal(machine.apply(born(Some(size), Vec::new()))),
             Refusal::InvalidArgument
         );
     }
-    match machine.apply(born(1 << 16, vec![xattr("user.a", b"1")])) {
+    match machine.apply(born(Some(1 << 16), vec![xattr("user.a", b"1")])) {
         Ok(Reply::Created { attributes, .. }) => assert_eq!(
-            (attributes.block_size, attributes.xattr_count, attributes.blocks),
+            (
+                attributes.policy.block_size,
+                attributes.xattr_count,
+                attributes.blocks
+            ),
             (1 << 16, 1, 1)
         ),
         other => panic!("{other:?}"),

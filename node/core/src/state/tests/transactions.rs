@@ -8,7 +8,7 @@ use bark_schema::operation::{Entry, Step, TransactionOutcome};
 const ROOT: InodeId = InodeId::ROOT;
 const PRIMARY: PartitionId = PartitionId(2);
 
-fn transaction(sequence: u64, attempt: u64) -> TransactionId {
+pub(super) fn transaction(sequence: u64, attempt: u64) -> TransactionId {
     TransactionId {
         client: ClientId(9),
         sequence,
@@ -16,7 +16,7 @@ fn transaction(sequence: u64, attempt: u64) -> TransactionId {
     }
 }
 
-fn prepare(transaction: TransactionId, steps: Vec<Step>) -> Command {
+pub(super) fn prepare(transaction: TransactionId, steps: Vec<Step>) -> Command {
     Command::Prepare {
         transaction,
         primary: PRIMARY,
@@ -28,7 +28,7 @@ fn finish(transaction: TransactionId, commit: bool) -> Command {
     Command::Finish { transaction, commit }
 }
 
-fn decide(transaction: TransactionId, commit: bool, steps: Vec<Step>) -> Command {
+pub(super) fn decide(transaction: TransactionId, commit: bool, steps: Vec<Step>) -> Command {
     let participants = vec![PartitionId(3)];
     let reply = Box::new(Reply::Done);
     Command::Decide {
@@ -71,6 +71,7 @@ fn make_directory(machine: &mut Machine, sequence: u64, name: &str) -> InodeId {
             kind: FileKind::Directory,
             expected: None,
             quota: None,
+            policy: None,
         },
     ];
     let command = Command::Decide {
@@ -197,6 +198,7 @@ fn a_decision_that_fails_its_checks_aborts_and_is_the_answer() {
         kind: FileKind::Regular,
         expected: None,
         quota: None,
+        policy: None,
     };
     assert_eq!(
         refusal(machine.apply(decide(transaction(1, 1), true, vec![step.clone()]))),
@@ -260,6 +262,7 @@ fn a_directory_is_made_filled_and_removed_once_empty() {
         kind: FileKind::Regular,
         expected: None,
         quota: None,
+        policy: None,
     };
     machine.apply(prepare(transaction(3, 1), vec![insert])).unwrap();
     assert!(matches!(machine.apply(remove(2)), Err(Failure::Locked { .. })));

@@ -1,5 +1,7 @@
 //! Updates: bytes and attributes in one entry, with the times of what was done before it.
 
+use bark_schema::policy::PolicyChange;
+
 use super::*;
 use bark_schema::data::{DataCommand, FileUpdate, NewBytes};
 use bark_schema::operation::{AttributeChange, SetTime};
@@ -7,7 +9,7 @@ use bark_schema::operation::{AttributeChange, SetTime};
 const ROOT: InodeId = InodeId::ROOT;
 
 fn update(update: FileUpdate) -> Command {
-    Command::Data(DataCommand::Update(update))
+    Command::Data(DataCommand::Update(Box::new(update)))
 }
 
 fn written(inode: InodeId, data: &'static [u8]) -> FileUpdate {
@@ -39,9 +41,9 @@ fn bytes_and_attributes_arrive_together() {
             mode: Some(0o640),
             owner: Some(7),
             group: Some(8),
-            size: None,
             accessed: Some(SetTime::At(-5)),
             modified: Some(SetTime::At(5)),
+            ..AttributeChange::default()
         },
         ..written(file, b"bytes")
     };
@@ -165,6 +167,17 @@ fn an_update_that_is_refused_changes_nothing() {
         ..FileUpdate::of(file)
     };
     assert_eq!(refusal(machine.apply(update(sized))), Refusal::InvalidArgument);
+    let copies = FileUpdate {
+        change: AttributeChange {
+            policy: PolicyChange {
+                replicas: Some(99),
+                ..PolicyChange::default()
+            },
+            ..mode(0)
+        },
+        ..FileUpdate::of(file)
+    };
+    assert_eq!(refusal(machine.apply(update(copies))), Refusal::InvalidArgument);
     let directory = FileUpdate {
         change: mode(0),
         ..written(ROOT, b"x")

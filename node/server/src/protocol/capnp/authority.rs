@@ -10,21 +10,21 @@
 //! - Authority only ever shrinks.
 //! - No call reaches the gateway without `check_read` or `check_write`.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use bark_core::worker::gateway::{Gateway, Reach};
 use bark_schema::generated::client_capnp::node;
-use bark_schema::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId};
+use bark_schema::ids::{BlockId, ClientId, InodeId, PartitionId};
 use bark_schema::operation::{
     Command, Failure, Namespace, NodeRequest, Query, Refusal, Reply, Request, RequestId, UnixMillis,
 };
-use bark_schema::placement::Ring;
 use capnp::capability::FromClientHook;
 use capnp_rpc::CapabilityServerSet;
 
 use super::budget::Budget;
 use super::node::Node;
+use super::placing::Placing;
 use crate::protocol::Context;
 
 /// How long one call may take.
@@ -46,8 +46,8 @@ pub struct Connection {
     /// Names the blocks cut on this connection.
     block_client: ClientId,
     blocks: Cell<u64>,
-    /// Where blocks go; made when the first one is cut.
-    ring: OnceCell<Ring>,
+    /// Where blocks go.
+    pub placing: Placing,
 }
 
 /// One object held by the client; counted until dropped.
@@ -77,7 +77,7 @@ impl Connection {
             objects: Cell::new(0),
             block_client,
             blocks: Cell::new(0),
-            ring: OnceCell::new(),
+            placing: Placing::new(block_client.0),
         }
     }
 
@@ -89,13 +89,6 @@ impl Connection {
     pub fn next_block(&self, home: PartitionId) -> BlockId {
         self.blocks.set(self.blocks.get() + 1);
         BlockId::new(self.block_client, home, self.blocks.get())
-    }
-
-    /// The nodes a block belongs on.
-    pub fn replicas_of(&self, block: BlockId) -> Vec<NodeNumber> {
-        let cluster = &self.context.settings.cluster;
-        let ring = self.ring.get_or_init(|| cluster.ring());
-        ring.block_replicas(block, usize::from(cluster.replicas))
     }
 
     pub fn hold(self: &Rc<Self>) -> Result<Held, Failure> {

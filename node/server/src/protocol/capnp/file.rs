@@ -24,9 +24,11 @@ pub struct File {
 }
 
 impl File {
-    pub fn new_client(authority: &Authority, inode: InodeId) -> capnp::Result<file::Client> {
+    /// As the attributes of the file say.
+    pub fn new_client(authority: &Authority, attributes: &Attributes) -> capnp::Result<file::Client> {
+        let inode = attributes.inode;
         let held = authority.connection.hold().map_err(exception)?;
-        let writer = Turns::new(Writer::new(authority.clone(), inode));
+        let writer = Turns::new(Writer::new(authority.clone(), inode, attributes.policy));
         Ok(capnp_rpc::new_client(File {
             authority: authority.clone(),
             inode,
@@ -36,8 +38,12 @@ impl File {
     }
 
     /// Writes by whoever may: the content a new file is made with.
-    pub async fn write_content(authority: &Authority, inode: InodeId, content: &[u8]) -> Result<(), Failure> {
-        let mut writer = Writer::new(authority.clone(), inode);
+    pub async fn write_content(
+        authority: &Authority,
+        attributes: &Attributes,
+        content: &[u8],
+    ) -> Result<(), Failure> {
+        let mut writer = Writer::new(authority.clone(), attributes.inode, attributes.policy);
         writer.write(0, content).await?;
         writer.publish().await
     }

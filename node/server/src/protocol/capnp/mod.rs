@@ -25,6 +25,7 @@ mod guard;
 mod key_value;
 mod network;
 mod node;
+mod placing;
 mod read;
 mod session;
 mod turns;

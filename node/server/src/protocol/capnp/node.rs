@@ -88,7 +88,8 @@ impl Node {
             self.authority.check_write()?;
         }
         self.authority.check_read()?;
-        match self.attributes().await?.kind {
+        let attributes = self.attributes().await?;
+        match attributes.kind {
             FileKind::Regular => {}
             FileKind::Directory => {
                 return Err(exception(Failure::refused(
@@ -119,7 +120,7 @@ impl Node {
                 .await
                 .map_err(exception)?;
         }
-        File::new_client(&self.authority, self.inode)
+        File::new_client(&self.authority, &attributes)
     }
 
     async fn make_directory_as(&self, params: node::MakeDirectoryParams) -> capnp::Result<Attributes> {
@@ -162,7 +163,7 @@ impl Node {
             .create_as(name, mode, NewContent::Inline(inline), exclusive)
             .await?;
         if created && !is_inline {
-            File::write_content(&self.authority, attributes.inode, content)
+            File::write_content(&self.authority, &attributes, content)
                 .await
                 .map_err(exception)?;
             attributes = walk::attributes(&self.authority, attributes.inode)
@@ -301,7 +302,7 @@ impl node::Server for Node {
     ) -> capnp::Result<()> {
         let made = self.file_as(params).await;
         let file = match &made {
-            Ok((attributes, _)) => File::new_client(&self.authority, attributes.inode),
+            Ok((attributes, _)) => File::new_client(&self.authority, attributes),
             Err(error) => Err(error.clone()),
         };
         results.get().set_file(or_broken(&file));
@@ -415,7 +416,8 @@ impl node::Server for Node {
         mut results: node::SetAttributesResults,
     ) -> capnp::Result<()> {
         self.authority.check_write()?;
-        let change = codec::read_attribute_change(params.get()?.get_change()?);
+        let change = codec::read_attribute_change(params.get()?.get_change()?)
+            .map_err(|error| exception(Failure::refused(Refusal::InvalidArgument, error.to_string())))?;
         let command = Command::SetAttributes {
             inode: self.inode,
             change,

@@ -15,11 +15,13 @@ use std::collections::VecDeque;
 
 use bark_core::checksum::crc32c;
 use bark_core::worker::gateway::{Answer, DEADLINE_DEFAULT_US, Reach};
-use bark_schema::ids::{InodeId, NodeNumber};
-use bark_schema::limits::{BLOCK_SIZE_DEFAULT, EXTENTS_PER_COMMAND_MAX, FILE_SIZE_MAX, INLINE_SIZE_MAX, MIB};
+use bark_schema::allocator::targets;
+use bark_schema::ids::{BlockId, InodeId, NodeNumber};
+use bark_schema::limits::{EXTENTS_PER_COMMAND_MAX, FILE_SIZE_MAX, INLINE_SIZE_MAX, MIB};
 use bark_schema::operation::{
     Attributes, Command, Content, Extent, Failure, NodeRequest, Query, Refusal, Reply, Request,
 };
+use bark_schema::policy::Policy;
 use bytes::{Bytes, BytesMut};
 
 use super::authority::{Authority, unexpected};
@@ -35,6 +37,7 @@ const TAILS_BYTES_MAX: usize = 64 * MIB;
 pub struct Writer {
     authority: Authority,
     inode: InodeId,
+    policy: Policy,
     tail: BytesMut,
     tail_offset: u64,
     puts: VecDeque<Put>,
@@ -48,17 +51,32 @@ pub struct Writer {
 struct Put {
     extent: Extent,
     data: Bytes,
+    place: Place,
     answer: Answer,
     attempts: u32,
     /// The answer was "too few nodes": it is sent again after a pause.
     resend: bool,
 }
 
+/// Where a block goes: all nodes in order, and how many of them are to have it.
+struct Place {
+    block: BlockId,
+    order: Vec<NodeNumber>,
+    copies: usize,
+}
+
+impl Place {
+    fn targets(&self, attempt: usize) -> Vec<NodeNumber> {
+        targets(&self.order, self.copies, attempt)
+    }
+}
+
 impl Writer {
-    pub fn new(authority: Authority, inode: InodeId) -> Writer {
+    pub fn new(authority: Authority, inode: InodeId, policy: Policy) -> Writer {
         Writer {
             authority,
             inode,
+            policy,
             tail: BytesMut::new(),
             tail_offset: 0,
             puts: VecDeque::new(),
@@ -89,12 +107,13 @@ impl Writer {
             if self.tail.is_empty() {
                 self.tail_offset = offset;
             }
-            let (now, rest) = data.split_at(data.len().min(BLOCK_SIZE_DEFAULT - self.tail.len()));
+            let room = self.policy.cut_size() - self.tail.len();
+            let (now, rest) = data.split_at(data.len().min(room));
             self.grow_tail(now);
             offset += now.len() as u64;
             data = rest;
             let buffered = self.authority.connection.buffered_bytes.get();
-            if self.tail.len() == BLOCK_SIZE_DEFAULT || buffered > TAILS_BYTES_MAX {
+            if self.tail.len() == self.policy.cut_size() || buffered > TAILS_BYTES_MAX {
                 self.cut().await?;
             }
         }
@@ -156,7 +175,7 @@ impl Writer {
     pub async fn append(&mut self, data: &[u8]) -> Result<u64, Failure> {
         self.publish().await?;
         let mut blocks = Vec::new();
-        for chunk in data.chunks(BLOCK_SIZE_DEFAULT) {
+        for chunk in data.chunks(self.policy.cut_size()) {
             blocks.push(self.store(0, Bytes::copy_from_slice(chunk)).await?);
         }
         for _ in 0..PUBLISH_ATTEMPTS_MAX {
@@ -261,8 +280,9 @@ impl Writer {
         while self.puts.len() >= PUTS_MAX {
             self.settle_one().await?;
         }
+        let place = self.place(self.tail.len()).await;
         let data = self.take_tail();
-        let put = self.put(self.tail_offset, data);
+        let put = self.put(self.tail_offset, data, place);
         self.puts.push_back(put);
         Ok(())
     }
@@ -289,27 +309,43 @@ impl Writer {
 
     /// Stores a block of its own.
     async fn store(&self, offset: u64, data: Bytes) -> Result<Extent, Failure> {
-        let mut put = self.put(offset, data);
+        let place = self.place(data.len()).await;
+        let mut put = self.put(offset, data, place);
         let nodes = settle(&self.authority, &mut put).await?;
         Ok(Extent { nodes, ..put.extent })
     }
 
-    fn put(&self, offset: u64, data: Bytes) -> Put {
-        // Blocks are at most BLOCK_SIZE_DEFAULT.
+    /// A name for a block of so many bytes, and the nodes for it.
+    async fn place(&self, size: usize) -> Place {
+        let connection = &self.authority.connection;
+        let block = connection.next_block(self.inode.home());
+        let cluster = &connection.context.settings.cluster;
+        let gateway = self.authority.gateway();
+        let (order, copies) = connection
+            .placing
+            .order(gateway, cluster, block, &self.policy, size)
+            .await;
+        Place { block, order, copies }
+    }
+
+    fn put(&self, offset: u64, data: Bytes, place: Place) -> Put {
+        // Blocks are at most BLOCK_SIZE_MAX.
         let size = data.len() as u32;
         let extent = Extent {
             offset,
             length: size,
-            block: self.authority.connection.next_block(self.inode.home()),
+            block: place.block,
             block_offset: 0,
             block_size: size,
             checksum: crc32c(&[&data]),
             nodes: Vec::new(),
         };
-        let answer = send(&self.authority, &extent, data.clone());
+        let replicas = place.targets(0);
+        let answer = send(&self.authority, &extent, replicas, data.clone());
         Put {
             extent,
             data,
+            place,
             answer,
             attempts: 1,
             resend: false,
@@ -322,7 +358,8 @@ async fn settle(authority: &Authority, put: &mut Put) -> Result<Vec<NodeNumber>,
     loop {
         if put.resend {
             authority.gateway().sleep(PUT_PAUSE_US).await;
-            put.answer = send(authority, &put.extent, put.data.clone());
+            let replicas = put.place.targets(put.attempts as usize - 1);
+            put.answer = send(authority, &put.extent, replicas, put.data.clone());
             put.resend = false;
         }
         match (&mut put.answer).await {
@@ -337,13 +374,13 @@ async fn settle(authority: &Authority, put: &mut Put) -> Result<Vec<NodeNumber>,
     }
 }
 
-fn send(authority: &Authority, extent: &Extent, data: Bytes) -> Answer {
+fn send(authority: &Authority, extent: &Extent, replicas: Vec<NodeNumber>, data: Bytes) -> Answer {
     let gateway = authority.gateway();
     let request = NodeRequest::BlockPut {
         block: extent.block,
         data,
         checksum: extent.checksum,
-        replicas: authority.connection.replicas_of(extent.block),
+        replicas,
         local_only: false,
     };
     let deadline_us = gateway.now().monotonic_us + DEADLINE_DEFAULT_US;

@@ -2,15 +2,22 @@
 
 use bark_client::session::Call;
 use bark_core::checksum::crc32c;
-use bark_schema::ids::{BlockId, ClientId, InodeId, NodeNumber};
+use bark_schema::allocator::{attempts, targets};
+use bark_schema::ids::{BlockId, ClientId, InodeId};
 use bark_schema::operation::{Command, Extent, NodeRequest, Refusal, Reply};
+use bark_schema::policy::Policy;
 use bytes::Bytes;
 
 use super::super::reader::{self, Found};
 use super::Owner;
 use crate::client::Fate;
 
-const BLOCK_SIZE_BYTES_MAX: u64 = 12_000;
+/// Mostly a block; sometimes enough for three of the smallest size.
+const SIZE_MAX: u64 = 12_000;
+const LARGE_SIZE_MAX: u64 = 3 << 16;
+const LARGE_ODDS: u64 = 12;
+/// Of what has no policy.
+const CLUSTER_REPLICAS: usize = 3;
 
 impl Owner {
     pub(super) async fn write_inline(&mut self) {
@@ -63,30 +70,24 @@ impl Owner {
         }
     }
 
-    /// Stores a block and makes it the file's content, or appends it.
+    /// Stores blocks as the file's policy says, and makes them the file's content, or appends them.
     pub(super) async fn publish(&mut self) {
         let Some(inode) = self.any_file() else { return };
-        let data = self.some_bytes(BLOCK_SIZE_BYTES_MAX);
-        self.next_block += 1;
-        let block = BlockId::new(ClientId(1000 + self.number as u64), inode.home(), self.next_block);
-        let first = self.random.below(u64::from(self.nodes)) as u16;
-        let replicas: Vec<NodeNumber> = (0..3)
-            .map(|copy| NodeNumber((first + copy) % self.nodes + 1))
-            .collect();
-        let checksum = crc32c(&[&data]);
-        let request = NodeRequest::BlockPut {
-            block,
-            data: Bytes::from(data.clone()),
-            checksum,
-            replicas,
-            local_only: false,
+        let policy = self.reference.policy(inode).unwrap_or_default();
+        let size_max = match self.random.chance(LARGE_ODDS) {
+            true => LARGE_SIZE_MAX,
+            false => SIZE_MAX,
         };
-        let stored = match self.port.change(Call::AnyNode(request), self.deadline_ms).await {
-            Fate::Done(Reply::Stored { nodes }) => nodes,
-            _ => return,
-        };
-        if stored.len() < 2 {
-            self.fail(format!("{block} is said to be stored on {stored:?} only"));
+        let data = Bytes::from(self.some_bytes(size_max));
+        let mut extents = Vec::new();
+        let mut rest = data.clone();
+        while !rest.is_empty() {
+            let block = rest.split_to(rest.len().min(policy.cut_size()));
+            let at = (data.len() - rest.len() - block.len()) as u64;
+            let Some(extent) = self.store(inode, &policy, at, block).await else {
+                return;
+            };
+            extents.push(extent);
         }
         let Some((size, in_blocks)) = self.reference.content(inode).map(|(bytes, it)| (bytes.len(), it))
         else {
@@ -94,18 +95,12 @@ impl Owner {
         };
         let replace_all = !in_blocks || self.random.chance(3);
         let offset = if replace_all { 0 } else { size as u64 };
-        let extent = Extent {
-            offset,
-            length: data.len() as u32,
-            block,
-            block_offset: 0,
-            block_size: data.len() as u32,
-            checksum,
-            nodes: stored,
-        };
+        for extent in &mut extents {
+            extent.offset += offset;
+        }
         let command = Command::Publish {
             inode,
-            extents: vec![extent],
+            extents,
             size: offset + data.len() as u64,
             replace_all,
             base_version: None,
@@ -117,6 +112,47 @@ impl Owner {
             content.extend_from_slice(&data);
         })
         .await;
+    }
+
+    /// One block, on a majority of the copies the policy asks for.
+    async fn store(&mut self, inode: InodeId, policy: &Policy, offset: u64, data: Bytes) -> Option<Extent> {
+        self.next_block += 1;
+        let block = BlockId::new(ClientId(1000 + self.number as u64), inode.home(), self.next_block);
+        let copies = policy.copies(CLUSTER_REPLICAS);
+        let length = data.len() as u32;
+        let order = self
+            .allocator
+            .order(&self.ring, block, policy, copies, u64::from(length));
+        let attempt = self.random.below(attempts(&order, copies) as u64) as usize;
+        let replicas = targets(&order, copies, attempt);
+        let checksum = crc32c(&[&data]);
+        let request = NodeRequest::BlockPut {
+            block,
+            data,
+            checksum,
+            replicas: replicas.clone(),
+            local_only: false,
+        };
+        let Fate::Done(Reply::Stored { nodes }) =
+            self.port.change(Call::AnyNode(request), self.deadline_ms).await
+        else {
+            return None;
+        };
+        let is_meant = nodes.iter().all(|node| replicas.contains(node));
+        if nodes.len() < copies / 2 + 1 || !is_meant {
+            self.fail(format!(
+                "{block}, meant for {replicas:?}, is said to be stored on {nodes:?}"
+            ));
+        }
+        Some(Extent {
+            offset,
+            length,
+            block,
+            block_offset: 0,
+            block_size: length,
+            checksum,
+            nodes,
+        })
     }
 
     pub(super) async fn read_one(&mut self) {
@@ -145,6 +181,7 @@ impl Owner {
                 self.fail(format!("{inode} cannot be read: {refusal:?}, {sentence}"));
                 false
             }
+            Found::Lost => true,
             Found::Unread => false,
         }
     }

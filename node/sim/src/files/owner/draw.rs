@@ -7,6 +7,7 @@ use bark_schema::operation::{
     AttributeChange, Command, Condition, Entry, FileKind, Namespace, NewContent, NewInode, RenameMode,
     SetTime, UnixNanos, Xattr,
 };
+use bark_schema::policy::{Allocate, PolicyChange};
 use bytes::Bytes;
 
 use super::super::{ATTRIBUTES, name};
@@ -76,9 +77,14 @@ impl Owner {
             true => vec![self.some_xattr()],
             false => Vec::new(),
         };
+        let policy = match self.random.chance(10) {
+            true => self.some_policy(),
+            false => PolicyChange::default(),
+        };
         NewInode {
             mode: self.random.below(0o10000) as u32,
             owner: self.random.below(3) as u32,
+            policy,
             xattrs,
             ..ATTRIBUTES
         }
@@ -195,10 +201,44 @@ impl Owner {
             size: self.maybe(SIZE_MAX).filter(|_| !self.random.chance(2)),
             accessed: self.some_time(),
             modified: self.some_time(),
+            ..AttributeChange::default()
         };
         let command = Command::SetAttributes { inode, change };
         let partition = inode.home();
         self.attempt(Call::Command { partition, command }).await;
+    }
+
+    /// Of a directory mostly; of anything else it must be refused.
+    pub(super) async fn set_policy(&mut self) {
+        let inode = match self.random.chance(8) {
+            true => self.any_inode(),
+            false => Some(self.any_directory()),
+        };
+        let Some(inode) = inode else { return };
+        let change = AttributeChange {
+            policy: self.some_policy(),
+            ..AttributeChange::default()
+        };
+        let command = Command::SetAttributes { inode, change };
+        let partition = inode.home();
+        self.attempt(Call::Command { partition, command }).await;
+    }
+
+    /// Now and then one that nobody can have.
+    fn some_policy(&mut self) -> PolicyChange {
+        let allocations = [Allocate::Ring, Allocate::RoundRobin, Allocate::LeastUsed];
+        let allocate = allocations[self.random.below(3) as usize];
+        let impossible = self.random.chance(20);
+        let block_size = match impossible {
+            true => 65_537,
+            false => 1 << (16 + self.random.below(7)),
+        };
+        let replicas = self.random.below(4) as u32;
+        PolicyChange {
+            block_size: Some(block_size).filter(|_| !self.random.chance(3)),
+            replicas: Some(replicas).filter(|_| !self.random.chance(3)),
+            allocate: Some(allocate).filter(|_| !self.random.chance(3)),
+        }
     }
 
     fn maybe(&mut self, below: u64) -> Option<u64> {

@@ -9,8 +9,10 @@ mod look;
 
 use bark_client::session::Call;
 use bark_core::random::Random;
-use bark_schema::ids::InodeId;
+use bark_schema::allocator::Allocator;
+use bark_schema::ids::{InodeId, NodeNumber};
 use bark_schema::operation::{Namespace, Reply};
+use bark_schema::placement::Ring;
 
 use super::reference::{Foretold, Reference};
 use super::{ATTRIBUTES, VERIFY_DEADLINE_MS, WORK_DEADLINE_MS, name};
@@ -23,11 +25,12 @@ struct Owner {
     port: Port,
     random: Random,
     number: usize,
-    nodes: u16,
     root: InodeId,
     reference: Reference,
     next_name: u64,
     next_block: u64,
+    ring: Ring,
+    allocator: Allocator,
     deadline_ms: u64,
 }
 
@@ -39,11 +42,12 @@ pub async fn own(port: Port, random: Random, number: usize, nodes: u16) {
         port: port.clone(),
         random,
         number,
-        nodes,
         root,
         reference: Reference::new(root, InodeId::ROOT, &ATTRIBUTES),
         next_name: 0,
         next_block: 0,
+        ring: ring(nodes),
+        allocator: Allocator::new(number as u64),
         deadline_ms: WORK_DEADLINE_MS,
     };
     while port.works() {
@@ -54,6 +58,15 @@ pub async fn own(port: Port, random: Random, number: usize, nodes: u16) {
     port.phase(Phase::Verify).await;
     owner.deadline_ms = VERIFY_DEADLINE_MS;
     owner.verify().await;
+}
+
+fn ring(nodes: u16) -> Ring {
+    let ids: Vec<String> = (1..=nodes).map(|number| format!("node-{number}")).collect();
+    let nodes: Vec<(NodeNumber, &str, &str)> = (1..)
+        .zip(&ids)
+        .map(|(number, id)| (NodeNumber(number), id.as_str(), ""))
+        .collect();
+    Ring::new(&nodes, 16)
 }
 
 /// A directory below the root, under the first of the names that can be had. None if the work is over before.
@@ -80,7 +93,7 @@ pub async fn make_root(port: &Port, prefix: &str) -> Option<InodeId> {
 
 impl Owner {
     async fn step(&mut self) {
-        match self.random.below(32) {
+        match self.random.below(34) {
             0..=1 => self.make_directory().await,
             2..=5 => self.create().await,
             6..=7 => self.make_other_kind().await,
@@ -94,6 +107,7 @@ impl Owner {
             24..=25 => self.set_attributes().await,
             26..=28 => self.change_xattr().await,
             29 => self.look_at_one().await,
+            30..=31 => self.set_policy().await,
             _ => self.list_one().await,
         }
     }

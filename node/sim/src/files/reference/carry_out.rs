@@ -34,7 +34,7 @@ impl Reference {
                 },
             ) => {
                 let body = Body::empty_directory(*directory);
-                let inode = Inode::new(FileKind::Directory, attributes, 0, body);
+                let inode = Inode::new(FileKind::Directory, attributes, self.policy(*directory), 0, body);
                 self.bear(*directory, name, inode, seen.inode)
             }
             (
@@ -140,7 +140,8 @@ impl Reference {
                 (*kind, if has_number { *device } else { 0 }, Body::Special)
             }
         };
-        self.bear(directory, name, Inode::new(kind, new, device, body), seen.inode)?;
+        let inode = Inode::new(kind, new, self.policy(directory), device, body);
+        self.bear(directory, name, inode, seen.inode)?;
         self.agree(seen)
     }
 
@@ -224,6 +225,7 @@ impl Reference {
         inode.mode = change.mode.map_or(inode.mode, |mode| mode & 0o7777);
         inode.owner = change.owner.unwrap_or(inode.owner);
         inode.group = change.group.unwrap_or(inode.group);
+        inode.policy = inode.policy.map(|policy| policy.changed(&change.policy));
         let moved_now = change.size.is_some().then_some(SetTime::Now);
         let times = [
             (&mut inode.accessed, change.accessed),

@@ -8,6 +8,7 @@ use bark_schema::limits::NAME_SIZE_MAX;
 use bark_schema::operation::{
     AttributeChange, Command, Condition, Entry, FileKind, Namespace, NewContent, Refusal, RenameMode,
 };
+use bark_schema::policy::PolicyChange;
 use bytes::Bytes;
 
 use super::{Body, Foretold, Reference};
@@ -23,7 +24,11 @@ impl Reference {
 
     fn foretell_operation(&self, operation: &Namespace) -> Foretold {
         match operation {
-            Namespace::MakeDirectory { directory, name, .. } => self.foretell_new(*directory, name),
+            Namespace::MakeDirectory {
+                directory,
+                name,
+                attributes,
+            } => self.foretell_new(*directory, name, &attributes.policy),
             Namespace::RemoveDirectory { directory, name } => self.foretell_remove(*directory, name),
             Namespace::Unlink { directory, name } => self.foretell_unlink(*directory, name),
             Namespace::Rename { from, to, mode } => self.foretell_rename(from, to, *mode),
@@ -39,10 +44,10 @@ impl Reference {
                 name,
                 exclusive,
                 content,
-                ..
+                attributes,
             } => {
                 let opens = !exclusive && matches!(content, NewContent::Inline(_));
-                self.foretell_create(*directory, name, opens)
+                self.foretell_create(*directory, name, opens, &attributes.policy)
             }
             Command::SetAttributes { inode, change } => self.foretell_change(*inode, change),
             Command::XattrSet {
@@ -56,9 +61,12 @@ impl Reference {
         }
     }
 
-    fn foretell_new(&self, directory: InodeId, name: &Bytes) -> Foretold {
+    fn foretell_new(&self, directory: InodeId, name: &Bytes, policy: &PolicyChange) -> Foretold {
         if !is_name(name) {
             return bad_name();
+        }
+        if policy.check().is_err() {
+            return refused(&[Refusal::InvalidArgument]);
         }
         match self.entry(&entry(directory, name)) {
             None => Foretold::Open,
@@ -68,7 +76,17 @@ impl Reference {
     }
 
     /// `opens`: a regular file that has the name is opened as it is.
-    fn foretell_create(&self, directory: InodeId, name: &Bytes, opens: bool) -> Foretold {
+    fn foretell_create(
+        &self,
+        directory: InodeId,
+        name: &Bytes,
+        opens: bool,
+        policy: &PolicyChange,
+    ) -> Foretold {
+        // Looked at before anything else.
+        if policy.check().is_err() {
+            return self.foretell_new(directory, name, policy);
+        }
         let Some(taken) = self.entry(&entry(directory, name)) else {
             return Foretold::Open;
         };
@@ -77,9 +95,9 @@ impl Reference {
             .map(|inode| inode.kind);
         match kind {
             Some(FileKind::Directory) if opens => refused(&[Refusal::IsDirectory]),
-            Some(FileKind::Symlink) | None => self.foretell_new(directory, name),
+            Some(FileKind::Symlink) | None => self.foretell_new(directory, name, policy),
             Some(_) if opens => Foretold::Done,
-            Some(_) => self.foretell_new(directory, name),
+            Some(_) => self.foretell_new(directory, name, policy),
         }
     }
 
@@ -91,7 +109,7 @@ impl Reference {
             FileKind::Directory if is_name(&to.name) => refused(&[Refusal::NotPermitted, Refusal::Exists]),
             FileKind::Directory => Foretold::Open,
             _ if !known.is_sure => Foretold::Open,
-            _ => self.foretell_new(to.directory, &to.name),
+            _ => self.foretell_new(to.directory, &to.name, &PolicyChange::default()),
         }
     }
 
@@ -160,6 +178,10 @@ impl Reference {
     fn foretell_change(&self, inode: InodeId, change: &AttributeChange) -> Foretold {
         match self.inodes.get(&inode).map(|inode| inode.kind) {
             None => Foretold::Open,
+            Some(_) if change.policy.check().is_err() => refused(&[Refusal::InvalidArgument]),
+            Some(kind) if !change.policy.is_empty() && kind != FileKind::Directory => {
+                refused(&[Refusal::NotDirectory])
+            }
             Some(_) if change.size.is_none() => Foretold::Done,
             Some(FileKind::Regular) => Foretold::Done,
             Some(FileKind::Directory) => refused(&[Refusal::IsDirectory]),

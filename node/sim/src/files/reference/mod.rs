@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bark_schema::ids::InodeId;
 use bark_schema::operation::{Attributes, Entry, FileKind, NewInode, Refusal, UnixNanos};
+use bark_schema::policy::Policy;
 use bytes::Bytes;
 
 pub struct Reference {
@@ -40,6 +41,8 @@ pub struct Inode {
     /// The newest time of change that was seen: it never goes back.
     changed_min: UnixNanos,
     pub xattrs: BTreeMap<Bytes, Bytes>,
+    /// None until seen, if it was inherited from who knows what.
+    policy: Option<Policy>,
     pub body: Body,
     /// Attributes, links and content are certain; names in a directory are marked one by one.
     pub is_sure: bool,
@@ -72,7 +75,8 @@ pub enum Foretold {
 }
 
 impl Inode {
-    fn new(kind: FileKind, new: &NewInode, device: u64, body: Body) -> Inode {
+    /// `above`: the policy of its directory, if that is certain.
+    fn new(kind: FileKind, new: &NewInode, above: Option<Policy>, device: u64, body: Body) -> Inode {
         let xattrs = new.xattrs.iter();
         Inode {
             kind,
@@ -88,6 +92,7 @@ impl Inode {
             xattrs: xattrs
                 .map(|xattr| (xattr.name.clone(), xattr.value.clone()))
                 .collect(),
+            policy: above.map(|policy| policy.changed(&new.policy)),
             body,
             is_sure: true,
         }
@@ -118,7 +123,7 @@ impl Reference {
     /// An empty directory `root`, made in `parent`.
     pub fn new(root: InodeId, parent: InodeId, new: &NewInode) -> Reference {
         let body = Body::empty_directory(parent);
-        let inode = Inode::new(FileKind::Directory, new, 0, body);
+        let inode = Inode::new(FileKind::Directory, new, Some(Policy::default()), 0, body);
         Reference {
             inodes: BTreeMap::from([(root, inode)]),
             born: BTreeSet::from([root]),
@@ -165,6 +170,12 @@ impl Reference {
             Body::File { content, in_blocks } => Some((content, *in_blocks)),
             _ => None,
         }
+    }
+
+    /// What is made in a directory, or a file's blocks, must be like; None if it is not certain.
+    pub fn policy(&self, inode: InodeId) -> Option<Policy> {
+        let inode = self.inodes.get(&inode)?;
+        inode.policy.filter(|_| inode.is_sure)
     }
 
     /// Changes a file's content; the version goes up by one.
@@ -225,6 +236,10 @@ impl Reference {
         }
         let version = *known.version.get_or_insert(seen.version);
         compare("version", version as i64, seen.version as i64);
+        let policy = *known.policy.get_or_insert(seen.policy);
+        if policy != seen.policy {
+            differences.push(format!("{:?} instead of {policy:?}", seen.policy));
+        }
         match differences.is_empty() {
             true => Ok(()),
             false => Err(format!("{} has {}", seen.inode, differences.join(", "))),
