@@ -95,6 +95,8 @@ impl Directories {
 
 #[cfg(test)]
 mod tests {
+    use bark_schema::policy::Policy;
+
     use super::*;
 
     fn directory(changed: UnixNanos) -> Attributes {
@@ -112,7 +114,7 @@ mod tests {
             version: 1,
             device: 0,
             blocks: 0,
-            block_size: 1 << 20,
+            policy: Policy::default(),
             xattr_count: 0,
         }
     }
