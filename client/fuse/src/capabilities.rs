@@ -1,6 +1,8 @@
 //! What the mount and the kernel agree on when they meet.
 //!
-//! Not asked for: the kernel's write-back cache (DECISIONS), and locks, which the kernel keeps by itself then.
+//! Not asked for: the kernel's write-back cache (DECISIONS); locks, which the kernel keeps by itself then; and opening
+//! with O_TRUNC in one request, since for a read-only open that comes before the kernel looks whether the file is a
+//! program that runs.
 
 use bark_schema::limits::MIB;
 use fuser::{InitFlags, KernelConfig};
@@ -15,10 +17,11 @@ pub(crate) fn negotiate(config: &mut KernelConfig) {
         InitFlags::FUSE_DO_READDIRPLUS,
         InitFlags::FUSE_READDIRPLUS_AUTO,
         InitFlags::FUSE_PARALLEL_DIROPS,
-        InitFlags::FUSE_ATOMIC_O_TRUNC,
         // Without it the kernel would ask for an extended attribute before every write.
         InitFlags::FUSE_HANDLE_KILLPRIV_V2,
         InitFlags::FUSE_ASYNC_DIO,
+        // Files open for appending can be mapped too.
+        InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
         InitFlags::FUSE_CACHE_SYMLINKS,
         InitFlags::FUSE_MAX_PAGES,
         // The kernel asks for access control lists and checks them; then the umask counts only where no default

@@ -9,8 +9,9 @@ use bark_client::session::Call;
 use bark_schema::data::{Allocation, Copied, DataCommand, DataQuery, FileUpdate, SeekTarget};
 use bark_schema::ids::{InodeId, PartitionId};
 use bark_schema::operation::{
-    AttributeChange, Attributes, ClusterStatus, Command, Condition, Content, DirectoryEntry, Entry, Failure,
-    ListPosition, Namespace, NewContent, NewInode, NodeRequest, PartitionStatus, Query, Reply, Xattr,
+    AttributeChange, Attributes, ClusterStatus, Command, Condition, Content, DirectoryEntry, Entry, Extent,
+    Failure, ListPosition, Namespace, NewContent, NewInode, NodeRequest, PartitionStatus, Query, Reply,
+    Xattr,
 };
 use bark_schema::quota::Quota;
 use bytes::Bytes;
@@ -175,6 +176,16 @@ impl Cluster {
         )
     }
 
+    /// Appends at most WRITE_SIZE_MAX bytes in one log entry: behind where the file ends then.
+    pub(crate) async fn append(&self, inode: InodeId, data: Bytes) -> Result<Attributes, Failure> {
+        let command = DataCommand::Write {
+            inode,
+            offset: None,
+            data,
+        };
+        attributes_of(self.data(inode, command).await?)
+    }
+
     pub(crate) async fn allocate(
         &self,
         inode: InodeId,
@@ -228,6 +239,25 @@ impl Cluster {
 
     async fn data(&self, inode: InodeId, command: DataCommand) -> Result<Reply, Failure> {
         self.command(inode.home(), Command::Data(command)).await
+    }
+
+    /// Lays extents, in order and apart, over what the file has. It grows to `size` if it was shorter. `Conflict`
+    /// if its content is of another version than the one given.
+    pub(crate) async fn publish(
+        &self,
+        inode: InodeId,
+        extents: Vec<Extent>,
+        size: u64,
+        base_version: Option<u64>,
+    ) -> Result<Attributes, Failure> {
+        let command = Command::Publish {
+            inode,
+            extents,
+            size,
+            replace_all: false,
+            base_version,
+        };
+        attributes_of(self.command(inode.home(), command).await?)
     }
 
     pub(crate) async fn xattr(&self, inode: InodeId, name: Bytes) -> Result<Bytes, Failure> {

@@ -31,6 +31,7 @@ use crate::directory::DirectoryStream;
 use crate::handles::{Handle, Handles};
 use crate::inheritance::Mode;
 use crate::notices::Notices;
+use crate::open_file::Way;
 use crate::open_files::VALID;
 use crate::task;
 use crate::volume::{Caller, Volume, Wanted};
@@ -83,9 +84,12 @@ fn caller(request: &Request) -> Caller {
     }
 }
 
-/// Whether the kernel keeps the pages it has of a file that is opened.
-fn cache(keep: bool) -> FopenFlags {
+/// What the kernel does with the pages it has of a file that is opened. Who appends goes past them: through them a
+/// write comes in parts that end with pages, and what others append could come between.
+fn how_opened(flags: i32, keep: bool) -> FopenFlags {
+    let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
     match keep {
+        _ if writes && flags & libc::O_APPEND != 0 => FopenFlags::FOPEN_DIRECT_IO,
         true => FopenFlags::FOPEN_KEEP_CACHE,
         false => FopenFlags::empty(),
     }
@@ -279,7 +283,8 @@ impl fuser::Filesystem for Filesystem {
             match volume.create_open(caller, directory, entry, mode, flags).await {
                 Ok((attributes, file, keep)) => {
                     let handle = handles.add(Handle::File(file));
-                    reply.created(&VALID, &attributes, Generation(0), handle, cache(keep));
+                    let how = how_opened(flags, keep);
+                    reply.created(&VALID, &attributes, Generation(0), handle, how);
                 }
                 Err(error) => reply.error(error),
             }
@@ -327,8 +332,12 @@ impl fuser::Filesystem for Filesystem {
         }
         let data = &data[..room.min(data.len() as u64) as usize];
         let how = How {
-            kills: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
             synchronous: flags.0 & SYNC_FLAGS != 0,
+            way: Way {
+                is_privileged: !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+                // What the kernel writes out of mapped pages has its place.
+                appends: flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+            },
         };
         self.write_file(file, (offset, data), how, reply);
     }
@@ -361,8 +370,10 @@ impl fuser::Filesystem for Filesystem {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        if let Some(Handle::File(file)) = self.handles.remove(handle) {
-            self.volume.files.close(&file);
+        if let Some(Handle::File(file)) = self.handles.remove(handle)
+            && self.volume.files.close(&file)
+        {
+            self.start(|volume| async move { volume.files.abandon(&file).await });
         }
         reply.ok();
     }

@@ -2,7 +2,7 @@
 //!
 //! Reading order, in the direction of a request: `filesystem` takes it from the kernel, `volume` says what it
 //! means, `cluster` asks. The content of open files takes a longer way: `open_file` keeps what was written,
-//! `publish` makes it part of the file, `read` puts both together; `range_buffer`, `extent_map` and `layout`
+//! `publish` and `append` make it part of the file, `read` puts both together; `range_buffer`, `extent_map` and `layout`
 //! are what they count with.
 //!
 //! The kernel's page cache is the only cache of content, and the kernel does not write back late: a write
@@ -17,6 +17,7 @@
 //! - An error of a write in the background is told by the next fsync or close of the file.
 //! - A request waits in a task, never on a thread that others need.
 
+mod append;
 mod attributes;
 mod capabilities;
 mod capacity;

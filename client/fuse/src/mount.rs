@@ -106,9 +106,14 @@ impl Mount {
                 sentence: "Not a directory".into(),
             });
         }
-        let cluster = Cluster::new(client, options.patience);
-        let volume = Arc::new(Volume::new(cluster, root.inode, options.synchronous));
         let (notices, queue) = Notices::new();
+        let cluster = Cluster::new(client, options.patience);
+        let volume = Arc::new(Volume::new(
+            cluster,
+            notices.clone(),
+            root.inode,
+            options.synchronous,
+        ));
         let filesystem = Filesystem::new(volume.clone(), notices, Runtime::current());
         let config = config(&options);
         let place = directory.clone();

@@ -6,6 +6,7 @@
 use std::sync::mpsc;
 use std::thread;
 
+use bark_schema::ids::InodeId;
 use fuser::{INodeNo, Notifier};
 use tokio::sync::oneshot;
 
@@ -14,9 +15,14 @@ pub(crate) struct Notices {
     queue: mpsc::Sender<Notice>,
 }
 
-struct Notice {
-    inode: INodeNo,
-    done: oneshot::Sender<()>,
+enum Notice {
+    Attributes {
+        inode: INodeNo,
+        done: oneshot::Sender<()>,
+    },
+    Content {
+        inode: INodeNo,
+    },
 }
 
 /// The end of the queue that waits for a mounted session.
@@ -33,10 +39,19 @@ impl Notices {
     /// The attributes the kernel has of an inode are out of date; its pages are not touched.
     pub(crate) async fn attributes_changed(&self, inode: INodeNo) {
         let (done, finished) = oneshot::channel();
-        if self.queue.send(Notice { inode, done }).is_ok() {
+        if self.queue.send(Notice::Attributes { inode, done }).is_ok() {
             // It ends with the session: then there is no kernel left to tell.
             let _ = finished.await;
         }
+    }
+
+    /// So are the pages of a regular file. Nobody may wait for this who is to answer a write: the kernel holds the
+    /// pages until then.
+    pub(crate) fn content_changed(&self, inode: InodeId) {
+        // Without a session there is no kernel to tell.
+        let _ = self.queue.send(Notice::Content {
+            inode: INodeNo(inode.0),
+        });
     }
 }
 
@@ -45,12 +60,18 @@ impl NoticeQueue {
     pub(crate) fn deliver(self, notifier: Notifier) -> std::io::Result<()> {
         let deliver = move || {
             for notice in self.queue {
-                // A negative offset: attributes only.
-                if let Err(error) = notifier.inval_inode(notice.inode, -1, 0) {
+                // A negative offset: attributes only. A length of 0: up to the end.
+                let (inode, offset) = match &notice {
+                    Notice::Attributes { inode, .. } => (*inode, -1),
+                    Notice::Content { inode } => (*inode, 0),
+                };
+                if let Err(error) = notifier.inval_inode(inode, offset, 0) {
                     tracing::debug!(%error, "the kernel did not take a notice");
                 }
-                // Whoever asked may have gone.
-                let _ = notice.done.send(());
+                if let Notice::Attributes { done, .. } = notice {
+                    // Whoever asked may have gone.
+                    let _ = done.send(());
+                }
             }
         };
         thread::Builder::new().name("notices".into()).spawn(deliver)?;

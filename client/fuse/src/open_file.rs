@@ -5,8 +5,13 @@
 //! lack of memory. Until then reads see it laid over what the cluster has (`read`). From old to new the
 //! layers are: the cluster's bytes, `stored`, `sending`, `dirty`.
 //!
+//! What the cluster refuses, for want of space or quota, stays here too, for programs can make room and try again.
+//! From then on each write tries to publish first and is told what that says, so that not more is taken; the
+//! background tries ever more rarely. Refused bytes go when memory runs out or nobody has the file open any more.
+//!
 //! Invariants:
-//! - A byte that was written is in `dirty`, `sending`, `stored` or published, whatever fails on the way.
+//! - A byte that was written is in `dirty`, `sending`, `stored` or published, whatever fails on the way; or it was
+//!   refused, and given up, and `error` says so.
 //! - Blocks that overlap are never on their way at the same time, so the newer one wins.
 //! - The state's lock is never held across an await.
 
@@ -19,21 +24,25 @@ use bark_schema::policy::Policy;
 use fuser::Errno;
 use tokio::sync::{MutexGuard as GateGuard, Notify};
 
+use crate::append::Appended;
 use crate::attributes::unix_nanos;
 use crate::cluster::Cluster;
+use crate::errno::errno_of_error;
 use crate::extent_map::ExtentMap;
 use crate::kept_attributes::{KeptAttributes, without_privileges};
 use crate::layout::Layout;
 use crate::memory::Memory;
+use crate::notices::Notices;
 use crate::range_buffer::{Piece, RangeBuffer};
 
 #[derive(Debug)]
 pub(crate) struct OpenFile {
     pub(crate) inode: InodeId,
     /// Of its blocks; it never changes.
-    policy: Policy,
+    pub(crate) policy: Policy,
     pub(crate) cluster: Cluster,
     pub(crate) memory: Arc<Memory>,
+    notices: Notices,
     state: Mutex<State>,
     /// Held by whoever publishes or cuts.
     gate: tokio::sync::Mutex<()>,
@@ -63,12 +72,18 @@ pub(crate) struct State {
     dirty_since: Option<Instant>,
     pub(crate) sending: Vec<Sending>,
     next_sending: u64,
+    /// What of `dirty` was appended.
+    pub(crate) appended: Option<Appended>,
+    /// The kernel has bytes where they are not.
+    pub(crate) are_pages_wrong: bool,
     /// While it is set no block leaves by itself.
     held: bool,
     pub(crate) stored: ExtentMap,
     pub(crate) layout: Layout,
-    /// What went wrong in the background and no program was told yet.
-    pub(crate) error: Option<Errno>,
+    /// Why the last publication failed, until one succeeds.
+    failure: Option<PublicationFailure>,
+    /// Why written bytes were given up, until fsync or close has told.
+    error: Option<Errno>,
     /// The version of the content that the kernel's pages show, own writes included.
     pub(crate) pages: Option<u64>,
     /// Bytes the memory budget knows of.
@@ -82,6 +97,29 @@ pub(crate) struct Sending {
     pub(crate) piece: Piece,
 }
 
+/// Why written bytes could not be published, and when the background tries again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PublicationFailure {
+    pub(crate) error: Errno,
+    /// The cluster has decided; asking again without a change of anything will not help.
+    pub(crate) is_refusal: bool,
+    pause: Duration,
+    again_at: Instant,
+}
+
+/// After a failure the background waits this long, and twice as long after each refusal that follows.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(32);
+
+/// How a program writes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Way {
+    /// Otherwise the bits of a privileged program go.
+    pub(crate) is_privileged: bool,
+    /// Behind whatever is there, wherever it believes the end to be.
+    pub(crate) appends: bool,
+}
+
 /// While it lives nothing of the file is on its way, but by its holder.
 pub(crate) struct Hold<'a> {
     file: &'a Arc<OpenFile>,
@@ -89,13 +127,19 @@ pub(crate) struct Hold<'a> {
 }
 
 impl OpenFile {
-    pub(crate) fn new(cluster: Cluster, memory: Arc<Memory>, attributes: Attributes) -> Arc<OpenFile> {
+    pub(crate) fn new(
+        cluster: Cluster,
+        memory: Arc<Memory>,
+        notices: Notices,
+        attributes: Attributes,
+    ) -> Arc<OpenFile> {
         let (inode, policy) = (attributes.inode, attributes.policy);
         Arc::new(OpenFile {
             inode,
             policy,
             cluster,
             memory,
+            notices,
             state: Mutex::new(State {
                 size: attributes.size,
                 attributes,
@@ -109,9 +153,12 @@ impl OpenFile {
                 dirty_since: None,
                 sending: Vec::new(),
                 next_sending: 0,
+                appended: None,
+                are_pages_wrong: false,
                 held: false,
                 stored: ExtentMap::default(),
                 layout: Layout::default(),
+                failure: None,
                 error: None,
                 pages: None,
                 accounted: 0,
@@ -126,15 +173,21 @@ impl OpenFile {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes bytes from a program; the bits of a privileged program go if it is none. The caller waits for memory
-    /// afterwards if it has run out.
-    pub(crate) fn write(self: &Arc<Self>, offset: u64, data: &[u8], is_privileged: bool) {
+    /// Takes bytes that a program writes to `offset`, or appends, and says where they are. None if what is here
+    /// must be published first, or could not be: then the program must be told before it gives more. The caller
+    /// waits for memory afterwards if it has run out.
+    pub(crate) fn write(self: &Arc<Self>, offset: u64, data: &[u8], way: Way) -> Option<u64> {
         let mut state = self.lock();
+        let is_in_doubt = state.error.is_some() || (state.failure.is_some() && state.is_dirty());
+        if is_in_doubt || state.stored.len() >= STORED_MAX {
+            return None;
+        }
+        let offset = state.place(offset, data.len() as u64, way.appends)?;
         state.dirty.insert(offset, data);
         state.size = state.size.max(offset + data.len() as u64);
         state.written = Some(now());
-        state.unprivileged |= !is_privileged;
-        state.kept.wrote(is_privileged);
+        state.unprivileged |= !way.is_privileged;
+        state.kept.wrote(way.is_privileged);
         state.dirty_since.get_or_insert_with(Instant::now);
         let cut_size = self.policy.cut_size() as u64;
         let first = offset / cut_size;
@@ -143,6 +196,16 @@ impl OpenFile {
             self.send_full_block(&mut state, block * cut_size);
         }
         self.account(&mut state);
+        self.renew_wrong_pages(&mut state);
+        Some(offset)
+    }
+
+    /// Makes the kernel forget pages that show bytes where they are not.
+    pub(crate) fn renew_wrong_pages(&self, state: &mut State) {
+        if std::mem::take(&mut state.are_pages_wrong) {
+            state.pages = None;
+            self.notices.content_changed(self.inode);
+        }
     }
 
     /// The file was made here just now.
@@ -179,7 +242,10 @@ impl OpenFile {
     fn send_full_block(self: &Arc<Self>, state: &mut State, offset: u64) {
         let end = offset + self.policy.cut_size() as u64;
         let overlaps = |sending: &Sending| sending.piece.offset < end && sending.piece.end() > offset;
-        if state.held || state.sending.iter().any(overlaps) {
+        if state.held || state.failure.is_some() || state.is_appended(end) {
+            return;
+        }
+        if state.sending.iter().any(overlaps) {
             return;
         }
         if let Some(piece) = state.dirty.take_full_block(offset) {
@@ -189,9 +255,11 @@ impl OpenFile {
     }
 
     async fn store(self: Arc<Self>, id: u64, piece: Piece) {
-        // A failure is not an error yet: the bytes are dirty again and the next publication tries once more.
+        // The bytes are dirty again, and the next publication tries once more.
         if let Err(error) = self.store_piece(id, piece).await {
             tracing::warn!(inode = self.inode.0, %error, "block not stored yet");
+            let is_refusal = error.refusal().is_some();
+            self.lock().failed(errno_of_error(&error), is_refusal);
         }
     }
 
@@ -252,11 +320,22 @@ impl OpenFile {
         }
     }
 
+    /// Forgets what was written to `from .. to` and could not be published.
+    pub(crate) fn withdraw(&self, from: u64, to: u64) {
+        let mut state = self.lock();
+        state.dirty.cut(from, to);
+        state.stored.cut(from, to);
+        state.cut_appended(from);
+        state.size = state.attributes.size.max(state.unpublished_end());
+        self.account(&mut state);
+    }
+
     /// Forgets what was written beyond `size`. Only for who holds the file.
     pub(crate) fn cut(&self, size: u64) {
         let mut state = self.lock();
         state.dirty.cut(size, u64::MAX);
         state.stored.cut(size, u64::MAX);
+        state.cut_appended(size);
         self.account(&mut state);
     }
 
@@ -275,14 +354,46 @@ impl OpenFile {
         self.lock().is_dirty()
     }
 
-    /// Unpublished for longer than `age`, or too much of it.
-    pub(crate) fn is_due(&self, age: Duration) -> bool {
+    /// Unpublished for longer than `age`, or too much of it; or anything, if memory is needed.
+    pub(crate) fn is_due(&self, age: Duration, needs_memory: bool) -> bool {
         let state = self.lock();
+        if let Some(failure) = state.failure
+            && Instant::now() < failure.again_at
+        {
+            return needs_memory && failure.is_refusal;
+        }
         let old = state.dirty_since.is_some_and(|since| since.elapsed() >= age);
-        old || state.stored.len() >= STORED_MAX
+        old || state.stored.len() >= STORED_DUE || (needs_memory && state.is_dirty())
     }
 
-    /// The error of the background that nobody was told, once.
+    /// Why what was written is not published, if that was tried in vain.
+    pub(crate) fn failure(&self) -> Option<PublicationFailure> {
+        let state = self.lock();
+        state.failure.filter(|_| state.is_dirty())
+    }
+
+    /// Forgets what the cluster refused. Programs that have it open are told by their next write, fsync or close.
+    pub(crate) async fn give_up(self: &Arc<Self>, is_open: bool) {
+        if self.failure().is_none() {
+            return;
+        }
+        let _hold = self.hold().await;
+        let mut state = self.lock();
+        let Some(failure) = state.failure.filter(|failure| failure.is_refusal) else {
+            return;
+        };
+        tracing::warn!(inode = self.inode.0, error = ?failure.error, "refused bytes are given up");
+        state.discard();
+        if is_open {
+            state.give_up_with(failure.error);
+        }
+        // What the kernel has of them is not the file's.
+        state.are_pages_wrong = true;
+        self.account(&mut state);
+        self.renew_wrong_pages(&mut state);
+    }
+
+    /// Why bytes were given up, once.
     pub(crate) fn take_error(&self) -> Result<(), Errno> {
         match self.lock().error.take() {
             Some(error) => Err(error),
@@ -297,8 +408,10 @@ fn now() -> UnixNanos {
 
 /// The unit of `Attributes::blocks`.
 const BLOCK_UNIT: u64 = 512;
-/// Stored blocks are published at the latest when there are so many: 256 MiB of the usual size.
-const STORED_MAX: usize = 256;
+/// Stored blocks are published when there are so many: a commit for 32 MiB of the usual size costs nothing, and if it is refused the
+/// nodes are left with so many blocks that are in no file. With twice as many, writes wait for it.
+const STORED_DUE: usize = 32;
+const STORED_MAX: usize = 64;
 
 impl State {
     /// Notes a piece as being on its way.
@@ -371,7 +484,37 @@ impl State {
         }
     }
 
-    /// The file is gone, and with it whatever was to become of it.
+    /// A publication failed.
+    pub(crate) fn failed(&mut self, error: Errno, is_refusal: bool) {
+        let pause = match self.failure {
+            Some(before) if is_refusal => (before.pause * 2).min(PAUSE_MAX),
+            _ => PAUSE_MIN,
+        };
+        self.failure = Some(PublicationFailure {
+            error,
+            is_refusal,
+            pause,
+            again_at: Instant::now() + pause,
+        });
+    }
+
+    /// A publication succeeded.
+    pub(crate) fn succeeded(&mut self) {
+        self.failure = None;
+    }
+
+    /// Written bytes were given up, which the next fsync or close tells.
+    pub(crate) fn give_up_with(&mut self, error: Errno) {
+        self.error = Some(error);
+    }
+
+    /// Pieces are not on their way any more.
+    pub(crate) fn forget_sending(&mut self, pieces: &[(u64, Piece)]) {
+        self.sending
+            .retain(|sending| pieces.iter().all(|(id, _)| *id != sending.id));
+    }
+
+    /// Forgets what is not published.
     pub(crate) fn discard(&mut self) {
         self.dirty.take_all();
         self.sending.clear();
@@ -379,6 +522,9 @@ impl State {
         self.forget_written();
         self.kept = KeptAttributes::default();
         self.leaving = KeptAttributes::default();
+        self.appended = None;
+        self.failure = None;
+        self.size = self.attributes.size;
     }
 
     /// Where the last byte ends that is not published.

@@ -14,6 +14,7 @@ use bark_schema::operation::{Attributes, FileKind};
 
 use crate::cluster::Cluster;
 use crate::memory::Memory;
+use crate::notices::Notices;
 use crate::open_file::OpenFile;
 
 /// For how long names and attributes are believed without asking.
@@ -26,6 +27,7 @@ const PUBLISH_PERIOD: Duration = Duration::from_millis(250);
 pub(crate) struct OpenFiles {
     cluster: Cluster,
     pub(crate) memory: Arc<Memory>,
+    notices: Notices,
     open: Mutex<HashMap<InodeId, Entry>>,
     shown: Mutex<HashMap<InodeId, Shown>>,
 }
@@ -51,9 +53,10 @@ pub(crate) struct Shown {
 }
 
 impl OpenFiles {
-    pub(crate) fn new(cluster: Cluster) -> OpenFiles {
+    pub(crate) fn new(cluster: Cluster, notices: Notices) -> OpenFiles {
         OpenFiles {
             cluster,
+            notices,
             memory: Arc::new(Memory::new()),
             open: Mutex::new(HashMap::new()),
             shown: Mutex::new(HashMap::new()),
@@ -66,7 +69,12 @@ impl OpenFiles {
         let pages = self.shown(attributes.inode).and_then(|shown| shown.pages);
         let mut open = self.lock();
         let entry = open.entry(attributes.inode).or_insert_with(|| {
-            let file = OpenFile::new(self.cluster.clone(), self.memory.clone(), attributes.clone());
+            let file = OpenFile::new(
+                self.cluster.clone(),
+                self.memory.clone(),
+                self.notices.clone(),
+                attributes.clone(),
+            );
             file.lock().pages = pages;
             Entry { file, handles: 0 }
         });
@@ -78,14 +86,29 @@ impl OpenFiles {
         (file, keep)
     }
 
-    /// Closes it once.
-    pub(crate) fn close(&self, file: &Arc<OpenFile>) {
+    /// Closes it once. What close could not publish is still to be given up where the answer is true.
+    pub(crate) fn close(&self, file: &Arc<OpenFile>) -> bool {
         let mut open = self.lock();
         if let Some(entry) = open.get_mut(&file.inode) {
             entry.handles = entry.handles.saturating_sub(1);
         }
         drop(open);
         self.drop_if_closed(file);
+        self.is_closed(file) && file.failure().is_some_and(|failure| failure.is_refusal)
+    }
+
+    /// Forgets what the cluster refused, if nobody has the file open who could make room for it. Whoever closed it
+    /// was told.
+    pub(crate) async fn abandon(&self, file: &Arc<OpenFile>) {
+        if self.is_closed(file) {
+            file.give_up(false).await;
+        }
+        self.drop_if_closed(file);
+    }
+
+    /// Whether it is open more than once.
+    pub(crate) fn is_shared(&self, inode: InodeId) -> bool {
+        self.lock().get(&inode).is_some_and(|entry| entry.handles > 1)
     }
 
     pub(crate) fn get(&self, inode: InodeId) -> Option<Arc<OpenFile>> {
@@ -96,7 +119,7 @@ impl OpenFiles {
         self.lock().keys().copied().collect()
     }
 
-    /// Attributes with what is written here; what the kernel sees from now on.
+    /// Attributes as the cluster told them, with what is written here; what the kernel sees from now on.
     pub(crate) fn show(&self, attributes: Attributes) -> Attributes {
         let attributes = match attributes.kind {
             FileKind::Regular => match self.get(attributes.inode) {
@@ -151,33 +174,40 @@ impl OpenFiles {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.publish_where(|file| file.is_due(PUBLISH_AFTER)).await;
+            self.publish_where(|file, needs_memory| file.is_due(PUBLISH_AFTER, needs_memory))
+                .await;
         }
     }
 
     /// Publishes everything; what fails is told by the files' next fsync or close.
     pub(crate) async fn publish_all(&self) {
-        self.publish_where(|file| file.is_dirty()).await;
+        self.publish_where(|file, _| file.is_dirty()).await;
     }
 
-    async fn publish_where(&self, wanted: impl Fn(&OpenFile) -> bool) {
-        let full = self.memory.is_full();
+    async fn publish_where(&self, wanted: impl Fn(&OpenFile, bool) -> bool) {
+        let needs_memory = self.memory.is_full();
         let files: Vec<Arc<OpenFile>> = {
             let open = self.lock();
             let files = open.values().map(|entry| &entry.file);
-            files
-                .filter(|file| wanted(file) || (full && file.is_dirty()))
-                .cloned()
-                .collect()
+            files.filter(|file| wanted(file, needs_memory)).cloned().collect()
         };
         let publications = files.into_iter().map(|file| async move {
             if let Err(error) = file.publish().await {
                 tracing::warn!(inode = file.inode.0, ?error, "written data not published");
-                file.lock().error = Some(error);
+                if self.memory.is_full() {
+                    // Others wait for what it takes.
+                    file.give_up(!self.is_closed(&file)).await;
+                }
             }
-            self.drop_if_closed(&file);
+            self.abandon(&file).await;
         });
         futures::future::join_all(publications).await;
+    }
+
+    fn is_closed(&self, file: &OpenFile) -> bool {
+        self.lock()
+            .get(&file.inode)
+            .is_none_or(|entry| entry.handles == 0)
     }
 
     fn drop_if_closed(&self, file: &Arc<OpenFile>) {

@@ -22,6 +22,7 @@ use fuser::Errno;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
+use crate::append::Batch;
 use crate::errno::{errno, errno_of_error};
 use crate::kept_attributes::KeptAttributes;
 use crate::open_file::{OpenFile, State};
@@ -29,17 +30,47 @@ use crate::range_buffer::Piece;
 
 /// Log entries of one file on their way at once.
 const WRITES_AT_ONCE: usize = 16;
+/// Blocks of one file on their way at once; all files together have a limit of their own.
+const STORES_AT_ONCE: usize = 16;
+
+/// Why bytes were not published.
+#[derive(Clone, Copy)]
+pub(crate) struct Unpublished {
+    error: Errno,
+    /// The cluster has decided so.
+    is_refusal: bool,
+}
+
+impl From<Failure> for Unpublished {
+    fn from(failure: Failure) -> Unpublished {
+        Unpublished {
+            is_refusal: matches!(failure, Failure::Refused(..)),
+            error: errno(failure),
+        }
+    }
+}
+
+impl From<bark_client::Error> for Unpublished {
+    fn from(error: bark_client::Error) -> Unpublished {
+        Unpublished {
+            is_refusal: error.refusal().is_some(),
+            error: errno_of_error(&error),
+        }
+    }
+}
 
 /// What is on its way to be published.
 struct Sent {
     small: Vec<(u64, Piece)>,
     large: Vec<(u64, Piece)>,
+    appended: Option<Batch>,
 }
 
 impl State {
-    /// Takes all that is dirty: what travels in log entries, and what becomes blocks. The attributes go with it.
+    /// Takes all that is dirty: what was appended, what travels in log entries, and what becomes blocks.
     fn send_all(&mut self) -> Sent {
         self.send_attributes();
+        let appended = self.send_appended();
         let pieces = self.dirty.take_all();
         // Blocks that were stored while the program went on are older, so the order of the two does not count.
         for piece in &pieces {
@@ -55,6 +86,7 @@ impl State {
         let mut sent = Sent {
             small: Vec::new(),
             large: Vec::new(),
+            appended,
         };
         for piece in pieces {
             let grows = piece.end() > size;
@@ -82,32 +114,45 @@ impl OpenFile {
 
     /// The same for one who holds the file already.
     pub(crate) async fn publish_held(&self) -> Result<(), Errno> {
-        let sent = self.lock().send_all();
-        let published = self.publish_sent(sent).await;
+        let published = self.publish_all().await;
         let mut state = self.lock();
         state.end_publication(published.is_ok());
         self.account(&mut state);
-        published
+        match published {
+            Ok(()) => state.succeeded(),
+            Err(Unpublished { error, is_refusal }) => state.failed(error, is_refusal),
+        }
+        published.map_err(|unpublished| unpublished.error)
     }
 
-    async fn publish_sent(&self, Sent { small, large }: Sent) -> Result<(), Errno> {
+    async fn publish_all(&self) -> Result<(), Unpublished> {
+        let Sent {
+            small,
+            large,
+            appended,
+        } = self.lock().send_all();
         // Storing blocks shows nothing to anybody; one command makes all of them part of the file.
         let mut published = self.store_all(large).await;
         if published.is_ok() {
             published = self.publish_stored(small.is_empty()).await;
         }
         match published {
-            Ok(()) => self.write_all(small).await?,
-            Err(error) => {
-                self.take_back(&small);
+            Ok(()) => published = self.write_all(small).await,
+            Err(_) => self.take_back(&small),
+        }
+        match (published, appended) {
+            (Ok(()), Some(batch)) => self.publish_appended(batch).await?,
+            (Err(error), Some(batch)) => {
+                self.take_back_appended(batch);
                 return Err(error);
             }
+            (published, None) => published?,
         }
         self.publish_attributes().await
     }
 
     /// The attributes on their way, if no bytes took them along.
-    async fn publish_attributes(&self) -> Result<(), Errno> {
+    async fn publish_attributes(&self) -> Result<(), Unpublished> {
         if self.lock().leaving.is_empty() {
             return Ok(());
         }
@@ -120,7 +165,7 @@ impl OpenFile {
                 Ok(())
             }
             Err(Failure::Refused(Refusal::NotFound, _)) => self.discard(),
-            Err(failure) => Err(errno(failure)),
+            Err(failure) => Err(failure.into()),
         }
     }
 
@@ -139,7 +184,7 @@ impl OpenFile {
         update
     }
 
-    async fn write_all(&self, sent: Vec<(u64, Piece)>) -> Result<(), Errno> {
+    async fn write_all(&self, sent: Vec<(u64, Piece)>) -> Result<(), Unpublished> {
         let takes_attributes = sent.len() == 1;
         let writes = sent.into_iter().map(|(id, piece)| async move {
             let bytes = NewBytes::Bytes {
@@ -177,7 +222,7 @@ impl OpenFile {
         match failure {
             None => Ok(()),
             Some(Failure::Refused(Refusal::NotFound, _)) => self.discard(),
-            Some(failure) => Err(errno(failure)),
+            Some(failure) => Err(failure.into()),
         }
     }
 
@@ -194,7 +239,7 @@ impl OpenFile {
     }
 
     /// Pieces that did not leave are dirty again.
-    fn take_back(&self, sent: &[(u64, Piece)]) {
+    pub(crate) fn take_back(&self, sent: &[(u64, Piece)]) {
         let mut state = self.lock();
         for (id, piece) in sent {
             state.sending.retain(|sending| sending.id != *id);
@@ -203,21 +248,33 @@ impl OpenFile {
         self.account(&mut state);
     }
 
-    async fn store_all(&self, sent: Vec<(u64, Piece)>) -> Result<(), Errno> {
-        let mut on_the_way: FuturesUnordered<_> = sent
-            .into_iter()
-            .map(|(id, piece)| self.store_piece(id, piece))
-            .collect();
+    async fn store_all(&self, sent: Vec<(u64, Piece)>) -> Result<(), Unpublished> {
+        // After a failure one goes ahead to see whether the others have a chance.
+        let at_once = match self.failure() {
+            Some(_) => 1,
+            None => STORES_AT_ONCE,
+        };
+        let mut left = sent.into_iter();
+        let mut on_the_way = FuturesUnordered::new();
         let mut result = Ok(());
-        while let Some(stored) = on_the_way.next().await {
-            if let Err(error) = stored {
-                result = Err(errno_of_error(&error));
+        loop {
+            while result.is_ok() && on_the_way.len() < at_once {
+                let Some((id, piece)) = left.next() else {
+                    break;
+                };
+                on_the_way.push(self.store_piece(id, piece));
+            }
+            match on_the_way.next().await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => result = Err(error.into()),
+                None => break,
             }
         }
+        self.take_back(left.as_slice());
         result
     }
 
-    async fn publish_stored(&self, are_all: bool) -> Result<(), Errno> {
+    async fn publish_stored(&self, are_all: bool) -> Result<(), Unpublished> {
         let extents = self.lock().stored.overlapping(0, u64::MAX);
         let mut chunks = extents.chunks(EXTENTS_PER_COMMAND_MAX).peekable();
         while let Some(extents) = chunks.next() {
@@ -225,7 +282,7 @@ impl OpenFile {
             match self.publish_extents(extents, takes_attributes).await {
                 Ok(()) => {}
                 Err(Failure::Refused(Refusal::NotFound, _)) => return self.discard(),
-                Err(failure) => return Err(errno(failure)),
+                Err(failure) => return Err(failure.into()),
             }
         }
         Ok(())
@@ -259,7 +316,7 @@ impl OpenFile {
     }
 
     /// The file is gone, and with it whatever was to be written to it.
-    fn discard(&self) -> Result<(), Errno> {
+    pub(crate) fn discard(&self) -> Result<(), Unpublished> {
         let mut state = self.lock();
         state.discard();
         self.account(&mut state);

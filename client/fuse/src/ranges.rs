@@ -10,7 +10,7 @@ use bark_schema::operation::{Attributes, Failure};
 use fuser::Errno;
 
 use crate::errno::errno;
-use crate::open_file::OpenFile;
+use crate::open_file::{OpenFile, Way};
 use crate::volume::Volume;
 
 /// Where files cannot share blocks, bytes are copied in steps of this.
@@ -96,8 +96,12 @@ impl Volume {
     ) -> Result<u32, Errno> {
         let size = length.min(COPY_STEP) as u32;
         let bytes = from.0.read(from.1, size).await?;
-        if !bytes.is_empty() {
-            to.0.write(to.1, &bytes, true);
+        let way = Way {
+            is_privileged: true,
+            appends: false,
+        };
+        while !bytes.is_empty() && to.0.write(to.1, &bytes, way).is_none() {
+            to.0.publish_held().await?;
         }
         Ok(bytes.len() as u32)
     }

@@ -30,6 +30,7 @@ use crate::directory::{DirectoryStream, Listed, complete};
 use crate::errno::errno;
 use crate::inheritance::Mode;
 use crate::kept_attributes::without_privileges;
+use crate::notices::Notices;
 use crate::open_file::OpenFile;
 use crate::open_files::{OpenFiles, VALID};
 
@@ -67,9 +68,9 @@ pub(crate) struct Volume {
 }
 
 impl Volume {
-    pub(crate) fn new(cluster: Cluster, root: InodeId, is_synchronous: bool) -> Volume {
+    pub(crate) fn new(cluster: Cluster, notices: Notices, root: InodeId, is_synchronous: bool) -> Volume {
         Volume {
-            files: OpenFiles::new(cluster.clone()),
+            files: OpenFiles::new(cluster.clone(), notices),
             directories: Directories::default(),
             cluster,
             capacity: CapacityCache::default(),
@@ -207,7 +208,10 @@ impl Volume {
             file.cut(size);
         }
         if file.is_dirty() {
-            file.publish_held().await?;
+            // What was refused stays so until there is room, which truncating a file may make.
+            let published = file.publish_held().await;
+            let is_refused = file.failure().is_some_and(|failure| failure.is_refusal);
+            published.or_else(|error| if is_refused { Ok(()) } else { Err(error) })?;
         }
         let attributes = self.send_attributes(file.inode, change, drops_privileges).await?;
         let mut state = file.lock();
@@ -284,17 +288,25 @@ impl Volume {
     ) -> Result<(FileAttr, Arc<OpenFile>, bool), Errno> {
         let exclusive = flags & libc::O_EXCL != 0;
         let (attributes, created) = self.create(caller, directory, name, mode, exclusive).await?;
-        if !created && flags & libc::O_TRUNC != 0 {
-            let (file, ..) = self.open(attributes.inode, libc::O_TRUNC).await?;
-            let shown = self.show(file.attributes());
-            return Ok((shown, file, false));
-        }
-        let shown = self.show(attributes.clone());
         let (file, keep) = self.files.open(&attributes);
         if created && !self.is_synchronous {
             file.set_new();
         }
-        Ok((shown, file, keep))
+        if created || flags & libc::O_TRUNC == 0 {
+            return Ok((self.show(attributes), file, keep));
+        }
+        // The kernel took the name for free, and does not truncate what it believes to be new.
+        let change = AttributeChange {
+            size: Some(0),
+            ..AttributeChange::default()
+        };
+        match self.set_attributes_of_open(&file, change, false).await {
+            Ok(attributes) => Ok((self.show(attributes), file, false)),
+            Err(error) => {
+                self.files.close(&file);
+                Err(error)
+            }
+        }
     }
 
     pub(crate) async fn symlink(
@@ -425,8 +437,7 @@ impl Volume {
         inode: InodeId,
         flags: i32,
     ) -> Result<(Arc<OpenFile>, bool, bool), Errno> {
-        let truncate = flags & libc::O_TRUNC != 0;
-        let reads = flags & libc::O_ACCMODE != libc::O_WRONLY && !truncate;
+        let reads = flags & libc::O_ACCMODE != libc::O_WRONLY;
         let shown = self.files.shown(inode);
         let (attributes, content) = match reads && shown.is_none_or(|shown| shown.pages.is_none()) {
             true => {
@@ -445,17 +456,7 @@ impl Volume {
         if let Some(content) = content {
             file.take_layout(0, &attributes, content);
         }
-        if truncate {
-            let change = AttributeChange {
-                size: Some(0),
-                ..AttributeChange::default()
-            };
-            if let Err(error) = self.set_attributes_of_open(&file, change, false).await {
-                self.files.close(&file);
-                return Err(error);
-            }
-        }
-        Ok((file, keep && !truncate, stale && !truncate))
+        Ok((file, keep, stale))
     }
 
     /// Publishes what was written, and tells what the background could not.

@@ -74,6 +74,7 @@ impl Partitions {
                 "applied": applied,
                 "inodes": inodes,
                 "keys": keys,
+                "orphans": number(|status| status.orphans),
                 "state": state,
                 "hashes": said.iter().map(|replica| json!({
                     "node": replica.node.0,

@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use fuser::{INodeNo, OpenFlags, ReplyOpen, ReplyWrite};
 
-use super::{Filesystem, cache};
+use super::{Filesystem, how_opened};
 use crate::handles::Handle;
-use crate::open_file::OpenFile;
+use crate::open_file::{OpenFile, Way};
 
 /// What comes with a write.
 pub(super) struct How {
-    /// The program has no privileges, so the file loses its set-user and set-group bits.
-    pub(super) kills: bool,
     /// It is published before it is answered.
     pub(super) synchronous: bool,
+    pub(super) way: Way,
 }
 
 impl Filesystem {
@@ -25,7 +25,7 @@ impl Filesystem {
                     if stale {
                         notices.attributes_changed(inode).await;
                     }
-                    reply.opened(handles.add(Handle::File(file)), cache(keep));
+                    reply.opened(handles.add(Handle::File(file)), how_opened(flags.0, keep));
                 }
                 Err(error) => reply.error(error),
             }
@@ -40,22 +40,40 @@ impl Filesystem {
         how: How,
         reply: ReplyWrite,
     ) {
-        let written = data.len() as u32;
-        {
+        let size = data.len() as u32;
+        let place = {
             let _entered = self.runtime.enter();
-            file.write(offset, data, !how.kills);
+            file.write(offset, data, how.way)
+        };
+        if how.way.appends && self.volume.files.is_shared(file.inode) {
+            // Appending goes past the kernel's pages, which others may have read again meanwhile.
+            self.notices.content_changed(file.inode);
         }
-        if !how.synchronous && !file.memory.is_full() {
-            return reply.written(written);
+        if place.is_some() && !how.synchronous && !file.memory.is_full() {
+            return reply.written(size);
         }
+        let left = place.is_none().then(|| Bytes::copy_from_slice(data));
         self.start(|volume| async move {
-            if how.synchronous
-                && let Err(error) = volume.publish(&file).await
-            {
-                return reply.error(error);
+            let written = async {
+                let mut place = place;
+                while let (None, Some(data)) = (place, &left) {
+                    volume.publish(&file).await?;
+                    place = file.write(offset, data, how.way);
+                }
+                if how.synchronous
+                    && let Err(error) = volume.publish(&file).await
+                {
+                    let place = place.unwrap_or(offset);
+                    file.withdraw(place, place + u64::from(size));
+                    return Err(error);
+                }
+                file.memory.freed().await;
+                Ok(())
+            };
+            match written.await {
+                Ok(()) => reply.written(size),
+                Err(error) => reply.error(error),
             }
-            file.memory.freed().await;
-            reply.written(written);
         });
     }
 }
