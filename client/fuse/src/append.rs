@@ -9,12 +9,14 @@
 //! - Of what waits to be published, all from `from` on was appended; nothing else is taken there meanwhile.
 //! - Appended bytes whose publication may have happened are never published again.
 
+use bark_schema::data::FileUpdate;
 use bark_schema::limits::{MIB, WRITE_SIZE_MAX};
 use bark_schema::operation::{Attributes, Extent, Failure, Refusal};
 use bytes::BytesMut;
 use fuser::Errno;
 use futures::{StreamExt, TryStreamExt};
 
+use crate::kept_attributes::without_privileges;
 use crate::open_file::{OpenFile, State};
 use crate::publish::Unpublished;
 use crate::range_buffer::Piece;
@@ -108,10 +110,14 @@ impl State {
 impl OpenFile {
     /// Makes a batch part of the file, or takes it back.
     pub(crate) async fn publish_appended(&self, batch: Batch) -> Result<(), Unpublished> {
-        let published = match batch.length() {
-            0 => return Ok(()),
-            1..=WRITE_SIZE_MAX => self.append_in_entry(&batch).await,
-            _ => self.append_in_blocks(&batch).await,
+        let published = match self.drop_privileges().await {
+            Ok(()) => match batch.length() {
+                0 => return Ok(()),
+                1..=WRITE_SIZE_MAX => self.append_in_entry(&batch).await,
+                _ => self.append_in_blocks(&batch).await,
+            },
+            Err(Failure::Refused(Refusal::NotFound, _)) => Err(NotAppended::Gone),
+            Err(failure) => Err(NotAppended::Surely(failure.into())),
         };
         match published {
             Ok(attributes) => {
@@ -143,6 +149,22 @@ impl OpenFile {
             end,
             ..batch.appended
         });
+    }
+
+    /// The bits of a privileged program go before bytes come from somebody without privileges.
+    async fn drop_privileges(&self) -> Result<(), Failure> {
+        {
+            let state = self.lock();
+            let mode = state.attributes.mode;
+            if !state.unprivileged || mode == without_privileges(mode) {
+                return Ok(());
+            }
+        }
+        let mut update = FileUpdate::of(self.inode);
+        update.drops_privileges = true;
+        let attributes = self.cluster.update(update).await?;
+        self.lock().learn_own(&attributes, 0);
+        Ok(())
     }
 
     async fn append_in_entry(&self, batch: &Batch) -> Result<Attributes, NotAppended> {

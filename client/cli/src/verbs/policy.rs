@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use bark_client::Client;
 use bark_schema::limits::{BLOCK_SIZE_DEFAULT, BLOCK_SIZE_MAX, BLOCK_SIZE_MIN, POLICY_REPLICAS_MAX};
 use bark_schema::policy::{Allocate, Policy as Known, PolicyChange};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use super::cluster_path;
@@ -30,7 +30,8 @@ pub struct Get {
 }
 
 #[derive(Debug, Args)]
-#[group(required = true, multiple = true, args = ["allocate", "replicas", "block_size"])]
+#[group(skip)]
+#[command(group(ArgGroup::new("change").required(true).multiple(true).args(["allocate", "replicas", "block_size"])))]
 pub struct Set {
     path: OsString,
     /// How the nodes for a block are chosen.
