@@ -66,6 +66,11 @@ impl Layout {
         *self = Layout::Unknown;
     }
 
+    /// Whether it says where the byte at `offset` is.
+    pub(crate) fn knows(&self, offset: u64) -> bool {
+        self.place(offset, offset + 1).is_some()
+    }
+
     /// Where `from .. to` is, if that is known.
     pub(crate) fn place(&self, from: u64, to: u64) -> Option<Place> {
         match self {

@@ -83,10 +83,17 @@ impl OpenFile {
 
     async fn learn_layout(&self, offset: u64) -> Result<(), Errno> {
         // The first question is for the file from its start, so that the answer serves most later reads.
-        let from = match self.lock().layout.is_known() {
-            false if offset < LAYOUT_SIZE / 2 => 0,
-            _ => offset,
-        };
+        if !self.lock().layout.is_known() && offset < LAYOUT_SIZE / 2 {
+            self.ask_layout(0).await?;
+            // Of a file in many pieces an answer tells the first ones only.
+            if self.lock().layout.knows(offset) {
+                return Ok(());
+            }
+        }
+        self.ask_layout(offset).await
+    }
+
+    async fn ask_layout(&self, from: u64) -> Result<(), Errno> {
         let (attributes, content) = self
             .cluster
             .layout(self.inode, from, LAYOUT_SIZE)
