@@ -66,9 +66,13 @@ impl Layout {
         *self = Layout::Unknown;
     }
 
-    /// Whether it says where the byte at `offset` is.
-    pub(crate) fn knows(&self, offset: u64) -> bool {
-        self.place(offset, offset + 1).is_some()
+    /// How far it says where bytes from `offset` on are, if it does.
+    pub(crate) fn known_end(&self, offset: u64) -> Option<u64> {
+        match self {
+            Layout::Unknown => None,
+            Layout::Inline(_) => Some(u64::MAX),
+            Layout::Mapped { from, until, .. } => (*from <= offset && offset < *until).then_some(*until),
+        }
     }
 
     /// Where `from .. to` is, if that is known.
@@ -102,5 +106,27 @@ impl Layout {
             }
             _ => self.forget(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bark_schema::data::FileMap;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_is_used_as_far_as_it_reaches() {
+        // Goal: of a file in many pieces a read takes what one answer tells, and asks for the rest from there.
+        let map = FileMap {
+            extents: Vec::new(),
+            patches: Vec::new(),
+            known_until: 700,
+        };
+        let layout = Layout::from_answer(200, Content::Mapped(map));
+        let ends = [199, 200, 699, 700].map(|offset| layout.known_end(offset));
+        assert_eq!(ends, [None, Some(700), Some(700), None]);
+        assert!(layout.place(300, 700).is_some());
+        assert!(layout.place(300, 701).is_none());
     }
 }

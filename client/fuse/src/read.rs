@@ -4,14 +4,14 @@
 //! cache of their own here: the kernel's page cache is the cache.
 
 use bark_schema::operation::{Attributes, Content, Extent, Refusal};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use fuser::Errno;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
 use crate::errno::{errno, errno_of_error};
 use crate::layout::{Layout, Place};
-use crate::open_file::OpenFile;
+use crate::open_file::{OpenFile, State};
 use crate::range_buffer::Piece;
 
 /// Extents are asked for this much of the file at a time: about a thousand of them.
@@ -31,8 +31,26 @@ struct View {
 impl OpenFile {
     /// Bytes from `offset` on, fewer than `size` at the end of the file.
     pub(crate) async fn read(&self, offset: u64, size: u32) -> Result<Bytes, Errno> {
+        let first = self.read_known(offset, size).await?;
+        if first.is_empty() || first.len() == size as usize {
+            return Ok(first);
+        }
+        let mut bytes = BytesMut::from(first);
+        while bytes.len() < size as usize {
+            let done = bytes.len() as u32;
+            let next = self.read_known(offset + u64::from(done), size - done).await?;
+            if next.is_empty() {
+                break;
+            }
+            bytes.extend_from_slice(&next);
+        }
+        Ok(bytes.freeze())
+    }
+
+    /// Bytes from `offset` on, as far as one answer tells where they are; none at the end of the file.
+    async fn read_known(&self, offset: u64, size: u32) -> Result<Bytes, Errno> {
         for _ in 0..READ_ATTEMPTS_MAX {
-            let mut view = self.view(offset, size);
+            let mut view = self.lock().view(offset, size);
             if view.length == 0 {
                 return Ok(Bytes::new());
             }
@@ -43,8 +61,7 @@ impl OpenFile {
                 return Ok(piece.data.clone());
             }
             if view.place.is_none() {
-                self.learn_layout(offset).await?;
-                view = self.view(offset, size);
+                view = self.learn_view(offset, size).await?;
             }
             match self.assemble(offset, view).await? {
                 Some(bytes) => return Ok(bytes),
@@ -56,60 +73,33 @@ impl OpenFile {
         Err(Errno::EIO)
     }
 
-    fn view(&self, offset: u64, size: u32) -> View {
-        let state = self.lock();
-        let end = offset.saturating_add(u64::from(size)).min(state.size);
-        let length = end.saturating_sub(offset) as usize;
-        let published_end = end.min(state.attributes.size);
-        let place = match published_end > offset {
-            true => state.layout.place(offset, published_end),
-            false => Some(Place::Mapped {
-                extents: Vec::new(),
-                patches: Vec::new(),
-            }),
-        };
-        let sending = state.sending.iter().map(|sending| sending.piece.clone());
-        let newer = sending
-            .filter(|piece| piece.offset < end && piece.end() > offset)
-            .chain(state.dirty.overlapping(offset, end))
-            .collect();
-        View {
-            length,
-            place,
-            stored: state.stored.overlapping(offset, end),
-            newer,
-        }
-    }
-
-    async fn learn_layout(&self, offset: u64) -> Result<(), Errno> {
+    async fn learn_view(&self, offset: u64, size: u32) -> Result<View, Errno> {
         // The first question is for the file from its start, so that the answer serves most later reads.
         if !self.lock().layout.is_known() && offset < LAYOUT_SIZE / 2 {
-            self.ask_layout(0).await?;
+            let view = self.ask_view(0, offset, size).await?;
             // Of a file in many pieces an answer tells the first ones only.
-            if self.lock().layout.knows(offset) {
-                return Ok(());
+            if view.place.is_some() {
+                return Ok(view);
             }
         }
-        self.ask_layout(offset).await
+        self.ask_view(offset, offset, size).await
     }
 
-    async fn ask_layout(&self, from: u64) -> Result<(), Errno> {
+    /// What the answer to a question about the bytes from `from` on shows, before another read asks elsewhere.
+    async fn ask_view(&self, from: u64, offset: u64, size: u32) -> Result<View, Errno> {
         let (attributes, content) = self
             .cluster
             .layout(self.inode, from, LAYOUT_SIZE)
             .await
             .map_err(errno)?;
-        self.take_layout(from, &attributes, content);
-        Ok(())
+        let mut state = self.lock();
+        state.take_layout(from, &attributes, content);
+        Ok(state.view(offset, size))
     }
 
     /// Takes what the cluster told of the bytes from `from` on.
     pub(crate) fn take_layout(&self, from: u64, attributes: &Attributes, content: Content) {
-        let mut state = self.lock();
-        state.learn(attributes);
-        if attributes.version == state.attributes.version {
-            state.layout = Layout::from_answer(from, content);
-        }
+        self.lock().take_layout(from, attributes, content);
     }
 
     /// None if the blocks are not where they were thought to be.
@@ -158,6 +148,46 @@ impl OpenFile {
             .read_block(self.inode, extent, skip, high.saturating_sub(low) as u32)
             .await?;
         Ok(Piece { offset: low, data })
+    }
+}
+
+impl State {
+    /// At most `size` bytes from `offset` on: to the end of the file, or of what is known from there on.
+    fn view(&self, offset: u64, size: u32) -> View {
+        let mut end = offset.saturating_add(u64::from(size)).min(self.size);
+        let published_end = end.min(self.attributes.size);
+        let place = match published_end > offset {
+            true => {
+                let known_end = self.layout.known_end(offset);
+                end = known_end.map_or(end, |known_end| match known_end < published_end {
+                    true => known_end,
+                    false => end,
+                });
+                self.layout.place(offset, end.min(published_end))
+            }
+            false => Some(Place::Mapped {
+                extents: Vec::new(),
+                patches: Vec::new(),
+            }),
+        };
+        let sending = self.sending.iter().map(|sending| sending.piece.clone());
+        let newer = sending
+            .filter(|piece| piece.offset < end && piece.end() > offset)
+            .chain(self.dirty.overlapping(offset, end))
+            .collect();
+        View {
+            length: end.saturating_sub(offset) as usize,
+            place,
+            stored: self.stored.overlapping(offset, end),
+            newer,
+        }
+    }
+
+    fn take_layout(&mut self, from: u64, attributes: &Attributes, content: Content) {
+        self.learn(attributes);
+        if attributes.version == self.attributes.version {
+            self.layout = Layout::from_answer(from, content);
+        }
     }
 }
 
