@@ -394,7 +394,15 @@ struct Command @0xf6137f4308a7bad3 {
     data @59 :DataCommand;
     usage @60 :UsageCommand;
     quota @61 :QuotaCommand;
+    moveAccessTimes @62 :List(Access);
+    # Files that were read; the time of access moves where it has to.
   }
+}
+
+struct Access @0xd3a8c5e17f4b2096 {
+  inode @0 :UInt64;
+  at @1 :Int64;
+  # When it was read, in nanoseconds since the Unix epoch.
 }
 
 struct PartitionPair @0xc9e0d5bb06a8157e {

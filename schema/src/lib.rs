@@ -3,6 +3,7 @@
 //! Everything that two programs of different age must agree on lives here.
 
 pub mod access_list;
+pub mod access_time;
 pub mod allocator;
 pub mod cluster_file;
 pub mod codec;

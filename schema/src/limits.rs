@@ -38,6 +38,8 @@ pub const XATTRS_SIZE_MAX: usize = 128 * KIB;
 /// Most inodes one client can have told to be open in one partition, and most of them in one command.
 pub const OPENS_PER_CLIENT_MAX: usize = 1 << 20;
 pub const OPENS_PER_COMMAND_MAX: usize = 4096;
+/// In one `MoveAccessTimes`.
+pub const ACCESSES_PER_COMMAND_MAX: usize = 4096;
 /// How long a client may stay silent before what it has open is released; bounds of what it asks for.
 pub const LEASE_MS_MIN: u32 = 1_000;
 pub const LEASE_MS_DEFAULT: u32 = 30_000;

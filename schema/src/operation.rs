@@ -11,6 +11,7 @@
 
 use bytes::Bytes;
 
+use crate::access_time::Access;
 use crate::data::{Copied, DataCommand, DataQuery, FileMap};
 pub use crate::failure::{Failure, Outcome, Refusal};
 use crate::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId, TransactionId};
@@ -228,6 +229,11 @@ pub enum Command {
     /// proposed by leaders only.
     ReapOrphans {
         limit: u32,
+    },
+    /// Inodes that clients read: their times of access move where the rule of `access_time` says so. Answers
+    /// `Done`, whatever became of the inodes.
+    MoveAccessTimes {
+        accesses: Vec<Access>,
     },
     /// Changes bytes of files; small writes among them.
     Data(DataCommand),

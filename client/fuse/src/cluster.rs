@@ -6,6 +6,7 @@
 
 use bark_client::Client;
 use bark_client::session::Call;
+use bark_schema::access_time::Access;
 use bark_schema::data::{Allocation, Copied, DataCommand, DataQuery, FileUpdate, SeekTarget};
 use bark_schema::ids::{InodeId, PartitionId};
 use bark_schema::operation::{
@@ -311,6 +312,19 @@ impl Cluster {
         };
         match self.command(partition, command).await? {
             Reply::Opens { renewed, .. } => Ok(renewed),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Tells of reads of inodes of one partition.
+    pub(crate) async fn move_access_times(
+        &self,
+        partition: PartitionId,
+        accesses: Vec<Access>,
+    ) -> Result<(), Failure> {
+        let command = Command::MoveAccessTimes { accesses };
+        match self.command(partition, command).await? {
+            Reply::Done => Ok(()),
             other => Err(unexpected(&other)),
         }
     }

@@ -302,13 +302,18 @@ impl fuser::Filesystem for Filesystem {
         handle: FileHandle,
         offset: u64,
         size: u32,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
         let file = opened!(self, handle, reply);
-        task::start(&self.runtime, async move {
-            answer!(reply, file.read(offset, size).await, data => reply.data(&data));
+        let counts = flags.0 & libc::O_NOATIME == 0;
+        self.start(|volume| async move {
+            let read = file.read(offset, size).await;
+            if counts && read.is_ok() {
+                volume.access_times.read(file.inode, file.times());
+            }
+            answer!(reply, read, data => reply.data(&data));
         });
     }
 
@@ -447,7 +452,7 @@ impl fuser::Filesystem for Filesystem {
             return reply.ok();
         }
         self.start(|volume| async move {
-            volume.files.publish_all().await;
+            volume.settle_all().await;
             reply.ok();
         });
     }

@@ -17,6 +17,7 @@
 //! - An error of a write in the background is told by the next fsync or close of the file.
 //! - A request waits in a task, never on a thread that others need.
 
+mod access_times;
 mod append;
 mod attributes;
 mod capabilities;

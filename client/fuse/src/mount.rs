@@ -23,7 +23,7 @@ use crate::cluster::{Cluster, Patience};
 use crate::filesystem::Filesystem;
 use crate::mount_table::{self, SUBTYPE, shown};
 use crate::notices::Notices;
-use crate::volume::Volume;
+use crate::volume::{How, Volume};
 
 /// The kernel asks for so much more than a program reads: four blocks on their way at once.
 const READ_AHEAD_KIB: u32 = 4096;
@@ -56,6 +56,8 @@ pub struct MountOptions {
     pub read_only: bool,
     /// Every write is published before it is answered.
     pub synchronous: bool,
+    /// Reads move the times of access, by the rules of relatime.
+    pub access_times: bool,
     /// Programs of other users may use the mount.
     pub allow_other: bool,
     pub trust: Trust,
@@ -108,12 +110,11 @@ impl Mount {
         }
         let (notices, queue) = Notices::new();
         let cluster = Cluster::new(client, options.patience);
-        let volume = Arc::new(Volume::new(
-            cluster,
-            notices.clone(),
-            root.inode,
-            options.synchronous,
-        ));
+        let how = How {
+            is_synchronous: options.synchronous,
+            moves_access_times: options.access_times && !options.read_only,
+        };
+        let volume = Arc::new(Volume::new(cluster, notices.clone(), root.inode, how));
         let filesystem = Filesystem::new(volume.clone(), notices, Runtime::current());
         let config = config(&options);
         let place = directory.clone();
@@ -139,6 +140,8 @@ impl Mount {
         tokio::spawn(async move { publisher.files.publish_due().await });
         let teller = volume.clone();
         tokio::spawn(async move { teller.tell_opens().await });
+        let teller = volume.clone();
+        tokio::spawn(async move { teller.tell_access_times().await });
         Ok(Mount {
             directory,
             session,
@@ -161,8 +164,10 @@ impl Mount {
             _ = terminate.recv() => detach(&self.directory),
             _ = interrupt.recv() => detach(&self.directory),
         }
-        let publish = self.volume.files.publish_all();
-        if tokio::time::timeout(PUBLISH_AT_END, publish).await.is_err() {
+        if tokio::time::timeout(PUBLISH_AT_END, self.volume.settle_all())
+            .await
+            .is_err()
+        {
             tracing::error!("the cluster did not take everything that was written before the end");
         }
         Ok(())
@@ -190,9 +195,11 @@ pub fn remount(options: &MountOptions) -> Result<(), Error> {
         (!options.trust.set_user, MountFlags::NOSUID),
         (!options.trust.devices, MountFlags::NODEV),
         (!options.trust.execution, MountFlags::NOEXEC),
+        (options.access_times, MountFlags::RELATIME),
+        (!options.access_times, MountFlags::NOATIME),
     ];
     let wanted = flags.into_iter().filter(|(wanted, _)| *wanted);
-    let flags = wanted.fold(MountFlags::RELATIME, |all, (_, flag)| all | flag);
+    let flags = wanted.fold(MountFlags::empty(), |all, (_, flag)| all | flag);
     mount_remount(&place, flags, "").map_err(|error| Error::Kernel {
         directory: shown(&options.directory),
         source: error.into(),
@@ -289,6 +296,7 @@ fn config(options: &MountOptions) -> Config {
     ];
     let flags = [
         (options.synchronous, MountOption::Sync),
+        (!options.access_times, MountOption::NoAtime),
         (options.trust.set_user, MountOption::Suid),
         (options.trust.devices, MountOption::Dev),
         (!options.trust.execution, MountOption::NoExec),

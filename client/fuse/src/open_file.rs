@@ -18,6 +18,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use bark_schema::access_time::Times;
 use bark_schema::ids::InodeId;
 use bark_schema::operation::{AttributeChange, Attributes, UnixNanos};
 use bark_schema::policy::Policy;
@@ -342,6 +343,23 @@ impl OpenFile {
     /// Attributes as programs of this mount see them.
     pub(crate) fn attributes(&self) -> Attributes {
         self.lock().shown()
+    }
+
+    /// The times of it that programs of this mount see.
+    pub(crate) fn times(&self) -> Times {
+        let state = self.lock();
+        match state.is_dirty() {
+            true => (&state.shown()).into(),
+            false => (&state.attributes).into(),
+        }
+    }
+
+    /// The cluster knows of a read at that time.
+    pub(crate) fn was_read(&self, at: UnixNanos) {
+        let mut state = self.lock();
+        let mut times = Times::from(&state.attributes);
+        times.note(at);
+        state.attributes.accessed = times.accessed;
     }
 
     /// Takes newer attributes from the cluster. Says whether the content was changed by somebody else.

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bark_schema::access_time::{Access, Times};
 use bark_schema::ids::InodeId;
 use bark_schema::operation::{Attributes, FileKind};
 
@@ -47,6 +48,7 @@ pub(crate) struct Shown {
     pub(crate) group: u32,
     /// Of the content its pages may hold.
     pub(crate) pages: Option<u64>,
+    pub(crate) times: Times,
     /// It had no extended attributes then.
     pub(crate) bare: bool,
     at: Instant,
@@ -146,6 +148,7 @@ impl OpenFiles {
                 mode: attributes.mode,
                 group: attributes.group,
                 pages,
+                times: attributes.into(),
                 bare: attributes.xattr_count == 0,
                 at: Instant::now(),
             },
@@ -161,6 +164,18 @@ impl OpenFiles {
     pub(crate) fn is_bare(&self, inode: InodeId) -> bool {
         let shown = self.shown(inode);
         shown.is_some_and(|shown| shown.bare && shown.at.elapsed() < VALID)
+    }
+
+    /// The cluster knows of these reads.
+    pub(crate) fn were_read(&self, accesses: &[Access]) {
+        for access in accesses {
+            if let Some(file) = self.get(access.inode) {
+                file.was_read(access.at);
+            }
+            if let Some(shown) = self.lock_shown().get_mut(&access.inode) {
+                shown.times.note(access.at);
+            }
+        }
     }
 
     /// The kernel has dropped the inode.

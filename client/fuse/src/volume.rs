@@ -22,6 +22,7 @@ use bark_schema::operation::{
 use bytes::Bytes;
 use fuser::{Errno, FileAttr, INodeNo, TimeOrNow};
 
+use crate::access_times::AccessTimes;
 use crate::attributes::{file_attributes, unix_nanos};
 use crate::capacity::{Capacity, CapacityCache};
 use crate::cluster::Cluster;
@@ -55,27 +56,37 @@ pub(crate) struct Wanted {
     pub(crate) modified: Option<TimeOrNow>,
 }
 
+/// How it is mounted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct How {
+    /// Whatever a program changes is in the cluster before it is answered.
+    pub(crate) is_synchronous: bool,
+    /// Reads are told to the cluster.
+    pub(crate) moves_access_times: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct Volume {
     pub(crate) cluster: Cluster,
     pub(crate) files: OpenFiles,
     pub(crate) directories: Directories,
+    pub(crate) access_times: AccessTimes,
     capacity: CapacityCache,
     /// The directory that is mounted.
     root: InodeId,
-    /// Whatever a program changes is in the cluster before it is answered.
     is_synchronous: bool,
 }
 
 impl Volume {
-    pub(crate) fn new(cluster: Cluster, notices: Notices, root: InodeId, is_synchronous: bool) -> Volume {
+    pub(crate) fn new(cluster: Cluster, notices: Notices, root: InodeId, how: How) -> Volume {
         Volume {
             files: OpenFiles::new(cluster.clone(), notices),
             directories: Directories::default(),
+            access_times: AccessTimes::new(how.moves_access_times),
             cluster,
             capacity: CapacityCache::default(),
             root,
-            is_synchronous,
+            is_synchronous: how.is_synchronous,
         }
     }
 
@@ -97,13 +108,26 @@ impl Volume {
     /// Attributes on their way to the kernel.
     pub(crate) fn show(&self, attributes: Attributes) -> FileAttr {
         let attributes = self.files.show(attributes);
-        file_attributes(&attributes, self.number(attributes.inode))
+        self.with_access_time(attributes)
     }
 
     /// Attributes of a file with what is written here, which the cluster does not have yet.
     fn show_written(&self, attributes: &Attributes) -> FileAttr {
         self.files.note_shown(attributes);
-        file_attributes(attributes, self.number(attributes.inode))
+        self.with_access_time(attributes.clone())
+    }
+
+    /// The time of the last read that is not told yet counts too.
+    fn with_access_time(&self, mut attributes: Attributes) -> FileAttr {
+        self.access_times.show_in(&mut attributes);
+        file_attributes(&attributes, self.number(attributes.inode))
+    }
+
+    /// Something other than a regular file was read. Its times are those the kernel was told.
+    pub(crate) fn was_read(&self, inode: InodeId) {
+        if let Some(shown) = self.files.shown(inode) {
+            self.access_times.read(inode, shown.times);
+        }
     }
 
     /// Part of a directory with attributes. Those of `.` and `..` the kernel does not keep.
@@ -146,7 +170,7 @@ impl Volume {
             return Ok((self.show_written(&attributes), VALID));
         }
         if let Some((attributes, left)) = self.directories.with_new_files(inode) {
-            return Ok((file_attributes(&attributes, self.number(inode)), left));
+            return Ok((self.with_access_time(attributes), left));
         }
         let asked = self.directories.ask();
         let attributes = self.cluster.attributes(inode).await.map_err(errno)?;
@@ -176,6 +200,9 @@ impl Volume {
         let changes_owner = wanted.owner.is_some() || wanted.group.is_some();
         let changes_size = wanted.size.is_some() && caller.user != 0;
         let drops_privileges = wanted.mode.is_none() && (changes_owner || changes_size);
+        if change.accessed.is_some() {
+            self.access_times.forget(inode);
+        }
         let file = self.files.get(inode);
         if let Some(file) = &file
             && let Some(attributes) = file.keep(&change, drops_privileges)
@@ -426,7 +453,9 @@ impl Volume {
     }
 
     pub(crate) async fn read_link(&self, inode: InodeId) -> Result<Bytes, Errno> {
-        self.cluster.read_link(inode).await.map_err(errno)
+        let target = self.cluster.read_link(inode).await.map_err(errno)?;
+        self.was_read(inode);
+        Ok(target)
     }
 
     /// Opens a regular file; what other clients closed before is seen from now on. Says whether the kernel
@@ -457,6 +486,12 @@ impl Volume {
             file.take_layout(0, &attributes, content);
         }
         Ok((file, keep, stale))
+    }
+
+    /// Tells the cluster all that is kept here.
+    pub(crate) async fn settle_all(&self) {
+        self.files.publish_all().await;
+        self.tell_kept_access_times().await;
     }
 
     /// Publishes what was written, and tells what the background could not.

@@ -13,6 +13,7 @@ use super::read::{self, Source, required};
 use super::reply::{read_reply, write_extents, write_reply};
 use super::usage::{read_usage_command, read_usage_query, write_usage_command, write_usage_query};
 use super::{Error, Result};
+use crate::access_time::Access;
 use crate::generated::common_capnp as wire;
 use crate::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId, TransactionId};
 use crate::operation::{
@@ -290,6 +291,14 @@ pub fn write_command(command: &Command, mut builder: wire::command::Builder<'_>)
             group.set_lease_ms(*lease_ms);
         }
         Command::ReapOrphans { limit } => builder.set_reap_orphans(*limit),
+        Command::MoveAccessTimes { accesses } => {
+            let mut list = builder.init_move_access_times(accesses.len() as u32);
+            for (index, access) in accesses.iter().enumerate() {
+                let mut builder = list.reborrow().get(index as u32);
+                builder.set_inode(access.inode.0);
+                builder.set_at(access.at);
+            }
+        }
         Command::SetAttributes { inode, change } => {
             let mut group = builder.init_set_attributes();
             group.set_inode(inode.0);
@@ -426,6 +435,14 @@ pub fn read_command(reader: wire::command::Reader<'_>, source: Source<'_>) -> Re
             lease_ms: group.get_lease_ms(),
         },
         wire::command::ReapOrphans(limit) => Command::ReapOrphans { limit },
+        wire::command::MoveAccessTimes(list) => Command::MoveAccessTimes {
+            accesses: read::list(list, |access| {
+                Ok(Access {
+                    inode: InodeId(access.get_inode()),
+                    at: access.get_at(),
+                })
+            })?,
+        },
         wire::command::SetAttributes(group) => Command::SetAttributes {
             inode: InodeId(group.get_inode()),
             change: read_attribute_change(group.get_change()?)?,

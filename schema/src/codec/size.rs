@@ -20,6 +20,7 @@ const DIRECTORY_ENTRY_WORDS: usize = 21;
 const STEP_WORDS: usize = 20;
 const STATUS_WORDS: usize = 20;
 const BLOCK_ID_WORDS: usize = 2;
+const ACCESS_WORDS: usize = 2;
 const PACKED_PIECE_WORDS: usize = 10;
 const TRANSACTION_ID_WORDS: usize = 3;
 const USAGE_REPORT_WORDS: usize = 7;
@@ -162,6 +163,7 @@ fn command(command: &Command) -> usize {
         Command::XattrSet { xattr, .. } => data(&xattr.name) + data(&xattr.value),
         Command::XattrRemove { name, .. } => data(name),
         Command::UpdateOpens { opened, closed, .. } => opened.len() + closed.len(),
+        Command::MoveAccessTimes { accesses } => accesses.len() * ACCESS_WORDS,
         Command::WriteInline { data: bytes, .. } => data(bytes),
         Command::Publish { extents, .. } => extent_words(extents),
         Command::Data(command) => match command {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use bark_schema::access_time::Access;
 use bark_schema::data::*;
 use bark_schema::ids::*;
 use bark_schema::message::*;
@@ -359,7 +360,7 @@ impl Generator {
     }
 
     fn command(&mut self) -> Command {
-        match self.choose("Command", 23) {
+        match self.choose("Command", 24) {
             0 => Command::KeySet {
                 key: self.data(),
                 value: self.data(),
@@ -458,6 +459,12 @@ impl Generator {
             19 => Command::Data(self.data_command()),
             20 => Command::Usage(self.usage_command()),
             21 => Command::Quota(self.quota_command()),
+            22 => Command::MoveAccessTimes {
+                accesses: self.list(|values| Access {
+                    inode: values.inode(),
+                    at: values.i64(),
+                }),
+            },
             _ => Command::Forget {
                 transaction: self.transaction(),
             },

@@ -36,7 +36,7 @@ pub struct Mount {
     /// Stay, instead of becoming a daemon.
     #[arg(long)]
     foreground: bool,
-    /// fsname=NAME, subdir=PATH, ro, sync, allow_other, nonempty, hard, soft, timeout=SECONDS, suid, dev, noexec,
+    /// fsname=NAME, subdir=PATH, ro, sync, noatime, allow_other, nonempty, hard, soft, timeout=SECONDS, suid, dev, noexec,
     /// and remount with ro, rw, sync, suid, dev or noexec.
     #[arg(short, value_delimiter = ',', value_name = "OPTION,...")]
     options: Vec<String>,
@@ -64,6 +64,7 @@ impl Mount {
             name: "bark".into(),
             read_only: self.read_only,
             synchronous: false,
+            access_times: true,
             allow_other: self.allow_other,
             allow_non_empty: false,
             trust: Trust::default(),
@@ -78,6 +79,8 @@ impl Mount {
                 ("rw", _) => options.read_only = self.read_only,
                 ("sync", _) => options.synchronous = true,
                 ("async", _) => options.synchronous = false,
+                ("relatime" | "atime", _) => options.access_times = true,
+                ("noatime", _) => options.access_times = false,
                 ("suid", _) => options.trust.set_user = true,
                 ("nosuid", _) => options.trust.set_user = false,
                 ("dev", _) => options.trust.devices = true,
@@ -182,7 +185,7 @@ fn parse_seconds(text: &str) -> Result<u64, Problem> {
 
 /// What mount(8) and fstab lines carry that the kernel or mount(8) itself has dealt with.
 fn means_nothing_here(option: &str) -> bool {
-    const IGNORED: [&str; 12] = [
+    const IGNORED: [&str; 10] = [
         "defaults",
         "auto",
         "noauto",
@@ -192,8 +195,6 @@ fn means_nothing_here(option: &str) -> bool {
         "owner",
         "nofail",
         "_netdev",
-        "relatime",
-        "noatime",
         "default_permissions",
     ];
     // What the kernel's table of mounts says of every mount, and mount(8) repeats for a remount.

@@ -16,12 +16,19 @@ pub(super) struct How {
     pub(super) way: Way,
 }
 
+fn reads(flags: i32) -> bool {
+    flags & libc::O_ACCMODE != libc::O_WRONLY && flags & libc::O_NOATIME == 0
+}
+
 impl Filesystem {
     pub(super) fn open_file(&self, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (handles, notices) = (self.handles.clone(), self.notices.clone());
         self.start(|volume| async move {
             match volume.open(volume.inode(inode), flags.0).await {
                 Ok((file, keep, stale)) => {
+                    if keep && reads(flags.0) && volume.access_times.would_move(file.inode, file.times()) {
+                        notices.first_page_changed(inode).await;
+                    }
                     if stale {
                         notices.attributes_changed(inode).await;
                     }

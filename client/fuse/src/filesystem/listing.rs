@@ -25,6 +25,7 @@ impl Filesystem {
                             break;
                         }
                     }
+                    volume.was_read(directory.inode);
                     reply.ok();
                 }
                 Err(error) => reply.error(error),
@@ -47,6 +48,7 @@ impl Filesystem {
                             break;
                         }
                     }
+                    volume.was_read(directory.inode);
                     reply.ok();
                 }
                 Err(error) => reply.error(error),

@@ -15,6 +15,7 @@
 //!   stored of these and of links, `orphans` the number of inodes without a name, at all times. The first
 //!   wraps, because a million sparse files of the largest size exceed 64 bits and must not stop the partition.
 
+mod access_time;
 mod attributes;
 mod audit;
 mod block;
@@ -413,6 +414,7 @@ impl State {
                 lease_ms,
             } => self.update_opens(*client, opened, closed, *lease_ms),
             Command::ReapOrphans { limit } => self.reap_orphans(*limit),
+            Command::MoveAccessTimes { accesses } => self.move_access_times(accesses),
             Command::Prepare { .. }
             | Command::Decide { .. }
             | Command::Finish { .. }

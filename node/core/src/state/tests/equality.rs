@@ -7,11 +7,12 @@ use crate::random::Random;
 use crate::state::extent::ExtentRow;
 use crate::state::inode::Body;
 use crate::state::{Error, StateLoader, each_table};
+use bark_schema::access_time::Access;
 use bark_schema::data::{
     Allocation, DataCommand, FileUpdate, NewBytes, PackedBlock, PackedFrom, PackedPiece,
 };
 use bark_schema::ids::TransactionId;
-use bark_schema::operation::{AttributeChange, Entry, RenameMode, Step, Xattr};
+use bark_schema::operation::{AttributeChange, Entry, RenameMode, Step, UnixNanos, Xattr};
 use bark_schema::usage::{Usage, UsageCommand};
 
 const OPERATIONS: u64 = 2_000;
@@ -92,6 +93,12 @@ impl Workload {
                 opened: vec![self.inode(state), self.inode(state), InodeId(1 << 40)],
                 closed: vec![self.inode(state)],
                 lease_ms: self.random.below(60_000) as u32,
+            },
+            25 if self.random.chance(2) => Command::MoveAccessTimes {
+                accesses: vec![Access {
+                    inode: self.inode(state),
+                    at: UnixNanos::MAX,
+                }],
             },
             25..=26 => Command::ReapOrphans {
                 limit: self.random.below(10) as u32,

@@ -1,5 +1,6 @@
 //! Behaviour of the state, by what it holds; `equality` has the properties that must hold after anything.
 
+mod access_time;
 mod blocks;
 mod data;
 mod equality;

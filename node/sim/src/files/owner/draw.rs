@@ -1,6 +1,7 @@
 //! Changes of names and attributes, drawn by the dice: most of them possible, some of them not.
 
 use bark_client::session::Call;
+use bark_schema::access_time::Access;
 use bark_schema::ids::InodeId;
 use bark_schema::limits::NAME_SIZE_MAX;
 use bark_schema::operation::{
@@ -204,6 +205,21 @@ impl Owner {
             ..AttributeChange::default()
         };
         let command = Command::SetAttributes { inode, change };
+        let partition = inode.home();
+        self.attempt(Call::Command { partition, command }).await;
+    }
+
+    /// Tells that something was read, at a time not long before or after its last change.
+    pub(super) async fn tell_access(&mut self) {
+        let Some(inode) = self.any_inode() else { return };
+        let changed = self.reference.get(inode).map_or(0, |known| known.changed_min);
+        let access = Access {
+            inode,
+            at: changed.saturating_add(self.random.below(2_000_000_000) as UnixNanos - 1_000_000_000),
+        };
+        let command = Command::MoveAccessTimes {
+            accesses: vec![access],
+        };
         let partition = inode.home();
         self.attempt(Call::Command { partition, command }).await;
     }

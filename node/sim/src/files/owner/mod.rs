@@ -93,7 +93,7 @@ pub async fn make_root(port: &Port, prefix: &str) -> Option<InodeId> {
 
 impl Owner {
     async fn step(&mut self) {
-        match self.random.below(34) {
+        match self.random.below(36) {
             0..=1 => self.make_directory().await,
             2..=5 => self.create().await,
             6..=7 => self.make_other_kind().await,
@@ -108,6 +108,7 @@ impl Owner {
             26..=28 => self.change_xattr().await,
             29 => self.look_at_one().await,
             30..=31 => self.set_policy().await,
+            32..=33 => self.tell_access().await,
             _ => self.list_one().await,
         }
     }

@@ -1,6 +1,7 @@
 //! Doing what was done, and putting aside what may have been.
 
 use bark_client::session::Call;
+use bark_schema::access_time::Access;
 use bark_schema::ids::InodeId;
 use bark_schema::operation::{
     AttributeChange, Attributes, Command, Entry, FileKind, Namespace, NewContent, NewInode, RenameMode,
@@ -97,7 +98,20 @@ impl Reference {
                 }
                 self.agree_if_told(reply)
             }
+            (Command::MoveAccessTimes { accesses }, Reply::Done) => {
+                self.were_read(accesses);
+                Ok(())
+            }
             (_, other) => Err(format!("was answered {other:?}")),
+        }
+    }
+
+    /// Whether a time moved depends on others that are not all known; nothing but it may move.
+    fn were_read(&mut self, accesses: &[Access]) {
+        for access in accesses {
+            if let Some(inode) = self.inodes.get_mut(&access.inode) {
+                inode.accessed = None;
+            }
         }
     }
 
@@ -264,6 +278,13 @@ impl Reference {
             },
             Call::Command { command, .. } => match command {
                 Command::Create { directory, name, .. } => self.doubt_name(*directory, name),
+                Command::MoveAccessTimes { accesses } => {
+                    for access in accesses {
+                        if let Some(inode) = self.inodes.get_mut(&access.inode) {
+                            inode.is_sure = false;
+                        }
+                    }
+                }
                 Command::SetAttributes { inode, .. }
                 | Command::XattrSet { inode, .. }
                 | Command::XattrRemove { inode, .. } => {

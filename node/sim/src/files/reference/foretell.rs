@@ -56,6 +56,8 @@ impl Reference {
                 condition,
                 ..
             } => self.foretell_xattr(*inode, &xattr.name, *condition),
+            // Whatever became of the inode.
+            Command::MoveAccessTimes { .. } => Foretold::Done,
             Command::XattrRemove { inode, name } => self.foretell_xattr(*inode, name, Condition::IfPresent),
             _ => Foretold::Open,
         }

@@ -39,7 +39,7 @@ pub struct Inode {
     /// Every change of content raises it by one.
     version: Option<u64>,
     /// The newest time of change that was seen: it never goes back.
-    changed_min: UnixNanos,
+    pub changed_min: UnixNanos,
     pub xattrs: BTreeMap<Bytes, Bytes>,
     /// None until seen, if it was inherited from who knows what.
     policy: Option<Policy>,
