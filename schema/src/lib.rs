@@ -19,4 +19,5 @@ pub mod operation;
 pub mod placement;
 pub mod policy;
 pub mod quota;
+pub mod status;
 pub mod usage;

@@ -1,9 +1,10 @@
 //! Changes of and questions about the bytes of files, and what a file's map carries.
 
 use super::Result;
+use super::inode::{read_attribute_change, write_attribute_change};
 use super::read::{self, Source, required};
 use super::reply::{read_extent, write_extents};
-use super::request::{read_attribute_change, write_attribute_change, write_block_id, write_nodes};
+use super::write::{write_block_id, write_nodes};
 use crate::data::{
     Allocation, DataCommand, DataQuery, FileMap, FileUpdate, NewBytes, PackedBlock, PackedFrom, PackedPiece,
     Patch, SeekTarget,

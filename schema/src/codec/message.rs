@@ -7,11 +7,11 @@ use capnp::message::{Builder, HeapAllocator, ReaderOptions, ScratchSpaceHeapAllo
 use capnp::serialize::read_message_from_flat_slice_no_alloc;
 use capnp::traits::Owned;
 
+use super::command::{read_command, write_command};
 use super::read::{self, Source, required};
 use super::reply::{read_failure, read_reply, write_failure, write_reply};
-use super::request::{
-    read_command, read_request, write_command, write_nodes, write_request, write_request_id,
-};
+use super::request::{read_request, write_request};
+use super::write::{write_nodes, write_request_id};
 use super::{Error, Result, size};
 use crate::generated::{log_capnp, peer_capnp as wire};
 use crate::ids::{NodeNumber, PartitionId};

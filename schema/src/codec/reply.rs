@@ -2,11 +2,12 @@
 
 use super::Result;
 use super::data::{read_block_ids, read_content, write_block_ids, write_content};
+use super::inode::{read_kind, write_kind};
 use super::policy::{read_allocate, write_allocate};
 use super::quota::{read_allowance, read_quota, write_allowance, write_quota};
 use super::read::{self, Source};
-use super::request::{read_kind, write_inodes, write_keys, write_kind, write_nodes, write_transaction_id};
 use super::usage::{read_reports, read_usage, write_reports, write_usage};
+use super::write::{write_inodes, write_keys, write_nodes, write_transaction_id};
 use crate::data::Copied;
 use crate::generated::common_capnp as wire;
 use crate::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId};
