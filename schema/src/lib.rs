@@ -20,4 +20,5 @@ pub mod placement;
 pub mod policy;
 pub mod quota;
 pub mod status;
+pub mod step;
 pub mod usage;

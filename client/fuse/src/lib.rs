@@ -39,6 +39,7 @@ mod mount_table;
 mod notices;
 mod open_file;
 mod open_files;
+mod publication_failure;
 mod publish;
 mod range_buffer;
 mod ranges;

@@ -34,6 +34,7 @@ use crate::kept_attributes::{KeptAttributes, without_privileges};
 use crate::layout::Layout;
 use crate::memory::Memory;
 use crate::notices::Notices;
+use crate::publication_failure::PublicationFailure;
 use crate::range_buffer::{Piece, RangeBuffer};
 
 #[derive(Debug)]
@@ -97,20 +98,6 @@ pub(crate) struct Sending {
     pub(crate) id: u64,
     pub(crate) piece: Piece,
 }
-
-/// Why written bytes could not be published, and when the background tries again.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PublicationFailure {
-    pub(crate) error: Errno,
-    /// The cluster has decided; asking again without a change of anything will not help.
-    pub(crate) is_refusal: bool,
-    pause: Duration,
-    again_at: Instant,
-}
-
-/// After a failure the background waits this long, and twice as long after each refusal that follows.
-const PAUSE_MIN: Duration = Duration::from_secs(1);
-const PAUSE_MAX: Duration = Duration::from_secs(32);
 
 /// How a program writes.
 #[derive(Clone, Copy, Debug)]
@@ -376,7 +363,7 @@ impl OpenFile {
     pub(crate) fn is_due(&self, age: Duration, needs_memory: bool) -> bool {
         let state = self.lock();
         if let Some(failure) = state.failure
-            && Instant::now() < failure.again_at
+            && failure.waits()
         {
             return needs_memory && failure.is_refusal;
         }
@@ -504,16 +491,7 @@ impl State {
 
     /// A publication failed.
     pub(crate) fn failed(&mut self, error: Errno, is_refusal: bool) {
-        let pause = match self.failure {
-            Some(before) if is_refusal => (before.pause * 2).min(PAUSE_MAX),
-            _ => PAUSE_MIN,
-        };
-        self.failure = Some(PublicationFailure {
-            error,
-            is_refusal,
-            pause,
-            again_at: Instant::now() + pause,
-        });
+        self.failure = Some(PublicationFailure::after(self.failure, error, is_refusal));
     }
 
     /// A publication succeeded.
