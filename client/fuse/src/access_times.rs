@@ -1,8 +1,8 @@
 //! When programs read something, told to the cluster once a second.
 //!
 //! Only reads that move the time of access are kept, by the rule the nodes have too (`bark_schema::access_time`), and
-//! shown at once. What the kernel reads out of its own pages is not heard of here; so at an open whose first read
-//! counts it is made to forget the first page.
+//! shown as soon as the kernel asks. What it reads out of pages it has is not heard of here; so where it keeps them at an
+//! open for reading, the open counts as the read.
 //!
 //! Invariants:
 //! - A read that was followed by a change of the inode is not told: it would undo a time that was set since.
@@ -36,11 +36,6 @@ impl AccessTimes {
             is_on,
             kept: Mutex::default(),
         }
-    }
-
-    /// Whether a read of it now would be kept.
-    pub(crate) fn would_move(&self, inode: InodeId, times: Times) -> bool {
-        self.is_on && times.move_with(now()) && !self.lock().contains_key(&inode)
     }
 
     /// A program read an inode that has these times.
@@ -154,9 +149,7 @@ mod tests {
         // that does not tell.
         let kept = AccessTimes::new(true);
         let before = now();
-        assert!(kept.would_move(FILE, times(10, 10)));
         kept.read(FILE, times(10, 10));
-        assert!(!kept.would_move(FILE, times(10, 10)));
         let [first] = kept.kept()[..] else {
             panic!("one is kept")
         };
@@ -171,7 +164,7 @@ mod tests {
         assert!(kept.kept().is_empty());
         let off = AccessTimes::new(false);
         off.read(FILE, times(10, 10));
-        assert!(off.kept().is_empty() && !off.would_move(FILE, times(10, 10)));
+        assert!(off.kept().is_empty());
     }
 
     #[test]

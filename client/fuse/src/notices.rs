@@ -20,10 +20,6 @@ enum Notice {
         inode: INodeNo,
         done: oneshot::Sender<()>,
     },
-    FirstPage {
-        inode: INodeNo,
-        done: oneshot::Sender<()>,
-    },
     Content {
         inode: INodeNo,
     },
@@ -42,18 +38,8 @@ impl Notices {
 
     /// The attributes the kernel has of an inode are out of date; its pages are not touched.
     pub(crate) async fn attributes_changed(&self, inode: INodeNo) {
-        self.deliver(|done| Notice::Attributes { inode, done }).await;
-    }
-
-    /// The kernel is to ask for the start of the file once more, so that a read is heard of. As below, nobody may
-    /// wait for this who is to answer a write.
-    pub(crate) async fn first_page_changed(&self, inode: INodeNo) {
-        self.deliver(|done| Notice::FirstPage { inode, done }).await;
-    }
-
-    async fn deliver(&self, notice: impl FnOnce(oneshot::Sender<()>) -> Notice) {
         let (done, finished) = oneshot::channel();
-        if self.queue.send(notice(done)).is_ok() {
+        if self.queue.send(Notice::Attributes { inode, done }).is_ok() {
             // It ends with the session: then there is no kernel left to tell.
             let _ = finished.await;
         }
@@ -75,15 +61,14 @@ impl NoticeQueue {
         let deliver = move || {
             for notice in self.queue {
                 // A negative offset: attributes only. A length of 0: up to the end.
-                let (inode, offset, length) = match &notice {
-                    Notice::Attributes { inode, .. } => (*inode, -1, 0),
-                    Notice::FirstPage { inode, .. } => (*inode, 0, 1),
-                    Notice::Content { inode } => (*inode, 0, 0),
+                let (inode, offset) = match &notice {
+                    Notice::Attributes { inode, .. } => (*inode, -1),
+                    Notice::Content { inode } => (*inode, 0),
                 };
-                if let Err(error) = notifier.inval_inode(inode, offset, length) {
+                if let Err(error) = notifier.inval_inode(inode, offset, 0) {
                     tracing::debug!(%error, "the kernel did not take a notice");
                 }
-                if let Notice::Attributes { done, .. } | Notice::FirstPage { done, .. } = notice {
+                if let Notice::Attributes { done, .. } = notice {
                     // Whoever asked may have gone.
                     let _ = done.send(());
                 }

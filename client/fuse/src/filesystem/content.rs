@@ -16,8 +16,8 @@ pub(super) struct How {
     pub(super) way: Way,
 }
 
-fn reads(flags: i32) -> bool {
-    flags & libc::O_ACCMODE != libc::O_WRONLY && flags & libc::O_NOATIME == 0
+fn only_reads(flags: i32) -> bool {
+    flags & libc::O_ACCMODE == libc::O_RDONLY && flags & libc::O_NOATIME == 0
 }
 
 impl Filesystem {
@@ -26,8 +26,9 @@ impl Filesystem {
         self.start(|volume| async move {
             match volume.open(volume.inode(inode), flags.0).await {
                 Ok((file, keep, stale)) => {
-                    if keep && reads(flags.0) && volume.access_times.would_move(file.inode, file.times()) {
-                        notices.first_page_changed(inode).await;
+                    // What is read out of pages the kernel keeps is not heard of here.
+                    if keep && only_reads(flags.0) {
+                        volume.access_times.read(file.inode, file.times());
                     }
                     if stale {
                         notices.attributes_changed(inode).await;
