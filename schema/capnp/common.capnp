@@ -261,6 +261,8 @@ struct Step @0xa3e8227bfbf9b83b {
       parent @7 :UInt64;
       attributes @8 :NewInode;
       quota @26 :UInt64;
+      born @30 :Int64;
+      # When, in nanoseconds since the Unix epoch.
     }
     removeDirectory @9 :UInt64;
     setParent :group {

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::ids::InodeId;
 use crate::inode::{Entry, FileKind, NewInode};
+use crate::operation::UnixNanos;
 use crate::policy::Policy;
 
 /// One check and change inside a transaction, at the partition that holds the object.
@@ -40,6 +41,8 @@ pub enum Step {
         attributes: NewInode,
         /// It is under this quota.
         quota: Option<InodeId>,
+        /// When, as whoever asked for it is told; the log entry's time if that is earlier.
+        born: UnixNanos,
     },
     /// Removes a directory inode that must be empty.
     RemoveDirectory {

@@ -59,8 +59,10 @@ fn write_step(step: &Step, mut builder: wire::step::Builder<'_>) {
             parent,
             attributes,
             quota,
+            born,
         } => {
             let mut group = builder.init_create_directory();
+            group.set_born(*born);
             group.set_inode(inode.0);
             group.set_parent(parent.0);
             group.set_quota(quota.map_or(0, |inode| inode.0));
@@ -126,6 +128,7 @@ pub(super) fn read_step(reader: wire::step::Reader<'_>, source: Source<'_>) -> R
             parent: InodeId(group.get_parent()),
             attributes: read_new_inode(group.get_attributes()?, source)?,
             quota: read::inode_or_none(group.get_quota()),
+            born: group.get_born(),
         },
         wire::step::RemoveDirectory(inode) => Step::RemoveDirectory {
             inode: InodeId(inode),

@@ -300,6 +300,7 @@ impl Generator {
                 parent: self.inode(),
                 attributes: self.new_inode(),
                 quota: self.option(Self::inode),
+                born: self.i64(),
             },
             3 => Step::RemoveDirectory { inode: self.inode() },
             4 => Step::SetParent {

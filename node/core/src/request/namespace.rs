@@ -12,7 +12,7 @@
 use bark_schema::ids::{InodeId, TransactionId};
 use bark_schema::operation::{
     Attributes, Command, Entry, Failure, FileKind, Namespace, NewInode, Query, Refusal, RenameMode, Reply,
-    RequestId, Step,
+    RequestId, Step, UnixNanos,
 };
 use bark_schema::placement;
 use bark_schema::policy::Policy;
@@ -182,7 +182,8 @@ async fn plan_make_directory(
             policy: Some(parent.policy),
         },
     );
-    let attributes_of_reply = new_directory_attributes(gateway, inode, &attributes, policy);
+    let born = gateway.now().unix_ns;
+    let attributes_of_reply = new_directory_attributes(inode, &attributes, policy, born);
     plan.add(
         home,
         Step::CreateDirectory {
@@ -190,6 +191,7 @@ async fn plan_make_directory(
             parent: directory,
             attributes,
             quota,
+            born,
         },
     );
     Ok((
@@ -201,8 +203,8 @@ async fn plan_make_directory(
     ))
 }
 
-fn new_directory_attributes(gateway: &Gateway, inode: InodeId, new: &NewInode, policy: Policy) -> Attributes {
-    let now = gateway.now().unix_ns;
+/// What a directory is born with.
+fn new_directory_attributes(inode: InodeId, new: &NewInode, policy: Policy, born: UnixNanos) -> Attributes {
     Attributes {
         inode,
         kind: FileKind::Directory,
@@ -211,10 +213,10 @@ fn new_directory_attributes(gateway: &Gateway, inode: InodeId, new: &NewInode, p
         group: new.group,
         size: 0,
         link_count: 2,
-        accessed: now,
-        modified: now,
-        changed: now,
-        version: 0,
+        accessed: born,
+        modified: born,
+        changed: born,
+        version: 1,
         device: 0,
         blocks: 0,
         policy,

@@ -241,6 +241,7 @@ impl State {
                 parent,
                 attributes,
                 quota,
+                born,
             } => {
                 let body = Body::Directory {
                     parent: *parent,
@@ -248,7 +249,9 @@ impl State {
                 };
                 self.put_under_quota(*inode, *quota);
                 let policy = Policy::default();
-                self.bear(*inode, Inode::new(attributes, policy, body, *inode, self.time));
+                // The coordinator's clock may be ahead; times of an inode never go back.
+                let born = self.time.min(*born);
+                self.bear(*inode, Inode::new(attributes, policy, body, *inode, born));
                 self.put_xattrs(*inode, &attributes.xattrs);
             }
             Step::RemoveDirectory { inode } => self.orphan_directory(*inode),
@@ -324,12 +327,14 @@ impl Row for Step {
                 parent,
                 attributes,
                 quota,
+                born,
             } => {
                 2u8.encode(sink);
                 inode.encode(sink);
                 parent.encode(sink);
                 attributes.encode(sink);
                 quota.encode(sink);
+                born.encode(sink);
             }
             Step::RemoveDirectory { inode } => {
                 3u8.encode(sink);
@@ -402,6 +407,7 @@ impl Row for Step {
                 parent: Row::decode(reader)?,
                 attributes: Row::decode(reader)?,
                 quota: Row::decode(reader)?,
+                born: Row::decode(reader)?,
             },
             3 => Step::RemoveDirectory {
                 inode: Row::decode(reader)?,

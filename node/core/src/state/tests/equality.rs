@@ -244,6 +244,7 @@ impl Workload {
                         parent,
                         attributes: new_inode(),
                         quota: None,
+                        born: i64::MAX,
                     },
                     Step::InsertEntry {
                         entry,

@@ -206,6 +206,7 @@ impl Forest {
             parent: entry.directory,
             attributes: new_inode(),
             quota,
+            born: i64::MAX,
         };
         let insert = Step::InsertEntry {
             entry: entry.clone(),

@@ -215,6 +215,7 @@ fn a_removed_directory_stays_readable_by_number_and_takes_nothing_in() {
         parent,
         attributes,
         quota: None,
+        born: i64::MAX,
     };
     apply(&mut machine, 1, vec![birth]).unwrap();
     apply(&mut machine, 2, vec![Step::RemoveDirectory { inode }]).unwrap();

@@ -52,6 +52,7 @@ fn birth(inode: InodeId, name: &str, policy: PolicyChange, expected: Option<Poli
                 ..new_inode()
             },
             quota: None,
+            born: i64::MAX,
         },
         Step::InsertEntry {
             entry,

@@ -64,6 +64,7 @@ fn make_directory(machine: &mut Machine, sequence: u64, name: &str) -> InodeId {
             parent: ROOT,
             attributes: new_inode(),
             quota: None,
+            born: i64::MAX,
         },
         Step::InsertEntry {
             entry: entry(ROOT, name),
@@ -84,6 +85,32 @@ fn make_directory(machine: &mut Machine, sequence: u64, name: &str) -> InodeId {
     };
     assert_eq!(machine.apply(command), Ok(Reply::Done));
     inode
+}
+
+#[test]
+fn a_directory_has_the_times_its_maker_was_told() {
+    // Goal: they do not move after mkdir, and are never ahead of the log. Method: a coordinator that planned a moment
+    // before the entry, and one whose clock is ahead.
+    let mut machine = Machine::new();
+    let now = machine.time;
+    for (sequence, told, expected) in [(1, now - SECOND, now - SECOND), (2, now + SECOND, now)] {
+        let inode = machine.state.allocate_inode_hint();
+        let birth = Step::CreateDirectory {
+            inode,
+            parent: ROOT,
+            attributes: new_inode(),
+            quota: None,
+            born: told,
+        };
+        machine
+            .apply(decide(transaction(sequence, 1), true, vec![birth]))
+            .unwrap();
+        let born = machine.attributes(inode);
+        assert_eq!(
+            (born.accessed, born.modified, born.changed),
+            (expected, expected, expected)
+        );
+    }
 }
 
 #[test]
@@ -340,6 +367,7 @@ fn inode_numbers_of_prepared_directories_are_not_given_away() {
             parent: ROOT,
             attributes: new_inode(),
             quota: None,
+            born: i64::MAX,
         }]
     };
     machine.apply(prepare(transaction(1, 1), birth(inode))).unwrap();
