@@ -129,6 +129,9 @@ impl Group {
             check_quorum: true,
             pre_vote: true,
             read_only_option: ReadOnlyOption::Safe,
+            // Followers hear of a commit with the next append or heartbeat: nobody reads from them, and to tell them at
+            // once costs as many messages as the entry itself.
+            skip_bcast_commit: true,
             max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
             max_committed_size_per_ready: COMMITTED_BYTES_PER_READY_MAX,
             ..raft::Config::default()
