@@ -48,6 +48,7 @@ impl Tree {
                     parent,
                     attributes,
                     quota: None,
+                    born: 0,
                 },
                 Step::InsertEntry {
                     entry,
