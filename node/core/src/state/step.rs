@@ -43,7 +43,7 @@ impl State {
             if !matches!(step, Step::CreateDirectory { .. }) {
                 self.check_held_by(&lock, Some(transaction))?;
             }
-            self.check_step(transaction, step, steps)?;
+            self.check_step(transaction, step)?;
             if !changed.insert(lock) {
                 return Err(Failure::refused(
                     Refusal::InvalidArgument,
@@ -69,7 +69,7 @@ impl State {
         Ok(())
     }
 
-    fn check_step(&self, transaction: TransactionId, step: &Step, steps: &[Step]) -> Result<(), Failure> {
+    fn check_step(&self, transaction: TransactionId, step: &Step) -> Result<(), Failure> {
         match step {
             Step::InsertEntry {
                 entry,
@@ -84,7 +84,7 @@ impl State {
                 if let Some(policy) = policy {
                     self.check_policy_is(entry.directory, *policy)?;
                 }
-                self.check_expected(entry, *kind, *expected, steps)
+                self.check_expected(entry, *kind, *expected)
             }
             Step::ExchangeEntry {
                 entry,
@@ -170,15 +170,12 @@ impl State {
         entry: &Entry,
         kind: FileKind,
         expected: Option<InodeId>,
-        steps: &[Step],
     ) -> Result<(), Failure> {
         match (self.dentry(entry.directory, &entry.name), expected) {
             (None, None) => self.check_room_for(entry.directory, &entry.name),
             (Some(found), Some(expected)) if found.inode == expected => check_kinds(kind, found.kind),
-            // For a rename that may replace, a name taken meanwhile is a reason to look again.
-            (Some(_), None) if !steps.iter().any(|step| matches!(step, Step::RemoveEntry { .. })) => {
-                Err(Failure::refused(Refusal::Exists, "file exists"))
-            }
+            // A name that was taken meanwhile, too: whether that refuses the operation is for its coordinator to say
+            // when it looks again, for a rename may replace.
             _ => Err(entry_changed()),
         }
     }
