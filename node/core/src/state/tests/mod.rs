@@ -6,6 +6,7 @@ mod data;
 mod equality;
 mod files;
 mod forest;
+mod full_scan;
 mod keys;
 mod large;
 mod opens;
@@ -16,6 +17,7 @@ mod sessions;
 mod transactions;
 mod update;
 mod usage;
+mod workload;
 
 use bark_schema::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId};
 use bark_schema::limits::ORPHAN_GRACE_MS;
