@@ -21,9 +21,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cluster::{Cluster, Patience};
 use crate::filesystem::Filesystem;
-use crate::mount_table::{self, SUBTYPE, shown};
+use crate::mount_table::{self, MountEntry, SUBTYPE, shown};
 use crate::notices::Notices;
-use crate::volume::{How, Volume};
+use crate::volume::{Settings, Volume};
 
 /// The kernel asks for so much more than a program reads: four blocks on their way at once.
 const READ_AHEAD_KIB: u32 = 4096;
@@ -110,11 +110,11 @@ impl Mount {
         }
         let (notices, queue) = Notices::new();
         let cluster = Cluster::new(client, options.patience);
-        let how = How {
+        let settings = Settings {
             is_synchronous: options.synchronous,
             moves_access_times: options.access_times && !options.read_only,
         };
-        let volume = Arc::new(Volume::new(cluster, notices.clone(), root.inode, how));
+        let volume = Arc::new(Volume::new(cluster, notices.clone(), root.inode, settings));
         let filesystem = Filesystem::new(volume.clone(), notices, Runtime::current());
         let config = config(&options);
         let place = directory.clone();
@@ -185,29 +185,35 @@ fn detach(directory: &Path) {
     }
 }
 
-/// Changes what can be changed of a mount as it is: read-only, synchronous and trust. Busy while a program has a
+/// Changes what can be changed of a mount as it is: read-only, synchronous and trust; times of access stay. Busy while a program has a
 /// file open for writing, or one that was removed, if it is to become read-only.
 pub fn remount(options: &MountOptions) -> Result<(), Error> {
-    let place = bark_mount(&options.directory)?;
+    let mounted = bark_mount(&options.directory)?;
+    if !options.access_times && !mounted.has_noatime {
+        return Err(Error::Directory {
+            directory: shown(&options.directory),
+            sentence: "noatime cannot be changed by a remount: unmount, and mount again".into(),
+        });
+    }
     let flags = [
         (options.read_only, MountFlags::RDONLY),
         (options.synchronous, MountFlags::SYNCHRONOUS),
         (!options.trust.set_user, MountFlags::NOSUID),
         (!options.trust.devices, MountFlags::NODEV),
         (!options.trust.execution, MountFlags::NOEXEC),
-        (options.access_times, MountFlags::RELATIME),
-        (!options.access_times, MountFlags::NOATIME),
+        (!mounted.has_noatime, MountFlags::RELATIME),
+        (mounted.has_noatime, MountFlags::NOATIME),
     ];
     let wanted = flags.into_iter().filter(|(wanted, _)| *wanted);
     let flags = wanted.fold(MountFlags::empty(), |all, (_, flag)| all | flag);
-    mount_remount(&place, flags, "").map_err(|error| Error::Kernel {
+    mount_remount(&mounted.directory, flags, "").map_err(|error| Error::Kernel {
         directory: shown(&options.directory),
         source: error.into(),
     })
 }
 
-/// The absolute path of a directory where BarkFS is mounted.
-fn bark_mount(directory: &Path) -> Result<PathBuf, Error> {
+/// What the kernel knows of a directory where BarkFS is mounted.
+fn bark_mount(directory: &Path) -> Result<MountEntry, Error> {
     let named = |sentence: &str| Error::Directory {
         directory: shown(directory),
         sentence: sentence.into(),
@@ -220,7 +226,7 @@ fn bark_mount(directory: &Path) -> Result<PathBuf, Error> {
     match mount_table::find(&place).map_err(kernel)? {
         None => Err(named("Not mounted")),
         Some(entry) if !entry.is_bark() => Err(named("Not a BarkFS mount")),
-        Some(_) => Ok(place),
+        Some(entry) => Ok(entry),
     }
 }
 
@@ -234,7 +240,7 @@ pub fn unmount(directory: &Path, force: bool) -> Result<(), Error> {
         directory: shown(directory),
         source,
     };
-    let place = bark_mount(directory)?;
+    let place = bark_mount(directory)?.directory;
     if force {
         return match unmount_now(&place, UnmountFlags::FORCE) {
             Err(Errno::BUSY) => unmount_now(&place, UnmountFlags::DETACH),

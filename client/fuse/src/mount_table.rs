@@ -17,6 +17,8 @@ pub(crate) struct MountEntry {
     pub(crate) device: String,
     pub(crate) directory: PathBuf,
     pub(crate) kind: String,
+    /// Reads do not move times of access.
+    pub(crate) has_noatime: bool,
 }
 
 impl MountEntry {
@@ -49,6 +51,10 @@ fn parse(line: &[u8]) -> Option<MountEntry> {
         device: String::from_utf8(fields.get(2)?.to_vec()).ok()?,
         directory: PathBuf::from(OsString::from_vec(unescape(fields.get(4)?))),
         kind: String::from_utf8_lossy(fields.get(separator + 1)?).into_owned(),
+        has_noatime: fields
+            .get(5)?
+            .split(|byte| *byte == b',')
+            .any(|option| option == b"noatime"),
     })
 }
 
@@ -95,6 +101,8 @@ mod tests {
         let entry = parse(line).unwrap();
         assert_eq!(entry.directory, Path::new(r"/tmp/a b\c"));
         assert_eq!(entry.device, "0:45");
-        assert!(entry.is_bark());
+        assert!(entry.is_bark() && !entry.has_noatime);
+        let line = br"40 29 0:45 / /tmp rw,nosuid,noatime shared:1 - fuse.bark dev rw,user_id=0";
+        assert!(parse(line).unwrap().has_noatime);
     }
 }
