@@ -58,7 +58,7 @@ pub(crate) struct Wanted {
 
 /// How it is mounted.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct How {
+pub(crate) struct Settings {
     /// Whatever a program changes is in the cluster before it is answered.
     pub(crate) is_synchronous: bool,
     /// Reads are told to the cluster.
@@ -78,15 +78,15 @@ pub(crate) struct Volume {
 }
 
 impl Volume {
-    pub(crate) fn new(cluster: Cluster, notices: Notices, root: InodeId, how: How) -> Volume {
+    pub(crate) fn new(cluster: Cluster, notices: Notices, root: InodeId, settings: Settings) -> Volume {
         Volume {
             files: OpenFiles::new(cluster.clone(), notices),
             directories: Directories::default(),
-            access_times: AccessTimes::new(how.moves_access_times),
+            access_times: AccessTimes::new(settings.moves_access_times),
             cluster,
             capacity: CapacityCache::default(),
             root,
-            is_synchronous: how.is_synchronous,
+            is_synchronous: settings.is_synchronous,
         }
     }
 

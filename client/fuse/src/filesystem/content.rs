@@ -16,7 +16,8 @@ pub(super) struct How {
     pub(super) way: Way,
 }
 
-fn only_reads(flags: i32) -> bool {
+/// An open that reads, and moves the time of access.
+fn counts_as_read(flags: i32) -> bool {
     flags & libc::O_ACCMODE == libc::O_RDONLY && flags & libc::O_NOATIME == 0
 }
 
@@ -27,7 +28,7 @@ impl Filesystem {
             match volume.open(volume.inode(inode), flags.0).await {
                 Ok((file, keep, stale)) => {
                     // What is read out of pages the kernel keeps is not heard of here.
-                    if keep && only_reads(flags.0) {
+                    if keep && counts_as_read(flags.0) {
                         volume.access_times.read(file.inode, file.times());
                     }
                     if stale {
