@@ -115,6 +115,13 @@ struct Query @0x920c6259fcbe7f32 {
     data @22 :DataQuery;
     usage @23 :UsageQuery;
     quota @24 :QuotaQuery;
+    by :group {
+      # Another query, by a client that may hold delegations; not one of these two.
+      client @25 :UInt64;
+      query @26 :Query;
+    }
+    awaitRecall @27 :UInt64;
+    # Answered when a delegation of this client is wanted back.
   }
 }
 
@@ -398,6 +405,27 @@ struct Command @0xf6137f4308a7bad3 {
     quota @61 :QuotaCommand;
     moveAccessTimes @62 :List(Access);
     # Files that were read; the time of access moves where it has to.
+    delegation @63 :DelegationCommand;
+    ordered :group {
+      # A change that was told to be done before it was sent.
+      after @64 :UInt64;
+      # The sequence of the change before it by the same client; 0: there is none.
+      time @65 :Int64;
+      inode @66 :UInt64;
+      # Of what it makes; 0: nothing.
+      command @67 :Command;
+    }
+  }
+}
+
+struct DelegationCommand @0xbcc2032d9948fd3c {
+  # Directories that one client has for itself.
+  client @0 :UInt64;
+  directories @1 :List(UInt64);
+  union {
+    take @2 :UInt32;
+    # With a lease of so many milliseconds.
+    giveBack @3 :Void;
   }
 }
 
@@ -923,6 +951,8 @@ struct Reply @0xc5518b2f91c2927e {
     }
     allowance @43 :Allowance;
     quota @44 :Quota;
+    delegated @45 :List(UInt64);
+    # Directories: those the client has, or those wanted back.
   }
 }
 
@@ -949,6 +979,11 @@ struct Failure @0xd7fe5dd7b34ba5a0 {
       quota @9 :UInt64;
       bytes @10 :UInt64;
       inodes @11 :UInt64;
+    }
+    delegated :group {
+      # Another client has the directory for itself.
+      directory @12 :UInt64;
+      client @13 :UInt64;
     }
   }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: every failure is of one of three outcomes, applied, not applied or unknown.
 
-use crate::ids::{InodeId, NodeNumber, PartitionId, TransactionId};
+use crate::ids::{ClientId, InodeId, NodeNumber, PartitionId, TransactionId};
 
 /// Why a request did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +28,9 @@ pub enum Failure {
     /// The partition may use no more of a quota until it is granted, which its leader sees to.
     #[error("the partition's part of the quota is used up")]
     OverAllowance { quota: InodeId, bytes: u64, inodes: u64 },
+    /// A client has the directory for itself, until the leader has it back.
+    #[error("held by another client")]
+    Delegated { directory: InodeId, client: ClientId },
     /// It may or may not have been applied; repeat it under the same id to find out.
     #[error("outcome not known: {0}")]
     Unknown(String),

@@ -8,6 +8,7 @@ pub mod allocator;
 pub mod cluster_file;
 pub mod codec;
 pub mod data;
+pub mod delegation;
 pub mod failure;
 pub mod frame;
 pub mod generated;

@@ -44,6 +44,9 @@ pub const ACCESSES_PER_COMMAND_MAX: usize = 4096;
 pub const LEASE_MS_MIN: u32 = 1_000;
 pub const LEASE_MS_DEFAULT: u32 = 30_000;
 pub const LEASE_MS_MAX: u32 = 600_000;
+/// Directories in one command about delegations, and those one client has of one partition.
+pub const DELEGATIONS_PER_COMMAND_MAX: usize = 1024;
+pub const DELEGATIONS_PER_CLIENT_MAX: usize = 4096;
 /// How long an inode stays after its last name or its last known open went. Clients tell what they have
 /// open well before: after a tenth of it.
 pub const ORPHAN_GRACE_MS: u64 = 10_000;

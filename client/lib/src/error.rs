@@ -49,12 +49,13 @@ impl Error {
             },
             Failure::Unknown(reason) => Error::Unknown { subject, reason },
             Failure::Busy(reason) => Error::Unavailable { subject, reason },
-            Failure::NotLeader { .. } | Failure::Locked { .. } | Failure::OverAllowance { .. } => {
-                Error::Unavailable {
-                    subject,
-                    reason: failure.to_string(),
-                }
-            }
+            Failure::NotLeader { .. }
+            | Failure::Locked { .. }
+            | Failure::Delegated { .. }
+            | Failure::OverAllowance { .. } => Error::Unavailable {
+                subject,
+                reason: failure.to_string(),
+            },
             Failure::CrossPartition | Failure::TooLargeForInline => Error::Protocol {
                 subject,
                 reason: failure.to_string(),

@@ -14,6 +14,7 @@
 
 mod command;
 mod data;
+mod delegation;
 mod inode;
 mod message;
 mod namespace;
@@ -58,6 +59,8 @@ pub enum Error {
     Trailing(usize),
     #[error("{0} is missing")]
     Missing(&'static str),
+    #[error("a {0} stands where none may: inside another")]
+    Nested(&'static str),
 }
 
 impl From<capnp::NotInSchema> for Error {

@@ -4,6 +4,7 @@
 //! makes a frame of two segments, which is as valid.
 
 use crate::data::{DataCommand, DataQuery, NewBytes};
+use crate::delegation::DelegationCommand;
 use crate::message::{ClientMessage, PeerMessage, RaftMessage, ServerMessage};
 use crate::operation::{
     Command, Content, Extent, Failure, ListPosition, Namespace, NewContent, NewInode, NodeRequest, Proposal,
@@ -26,6 +27,8 @@ const TRANSACTION_ID_WORDS: usize = 3;
 const USAGE_REPORT_WORDS: usize = 7;
 /// Of an update, with its change of attributes and less its bytes.
 const UPDATE_WORDS: usize = 20;
+/// A query or command inside another.
+const NESTED_WORDS: usize = 16;
 
 pub fn peer_words(message: &PeerMessage) -> usize {
     FIXED_WORDS
@@ -96,19 +99,7 @@ fn raft(message: &RaftMessage) -> usize {
 
 fn request(request: &Request) -> usize {
     match request {
-        Request::Query { query, .. } => match query {
-            Query::KeyGet { key } => data(key),
-            Query::KeyGetMany { keys } | Query::KeyExists { keys } => list(keys),
-            Query::KeyScan { after, prefix, .. } => data(after) + data(prefix),
-            Query::Lookup { name, .. } => data(name),
-            Query::ReadDirectory {
-                after: ListPosition::AfterName(name),
-                ..
-            }
-            | Query::XattrGet { name, .. } => data(name),
-            Query::Data(DataQuery::UnknownBlocks { blocks }) => blocks.len() * BLOCK_ID_WORDS,
-            _ => 0,
-        },
+        Request::Query { query: asked, .. } => query(asked),
         Request::Command { command: asked, .. } => command(asked),
         Request::Namespace { operation, .. } => match operation {
             Namespace::MakeDirectory { name, attributes, .. } => data(name) + new_inode(attributes),
@@ -140,8 +131,25 @@ fn request(request: &Request) -> usize {
     }
 }
 
-fn command(command: &Command) -> usize {
-    match command {
+fn query(asked: &Query) -> usize {
+    match asked {
+        Query::KeyGet { key } => data(key),
+        Query::KeyGetMany { keys } | Query::KeyExists { keys } => list(keys),
+        Query::KeyScan { after, prefix, .. } => data(after) + data(prefix),
+        Query::Lookup { name, .. } => data(name),
+        Query::ReadDirectory {
+            after: ListPosition::AfterName(name),
+            ..
+        }
+        | Query::XattrGet { name, .. } => data(name),
+        Query::Data(DataQuery::UnknownBlocks { blocks }) => blocks.len() * BLOCK_ID_WORDS,
+        Query::By { query: inner, .. } => NESTED_WORDS + query(inner),
+        _ => 0,
+    }
+}
+
+fn command(asked: &Command) -> usize {
+    match asked {
         Command::KeySet { key, value, .. } => data(key) + data(value),
         Command::KeyDelete { keys, .. } => list(keys),
         Command::KeyIncrement { key, .. } => data(key),
@@ -185,6 +193,10 @@ fn command(command: &Command) -> usize {
             reply: answered,
             ..
         } => steps(held) + participants.len() + reply(answered),
+        Command::Delegation(
+            DelegationCommand::Take { directories, .. } | DelegationCommand::GiveBack { directories, .. },
+        ) => directories.len(),
+        Command::Ordered { command: inner, .. } => NESTED_WORDS + command(inner),
         Command::KeyExpireDue { .. }
         | Command::ReapOrphans { .. }
         | Command::Quota(_)
@@ -279,6 +291,7 @@ fn reply(reply: &Reply) -> usize {
             ..
         } => (reports.len() + next.len()) * USAGE_REPORT_WORDS + transactions.len() * TRANSACTION_ID_WORDS,
         Reply::Stored { nodes } => nodes.len(),
+        Reply::Delegated(directories) => directories.len(),
         Reply::Cluster(status) => {
             // Five texts a node, rarely longer than 32 bytes each.
             (2 * status.nodes.len() + status.partitions.len() + 2) * STATUS_WORDS

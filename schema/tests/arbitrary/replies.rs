@@ -1,6 +1,7 @@
 //! Replies and failures.
 
 use bark_schema::data::*;
+use bark_schema::ids::ClientId;
 use bark_schema::operation::*;
 use bark_schema::quota::*;
 
@@ -8,7 +9,7 @@ use super::Generator;
 
 impl Generator {
     pub(super) fn reply(&mut self) -> Reply {
-        match self.choose("Reply", 29) {
+        match self.choose("Reply", 30) {
             0 => Reply::Done,
             1 => Reply::Value(self.option(|generator| KeyValue {
                 value: generator.data(),
@@ -107,6 +108,7 @@ impl Generator {
                 transactions: self.list(Self::transaction),
                 more: self.flag(),
             },
+            28 => Reply::Delegated(self.list(Self::inode)),
             _ => Reply::Value(None),
         }
     }
@@ -144,7 +146,7 @@ impl Generator {
     }
 
     pub(super) fn failure(&mut self) -> Failure {
-        match self.choose("Failure", 8) {
+        match self.choose("Failure", 9) {
             0 => Failure::NotLeader {
                 leader: self.option(Self::node),
             },
@@ -161,6 +163,10 @@ impl Generator {
             },
             4 => Failure::TooLargeForInline,
             5 => Failure::Unknown(self.text()),
+            7 => Failure::Delegated {
+                directory: self.inode(),
+                client: ClientId(self.number()),
+            },
             _ => Failure::Refused(self.refusal(), self.text()),
         }
     }

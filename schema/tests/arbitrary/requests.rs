@@ -1,6 +1,7 @@
 //! Requests: queries, commands, operations and steps.
 
 use bark_schema::access_time::Access;
+use bark_schema::delegation::DelegationCommand;
 use bark_schema::ids::*;
 use bark_schema::operation::*;
 use bark_schema::quota::*;
@@ -29,7 +30,7 @@ impl Generator {
     }
 
     pub(super) fn query(&mut self) -> Query {
-        match self.choose("Query", 17) {
+        match self.choose("Query", 19) {
             0 => Query::KeyGet { key: self.data() },
             1 => Query::KeyGetMany {
                 keys: self.list(Self::data),
@@ -86,6 +87,19 @@ impl Generator {
                     limit: self.u32(),
                 },
             }),
+            16 => {
+                let mut query = self.query();
+                while matches!(query, Query::By { .. } | Query::AwaitRecall { .. }) {
+                    query = self.query();
+                }
+                Query::By {
+                    client: ClientId(self.number()),
+                    query: Box::new(query),
+                }
+            }
+            17 => Query::AwaitRecall {
+                client: ClientId(self.number()),
+            },
             _ => Query::TransactionOutcome {
                 transaction: self.transaction(),
             },
@@ -93,7 +107,7 @@ impl Generator {
     }
 
     pub(super) fn command(&mut self) -> Command {
-        match self.choose("Command", 24) {
+        match self.choose("Command", 26) {
             0 => Command::KeySet {
                 key: self.data(),
                 value: self.data(),
@@ -198,6 +212,29 @@ impl Generator {
                     at: values.i64(),
                 }),
             },
+            23 => {
+                let (client, directories) = (ClientId(self.number()), self.list(Self::inode));
+                Command::Delegation(match self.choose("DelegationCommand", 2) {
+                    0 => DelegationCommand::Take {
+                        client,
+                        directories,
+                        lease_ms: self.u32(),
+                    },
+                    _ => DelegationCommand::GiveBack { client, directories },
+                })
+            }
+            24 => {
+                let mut command = self.command();
+                while matches!(command, Command::Ordered { .. }) {
+                    command = self.command();
+                }
+                Command::Ordered {
+                    after: self.number(),
+                    time: self.i64(),
+                    inode: self.option(Self::inode).filter(|inode| inode.0 != 0),
+                    command: Box::new(command),
+                }
+            }
             _ => Command::Forget {
                 transaction: self.transaction(),
             },

@@ -63,6 +63,7 @@ impl Partition {
         let batch = &mut self.pending.batch;
         let run = batch.run.as_mut().expect("a run was begun");
         run.push(&mut batch.data, key, value);
+        batch.patient_until_us = None;
         batch.calls.push(Asker::Key(asker));
     }
 

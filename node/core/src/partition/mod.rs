@@ -18,6 +18,7 @@ mod apply;
 pub mod event;
 mod key_run;
 mod keys;
+mod lease_grace;
 mod pending;
 mod rejoin;
 mod snapshot;
@@ -41,12 +42,17 @@ use crate::state::State;
 use crate::time::Now;
 use event::{CallId, Completion, Output, Returned};
 pub(crate) use key_run::plain_set;
+use lease_grace::LeaseGrace;
 use pending::{Batch, Pending, Position, Read, WaitingEntry, WaitingRead};
 pub use snapshot_config::{SnapshotConfig, SnapshotCounts};
 pub use start::Start;
 
 /// A batch that reached this size is proposed before the turn ends.
 const BATCH_SIZE_BYTES_MAX: usize = 1 << 20;
+/// How long commands nobody waits for wait for company; an entry costs its nodes as much as a hundred commands.
+const PATIENCE_US: u64 = 2_000;
+/// They wait no longer once they have so many bytes.
+const PATIENT_SIZE_BYTES_MAX: usize = 64 * KIB;
 /// Largest command. It must fit a record of the log and, with the message around it, a frame to a follower; what
 /// does not would stop the log of every node that tried.
 const ENTRY_SIZE_BYTES_MAX: usize = FRAME_SIZE_PEER_MAX - 64 * KIB;
@@ -90,6 +96,8 @@ pub struct Partition {
     ticks_as_leader: u64,
     /// For the state's hash map; not replicated.
     hash_seed: u64,
+    turn_us: u64,
+    lease_grace: LeaseGrace,
 }
 
 impl Partition {
@@ -187,6 +195,7 @@ impl Partition {
             return;
         }
         self.time = self.time.max(now.unix_ns);
+        let is_patient = matches!(command, Command::Ordered { .. });
         let encoded = codec::encode_proposal(&Proposal {
             time: self.time,
             id,
@@ -207,6 +216,13 @@ impl Partition {
             self.propose_batch();
         }
         let batch = &mut self.pending.batch;
+        batch.patient_until_us = match is_patient {
+            true if batch.calls.is_empty() => Some(now.monotonic_us + PATIENCE_US),
+            true => batch
+                .patient_until_us
+                .filter(|_| batch.data.len() < PATIENT_SIZE_BYTES_MAX),
+            false => None,
+        };
         batch.seal_run();
         batch
             .data
@@ -267,11 +283,12 @@ impl Partition {
                 if partition.state.has_due_keys(now.unix_ms()) {
                     partition.submit_command(now, None, None, Command::KeyExpireDue { limit: EXPIRE_LIMIT });
                 }
-                if partition.state.has_due_orphans(now.unix_ns) {
+                if partition.lease_grace.is_over(now) && partition.state.has_due_orphans(now.unix_ns) {
                     partition.submit_command(now, None, None, Command::ReapOrphans { limit: REAP_LIMIT });
                 }
             } else {
                 partition.ticks_as_leader = 0;
+                partition.lease_grace.begin();
             }
         });
     }
@@ -343,8 +360,14 @@ impl Partition {
 
     /// Until the next turn about so many commands are applied: whole entries, at least one. A replica that catches
     /// up has more committed entries at once than the others of its worker can wait for.
-    pub fn begin_turn(&mut self, commands_max: u64) {
+    pub fn begin_turn(&mut self, now: Now, commands_max: u64) {
         self.commands_left = commands_max;
+        self.turn_us = now.monotonic_us;
+    }
+
+    /// When a batch that waits for company is proposed.
+    pub fn patient_until_us(&self) -> Option<u64> {
+        self.pending.batch.patient_until_us
     }
 
     /// Committed entries wait for the next turn.
@@ -401,7 +424,11 @@ impl Partition {
 
     /// Whether [`Partition::flush`] or [`Partition::collect`] have something to do at once.
     pub fn has_batch(&self) -> bool {
-        !self.pending.batch.calls.is_empty() || self.pending.reads_unasked
+        let batch = &self.pending.batch;
+        let is_due = batch
+            .patient_until_us
+            .is_none_or(|until_us| until_us <= self.turn_us);
+        (is_due && !batch.calls.is_empty()) || self.pending.reads_unasked
     }
 
     fn propose_batch(&mut self) {

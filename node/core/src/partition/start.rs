@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use bark_schema::ids::{NodeNumber, PartitionId};
 use bark_schema::message::LogEntry;
 
+use super::lease_grace::LeaseGrace;
 use super::pending::Pending;
 use super::{Partition, SnapshotConfig, rejoin, snapshot};
 use crate::consensus::{self, Group, GroupOutput, GroupStorage};
@@ -75,6 +76,8 @@ impl Partition {
             unfinished: Vec::new(),
             ticks_as_leader: 0,
             hash_seed,
+            turn_us: now.monotonic_us,
+            lease_grace: LeaseGrace::default(),
         };
         partition.state.set_hash_seed(hash_seed);
         if partition.replicas.len() == 1 {

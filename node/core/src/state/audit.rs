@@ -9,7 +9,7 @@
 //! - Inodes: directories count their entries and subdirectories, attributes and extents are counted, and one without
 //!   a name is due or open.
 //! - Extents do not overlap, lie within their file, and are what the blocks' references count.
-//! - Opens and leases, sessions and replies, locks and prepared transactions belong to each other.
+//! - Opens, delegations and leases, sessions and replies, locks and prepared transactions belong to each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,6 +30,7 @@ impl State {
         self.audit_inodes()?;
         self.audit_extents()?;
         self.audit_opens()?;
+        self.audit_delegations()?;
         self.audit_sessions()?;
         self.audit_locks()
     }
@@ -178,6 +179,29 @@ impl State {
             Some(client) => Err(format!("{client} has open files and no lease")),
             None => Ok(()),
         }
+    }
+
+    fn audit_delegations(&self) -> Result<(), String> {
+        for (directory, client) in self.delegations.iter() {
+            if !self.delegations_by_client.contains(&(*client, *directory)) {
+                return Err(format!("{directory} is delegated, but not to {client}"));
+            }
+            if !self.leases.contains(client) {
+                return Err(format!("{client} holds {directory} and has no lease"));
+            }
+            let is_directory = self
+                .inodes
+                .get(directory)
+                .is_some_and(|row| row.kind() == FileKind::Directory && row.link_count > 0);
+            if !is_directory {
+                return Err(format!("{directory} is delegated and no directory with a name"));
+            }
+        }
+        agree(
+            "delegations by client",
+            &self.delegations_by_client.len(),
+            &self.delegations.len(),
+        )
     }
 
     fn audit_sessions(&self) -> Result<(), String> {

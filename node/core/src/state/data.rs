@@ -415,7 +415,7 @@ impl State {
 
     /// The content changed now. Answers the attributes.
     pub(super) fn touch_content(&mut self, inode: InodeId) -> Result<Reply, Failure> {
-        let time = self.time;
+        let time = self.moment();
         self.change_inode(inode, |row| row.touch_content(time));
         self.answer_attributes(inode)
     }

@@ -349,7 +349,8 @@ impl State {
 
     /// Takes a directory out of the tree; it was empty.
     pub(super) fn orphan_directory(&mut self, id: InodeId) {
-        let time = self.time;
+        self.end_any_delegation(id);
+        let time = self.moment();
         let found = self.change_inode(id, |inode| {
             inode.link_count = 0;
             inode.changed = time;

@@ -22,6 +22,7 @@ mod block;
 mod codec;
 mod counters;
 mod data;
+mod delegation;
 mod dentry;
 mod entry_name;
 mod extent;
@@ -58,7 +59,7 @@ mod xattr;
 use std::collections::BTreeSet;
 
 use bark_schema::ids::{BlockId, ClientId, InodeId, PartitionId, TransactionId};
-use bark_schema::operation::{Command, Failure, Proposal, Reply, UnixMillis, UnixNanos};
+use bark_schema::operation::{Command, Failure, Proposal, Refusal, Reply, UnixMillis, UnixNanos};
 use bark_schema::quota::Allowance;
 
 pub use counters::SpaceCounters;
@@ -67,6 +68,7 @@ pub use fragment::{Fragment, FragmentPlace};
 pub(crate) use quota::other_quota;
 
 use block::{BlockRow, GarbageRow};
+use delegation::Foretold;
 use dentry::{Dentry, DentryKey};
 use extent::ExtentRow;
 use inode::Inode;
@@ -119,6 +121,8 @@ pub struct State {
     snapshot: Option<Snapshot>,
     /// The entry applied last did only a part of its command; see [`unfinished`].
     unfinished: bool,
+    /// Of the ordered command that is being applied.
+    foretold: Option<Foretold>,
 
     keys: KeyTable,
     expiries: Table<(UnixMillis, Box<[u8]>), ()>,
@@ -154,6 +158,9 @@ pub struct State {
     grants: Table<(InodeId, PartitionId), Allowance>,
     /// What is used here of quotas, wherever their directories are.
     allowances: Table<InodeId, AllowanceRow>,
+    /// Directories at home here that one client has for itself.
+    delegations: Table<InodeId, ClientId>,
+    delegations_by_client: Table<(ClientId, InodeId), ()>,
 }
 
 /// Does the same with every table of a state, in the order of their tags.
@@ -162,13 +169,15 @@ macro_rules! each_table {
         each_table!(@ (&mut $state), $table, $action, keys expiries inodes dentries extents blocks garbage
             sessions replies retirements prepared locks tombstones outcomes
             xattrs orphans opens opens_by_client leases fences usages contributions names
-            quotas grants allowances due_orphans)
+            quotas grants allowances due_orphans
+            delegations delegations_by_client)
     };
     (shared $state:expr, $table:ident, $action:expr) => {
         each_table!(@ (&$state), $table, $action, keys expiries inodes dentries extents blocks garbage
             sessions replies retirements prepared locks tombstones outcomes
             xattrs orphans opens opens_by_client leases fences usages contributions names
-            quotas grants allowances due_orphans)
+            quotas grants allowances due_orphans
+            delegations delegations_by_client)
     };
     (@ (&mut $state:expr), $table:ident, $action:expr, $($field:ident)*) => {
         $( { let $table = &mut $state.$field; $action; } )*
@@ -208,6 +217,7 @@ impl State {
             orphan_count: 0,
             snapshot: None,
             unfinished: false,
+            foretold: None,
             keys: KeyTable::new(1),
             expiries: Table::new(2),
             inodes: Table::new(3),
@@ -235,6 +245,8 @@ impl State {
             grants: Table::new(25),
             allowances: Table::new(26),
             due_orphans: Table::new(27),
+            delegations: Table::new(28),
+            delegations_by_client: Table::new(29),
         }
     }
 
@@ -305,7 +317,10 @@ impl State {
                     steps,
                 },
                 _,
-            ) => self.prepare(*transaction, *primary, steps),
+            ) => {
+                self.check_steps_undelegated(transaction.client, steps)?;
+                self.prepare(*transaction, *primary, steps)
+            }
             (
                 Command::Decide {
                     transaction,
@@ -337,7 +352,10 @@ impl State {
                     acknowledged_below,
                 },
                 _,
-            ) => self.decide_commit(*transaction, steps, participants, reply, *acknowledged_below),
+            ) => {
+                self.check_steps_undelegated(transaction.client, steps)?;
+                self.decide_commit(*transaction, steps, participants, reply, *acknowledged_below)
+            }
             (Command::Finish { transaction, commit }, _) => self.finish(*transaction, *commit),
             (Command::Forget { transaction }, _) => self.forget(*transaction),
             (command, None) => self.execute(command),
@@ -346,7 +364,24 @@ impl State {
                     return result;
                 }
                 self.admit(id)?;
-                let result = self.execute(command);
+                let result = match command {
+                    Command::Ordered {
+                        after,
+                        time,
+                        inode,
+                        command,
+                    } => {
+                        let foretold = Foretold {
+                            time: *time,
+                            inode: *inode,
+                        };
+                        self.apply_ordered(id, *after, foretold, command)
+                    }
+                    command => {
+                        self.check_undelegated(id.client, command)?;
+                        self.execute(command)
+                    }
+                };
                 self.record(id.client, id.sequence, id.acknowledged_below, &result);
                 result
             }
@@ -386,6 +421,11 @@ impl State {
             Command::Data(command) => self.change_data(command),
             Command::Usage(command) => self.change_usage(command),
             Command::Quota(command) => self.change_quota(command),
+            Command::Delegation(command) => self.change_delegations(command),
+            Command::Ordered { .. } => Err(Failure::refused(
+                Refusal::InvalidArgument,
+                "an ordered change needs the name of its request",
+            )),
             Command::WriteInline {
                 inode,
                 offset,

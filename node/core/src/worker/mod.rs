@@ -24,6 +24,7 @@ pub mod event;
 pub mod gateway;
 mod keys;
 mod lanes;
+mod recalls;
 mod router;
 mod space;
 mod upkeep;
@@ -49,6 +50,7 @@ pub use cleaning::CleaningConfig;
 use coordinators::Coordinators;
 use event::{Effect, Input, SiblingMessage, StorageEvent, StorageRequest};
 use gateway::{Gateway, Reach, Waiter};
+use recalls::Recalls;
 
 /// Election clock: 10 of these without a leader start an election.
 pub const TICK_US: u64 = 40_000;
@@ -110,6 +112,7 @@ pub struct Worker {
     completed_calls: Rc<RefCell<Vec<Completion>>>,
     coordinators: Coordinators,
     allowances: Allowances,
+    recalls: Recalls,
     output: Output,
     heartbeats: Vec<Heartbeat>,
     lanes: lanes::Lanes,
@@ -136,6 +139,7 @@ impl Worker {
             completed_calls: Rc::default(),
             coordinators: Coordinators::default(),
             allowances: Allowances::default(),
+            recalls: Recalls::default(),
             output: Output::default(),
             heartbeats: Vec::new(),
             lanes: lanes::Lanes::default(),
@@ -169,7 +173,9 @@ impl Worker {
         if self.partitions.values().any(Partition::has_backlog) {
             return 0;
         }
-        self.next_tick_us.min(timer).min(held)
+        let patient = self.partitions.values().filter_map(Partition::patient_until_us);
+        let patient = patient.min().unwrap_or(u64::MAX);
+        self.next_tick_us.min(timer).min(held).min(patient)
     }
 
     /// One turn; `inputs` is emptied, `effects` is added to.
@@ -177,7 +183,7 @@ impl Worker {
         self.gateway.shared().now.set(now);
         let commands_max = (COMMANDS_PER_TURN_MAX / self.partitions.len().max(1) as u64).max(1);
         for partition in self.partitions.values_mut() {
-            partition.begin_turn(commands_max);
+            partition.begin_turn(now, commands_max);
         }
         for input in inputs.drain(..) {
             self.collect(input);
@@ -372,6 +378,7 @@ impl Worker {
         }
         moved |= self.complete_coordinated();
         moved |= self.resume_granted();
+        moved |= self.release_recalled();
         moved |= self.route_submitted();
         for partition in self.partitions.values_mut() {
             if partition.has_batch() {

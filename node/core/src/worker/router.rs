@@ -15,6 +15,7 @@ use super::Worker;
 use super::calls::{Call, Place};
 use super::event::{Effect, SiblingMessage};
 use super::gateway::{NO_SESSION, NewCall, Reach, Submitted, Waiter};
+use super::recalls::awaits_recall;
 use crate::partition::event::{CallId, Completion};
 use crate::request;
 
@@ -167,6 +168,10 @@ impl Worker {
             Request::Query { partition, query } => {
                 let query = query.clone();
                 let partition = *partition;
+                if let Some(client) = awaits_recall(&query) {
+                    self.await_recall(id, partition, client);
+                    return;
+                }
                 self.with_partition(partition, |local| local.submit_query(id, query));
             }
             Request::Command {
@@ -177,6 +182,7 @@ impl Worker {
                 call.maybe_applied = true;
                 let session = (*request_id != NO_SESSION).then_some(*request_id);
                 let (partition, command) = (*partition, command.clone());
+                let command = self.without_cooling(command);
                 self.with_partition(partition, |local| {
                     local.submit_command(now, Some(id), session, command)
                 });
@@ -308,10 +314,17 @@ impl Worker {
             self.acquire_allowance(id, quota, bytes, inodes);
             return;
         }
+        if let Err(Failure::Delegated { directory, client }) = result
+            && self.await_directory(id, directory, client)
+        {
+            return;
+        }
         let Some(call) = self.calls.get_mut(id) else {
             return;
         };
-        let retry = call.reach == Reach::Cluster
+        // What is behind an ordered change waits for it, so it waits here and not at its client.
+        let stays = call.reach == Reach::Cluster || is_ordered(&call.request);
+        let retry = stays
             && !ends_attempt(&call.request, &result)
             && call.request.partition().is_some()
             && matches!(
@@ -319,6 +332,7 @@ impl Worker {
                 Err(Failure::NotLeader { .. }
                     | Failure::Busy(_)
                     | Failure::Locked { .. }
+                    | Failure::Delegated { .. }
                     | Failure::Unknown(_))
             );
         if let (Some(partition), Err(Failure::NotLeader { leader: Some(leader) })) =
@@ -446,6 +460,16 @@ fn is_repeatable(request: &Request) -> bool {
     !matches!(request, Request::Node(_))
 }
 
+fn is_ordered(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Command {
+            command: Command::Ordered { .. },
+            ..
+        }
+    )
+}
+
 /// A transaction that met a lock, or was aborted, is given up at once: waiting for a lock while holding others
 /// would let two transactions wait for each other.
 fn ends_attempt(request: &Request, result: &Result<Reply, Failure>) -> bool {
@@ -455,7 +479,10 @@ fn ends_attempt(request: &Request, result: &Result<Reply, Failure>) -> bool {
     matches!(
         command,
         Command::Prepare { .. } | Command::Decide { commit: true, .. }
-    ) && matches!(result, Err(Failure::Locked { .. } | Failure::Busy(_)))
+    ) && matches!(
+        result,
+        Err(Failure::Locked { .. } | Failure::Delegated { .. } | Failure::Busy(_))
+    )
 }
 
 /// Large answers are kept out of the way of heartbeats. Answers have ids, so their order means nothing; requests of one

@@ -48,6 +48,7 @@ impl Worker {
             partition.tick(now);
         }
         self.expire_calls();
+        self.tend_recalls();
         if self.ticks.is_multiple_of(RECOVERY_TICKS) {
             self.follow_leaders();
             self.recover_transactions(now);

@@ -3,6 +3,7 @@
 mod access_time;
 mod blocks;
 mod data;
+mod delegations;
 mod equality;
 mod files;
 mod forest;
