@@ -122,6 +122,7 @@ struct Query @0x920c6259fcbe7f32 {
     }
     awaitRecall @27 :UInt64;
     # Answered when a delegation of this client is wanted back.
+    lock @28 :LockQuery;
   }
 }
 
@@ -415,6 +416,77 @@ struct Command @0xf6137f4308a7bad3 {
       # Of what it makes; 0: nothing.
       command @67 :Command;
     }
+    lock @68 :LockCommand;
+  }
+}
+
+enum LockKind @0xc32fc97af9223427 {
+  # Locks of different kinds do not see each other.
+  flock @0;
+  # Of a whole file, by an open file.
+  range @1;
+  # Of bytes, by a process: what fcntl sets.
+}
+
+struct LockOwner @0xed0106a32dff4ba1 {
+  # Who holds or wants locks: in the client, whatever number the client tells its owners apart by.
+  client @0 :UInt64;
+  number @1 :UInt64;
+  kind @2 :LockKind;
+}
+
+struct FileLock @0xd8cd563bc442a9cf {
+  # An advisory lock of the bytes `first` to `last`, both included.
+  inode @0 :UInt64;
+  owner @1 :LockOwner;
+  first @2 :UInt64;
+  last @3 :UInt64;
+  exclusive @4 :Bool;
+  process @5 :UInt32;
+  # For those who ask who is in their way.
+}
+
+struct LockCommand @0x8e4a6f0e94f7a40d {
+  # A change of advisory locks, by one log entry.
+  union {
+    take :group {
+      lock @0 :FileLock;
+      wait @1 :UInt64;
+      # If it is held by others: the number to wait under; 0: do not wait.
+      leaseMs @2 :UInt32;
+    }
+    release :group {
+      inode @3 :UInt64;
+      owner @4 :LockOwner;
+      first @5 :UInt64;
+      last @6 :UInt64;
+    }
+    cancel :group {
+      # Waits no longer; answers `granted` if it is too late.
+      inode @7 :UInt64;
+      client @8 :UInt64;
+      wait @9 :UInt64;
+    }
+    renew :group {
+      client @10 :UInt64;
+      leaseMs @11 :UInt32;
+    }
+    rejoin @12 :UInt64;
+    # The client knows that its lease ran out, and what it asked for until now may be refused.
+    endLeases @13 :UInt32;
+  }
+}
+
+struct LockQuery @0xf9738da854828396 {
+  union {
+    conflict @0 :FileLock;
+    # Who is in its way?
+    waited :group {
+      # What became of a wait; answered when it has ended, or after a while.
+      inode @1 :UInt64;
+      client @2 :UInt64;
+      wait @3 :UInt64;
+    }
   }
 }
 
@@ -426,6 +498,17 @@ struct DelegationCommand @0xbcc2032d9948fd3c {
     take @2 :UInt32;
     # With a lease of so many milliseconds.
     giveBack @3 :Void;
+  }
+}
+
+struct LockAnswer @0xec76c52cc7bd472f {
+  union {
+    granted @0 :Attributes;
+    # Of the file, at the moment it was granted or later.
+    waiting @1 :Void;
+    held @2 :FileLock;
+    # By another.
+    free @3 :Void;
   }
 }
 
@@ -953,6 +1036,7 @@ struct Reply @0xc5518b2f91c2927e {
     quota @44 :Quota;
     delegated @45 :List(UInt64);
     # Directories: those the client has, or those wanted back.
+    lock @46 :LockAnswer;
   }
 }
 
@@ -1015,4 +1099,7 @@ enum Refusal @0xcd6f3618d097fcc9 {
   tooBig @23;
   quotaExceeded @24;
   beyondEnd @25;
+  noLocks @26;
+  deadlock @27;
+  fenced @28;
 }

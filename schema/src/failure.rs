@@ -74,6 +74,12 @@ pub enum Refusal {
     QuotaExceeded,
     /// There is no data at or after the offset.
     BeyondEnd,
+    /// A client or a file has as many locks as are allowed.
+    NoLocks,
+    /// Waiting for the lock would never end.
+    Deadlock,
+    /// The lease of the client's locks ran out, and this change may rest on them.
+    Fenced,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +132,9 @@ impl Refusal {
             Refusal::TooBig => "E2BIG",
             Refusal::QuotaExceeded => "EDQUOT",
             Refusal::BeyondEnd => "ENXIO",
+            Refusal::NoLocks => "ENOLCK",
+            Refusal::Deadlock => "EDEADLK",
+            Refusal::Fenced => "ESTALE",
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod codec;
 pub mod data;
 pub mod delegation;
 pub mod failure;
+pub mod file_lock;
 pub mod frame;
 pub mod generated;
 pub mod ids;

@@ -15,6 +15,7 @@ use crate::access_time::Access;
 use crate::data::{Copied, DataCommand, DataQuery, FileMap};
 use crate::delegation::DelegationCommand;
 pub use crate::failure::{Failure, Outcome, Refusal};
+use crate::file_lock::{LockAnswer, LockCommand, LockQuery};
 use crate::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId, TransactionId};
 pub use crate::inode::{
     AttributeChange, Attributes, DirectoryEntry, Entry, FileKind, NewContent, NewInode, RenameMode, SetTime,
@@ -131,6 +132,8 @@ pub enum Query {
     AwaitRecall {
         client: ClientId,
     },
+    /// About advisory locks. Answers `Lock`.
+    Lock(LockQuery),
 }
 
 /// Where a page of a directory begins.
@@ -268,6 +271,8 @@ pub enum Command {
         /// A command of the tree and of files that touches no other partition, and is not itself ordered.
         command: Box<Command>,
     },
+    /// Takes and releases advisory locks.
+    Lock(LockCommand),
     /// Writes into a file that stays at most INLINE_SIZE_MAX; `TooLargeForInline` otherwise.
     WriteInline {
         inode: InodeId,
@@ -513,6 +518,7 @@ pub enum Reply {
     Quota(Quota),
     /// Directories: those a client holds, gave back, or is wanted to give back.
     Delegated(Vec<InodeId>),
+    Lock(LockAnswer),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -136,6 +136,9 @@ fn sentence(refusal: Refusal, detail: String) -> String {
         Refusal::TooBig => "Argument list too long",
         Refusal::QuotaExceeded => "Disk quota exceeded",
         Refusal::BeyondEnd => "No such device or address",
+        Refusal::NoLocks => "No locks available",
+        Refusal::Deadlock => "Resource deadlock avoided",
+        Refusal::Fenced => "The lease of this client's locks ran out",
     };
     let adds_nothing = matches!(
         refusal,

@@ -2,6 +2,7 @@
 
 use super::data::{read_data_command, write_data_command};
 use super::delegation::{read_delegation_command, write_delegation_command};
+use super::file_lock::{read_lock_command, write_lock_command};
 use super::inode::{
     read_attribute_change, read_kind, read_new_inode, read_xattr, write_attribute_change, write_kind,
     write_new_inode, write_xattr,
@@ -207,6 +208,7 @@ pub fn write_command(command: &Command, mut builder: wire::command::Builder<'_>)
             group.set_inode(inode.map_or(0, |inode| inode.0));
             write_command(command, group.init_command());
         }
+        Command::Lock(command) => write_lock_command(command, builder.init_lock()),
     }
 }
 
@@ -331,6 +333,7 @@ pub fn read_command(reader: wire::command::Reader<'_>, source: Source<'_>) -> Re
                 command => Box::new(command),
             },
         },
+        wire::command::Lock(command) => Command::Lock(read_lock_command(command?)?),
     })
 }
 

@@ -15,6 +15,7 @@
 mod command;
 mod data;
 mod delegation;
+mod file_lock;
 mod inode;
 mod message;
 mod namespace;

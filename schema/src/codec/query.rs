@@ -1,6 +1,7 @@
 //! Reads of one partition.
 
 use super::data::{read_data_query, write_data_query};
+use super::file_lock::{read_lock_query, write_lock_query};
 use super::quota::{read_quota_query, write_quota_query};
 use super::read::{self, Source};
 use super::usage::{read_usage_query, write_usage_query};
@@ -70,6 +71,7 @@ pub fn write_query(query: &Query, mut builder: wire::query::Builder<'_>) {
             write_query(query, group.init_query());
         }
         Query::AwaitRecall { client } => builder.set_await_recall(client.0),
+        Query::Lock(query) => write_lock_query(query, builder.init_lock()),
     }
 }
 
@@ -140,5 +142,6 @@ pub fn read_query(reader: wire::query::Reader<'_>, source: Source<'_>) -> Result
         wire::query::Data(query) => Query::Data(read_data_query(query?)?),
         wire::query::Usage(query) => Query::Usage(read_usage_query(query?)?),
         wire::query::Quota(query) => Query::Quota(read_quota_query(query?)?),
+        wire::query::Lock(query) => Query::Lock(read_lock_query(query?)?),
     })
 }

@@ -2,6 +2,7 @@
 
 use super::Result;
 use super::data::{read_block_ids, read_content, write_block_ids, write_content};
+use super::file_lock::{read_lock_answer, write_lock_answer};
 use super::inode::{read_kind, write_kind};
 use super::policy::{read_allocate, write_allocate};
 use super::quota::{read_allowance, read_quota, write_allowance, write_quota};
@@ -135,6 +136,7 @@ pub fn write_reply(reply: &Reply, mut builder: wire::reply::Builder<'_>) {
         Reply::Delegated(directories) => {
             write_inodes(directories, builder.init_delegated(directories.len() as u32));
         }
+        Reply::Lock(answer) => write_lock_answer(answer, builder.init_lock()),
     }
 }
 
@@ -215,6 +217,7 @@ pub fn read_reply(reader: wire::reply::Reader<'_>, source: Source<'_>) -> Result
         wire::reply::Allowance(allowance) => Reply::Allowance(read_allowance(allowance?)),
         wire::reply::Quota(quota) => Reply::Quota(read_quota(quota?)?),
         wire::reply::Delegated(directories) => Reply::Delegated(read::inodes(directories)?),
+        wire::reply::Lock(answer) => Reply::Lock(read_lock_answer(answer?)?),
     })
 }
 
@@ -316,6 +319,9 @@ refusals!(
     TooBig,
     QuotaExceeded,
     BeyondEnd,
+    NoLocks,
+    Deadlock,
+    Fenced,
 );
 
 pub fn write_attributes(attributes: &Attributes, mut builder: wire::attributes::Builder<'_>) {

@@ -200,6 +200,7 @@ fn command(asked: &Command) -> usize {
         Command::KeyExpireDue { .. }
         | Command::ReapOrphans { .. }
         | Command::Quota(_)
+        | Command::Lock(_)
         | Command::ReserveInodes { .. }
         | Command::SetAttributes { .. }
         | Command::Finish { .. }

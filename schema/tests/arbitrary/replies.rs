@@ -9,7 +9,7 @@ use super::Generator;
 
 impl Generator {
     pub(super) fn reply(&mut self) -> Reply {
-        match self.choose("Reply", 30) {
+        match self.choose("Reply", 31) {
             0 => Reply::Done,
             1 => Reply::Value(self.option(|generator| KeyValue {
                 value: generator.data(),
@@ -102,6 +102,7 @@ impl Generator {
                 allowed: self.option(Self::allowance),
             }),
             24 => Reply::Usage(self.usage()),
+            29 => Reply::Lock(self.lock_answer()),
             25 => Reply::UsageReports {
                 reports: self.list(Self::usage_report),
                 next: self.list(Self::usage_report),
@@ -172,7 +173,7 @@ impl Generator {
     }
 
     pub(super) fn refusal(&mut self) -> Refusal {
-        const ALL: [Refusal; 26] = [
+        const ALL: [Refusal; 29] = [
             Refusal::NotFound,
             Refusal::Exists,
             Refusal::NotDirectory,
@@ -199,6 +200,9 @@ impl Generator {
             Refusal::TooBig,
             Refusal::QuotaExceeded,
             Refusal::BeyondEnd,
+            Refusal::NoLocks,
+            Refusal::Deadlock,
+            Refusal::Fenced,
         ];
         ALL[self.choose("Refusal", ALL.len() as u64) as usize]
     }

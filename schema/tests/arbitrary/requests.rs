@@ -30,7 +30,7 @@ impl Generator {
     }
 
     pub(super) fn query(&mut self) -> Query {
-        match self.choose("Query", 19) {
+        match self.choose("Query", 20) {
             0 => Query::KeyGet { key: self.data() },
             1 => Query::KeyGetMany {
                 keys: self.list(Self::data),
@@ -67,6 +67,7 @@ impl Generator {
             },
             12 => Query::XattrList { inode: self.inode() },
             13 => Query::Data(self.data_query()),
+            18 => Query::Lock(self.lock_query()),
             15 => Query::Quota(match self.choose("QuotaQuery", 3) {
                 0 => QuotaQuery::Of {
                     directory: self.inode(),
@@ -107,7 +108,7 @@ impl Generator {
     }
 
     pub(super) fn command(&mut self) -> Command {
-        match self.choose("Command", 26) {
+        match self.choose("Command", 27) {
             0 => Command::KeySet {
                 key: self.data(),
                 value: self.data(),
@@ -206,6 +207,7 @@ impl Generator {
             19 => Command::Data(self.data_command()),
             20 => Command::Usage(self.usage_command()),
             21 => Command::Quota(self.quota_command()),
+            25 => Command::Lock(self.lock_command()),
             22 => Command::MoveAccessTimes {
                 accesses: self.list(|values| Access {
                     inode: values.inode(),

@@ -19,6 +19,7 @@ pub mod event;
 mod key_run;
 mod keys;
 mod lease_grace;
+mod lock_waits;
 mod pending;
 mod rejoin;
 mod snapshot;
@@ -82,6 +83,7 @@ pub struct Partition {
     /// How many commands may still be applied in this turn.
     commands_left: u64,
     pending: Pending,
+    lock_waits: lock_waits::LockWaits,
     was_leader: bool,
     time: UnixNanos,
     hash_points: VecDeque<(u64, u64)>,
@@ -175,7 +177,9 @@ impl Partition {
             self.refuse_not_leader(call);
             return;
         }
-        if let Some(recorded) = id.as_ref().and_then(|id| self.state.recorded(id)) {
+        // Whether a lock that was granted is still held is decided when the request is applied.
+        let asked = id.as_ref().filter(|_| !matches!(command, Command::Lock(_)));
+        if let Some(recorded) = asked.and_then(|id| self.state.recorded(id)) {
             self.answer(call, recorded);
             return;
         }
@@ -278,12 +282,17 @@ impl Partition {
             {
                 partition.ask_read_round();
             }
+            partition.tick_lock_waits();
             if partition.is_leader() {
                 partition.ticks_as_leader += 1;
                 if partition.state.has_due_keys(now.unix_ms()) {
                     partition.submit_command(now, None, None, Command::KeyExpireDue { limit: EXPIRE_LIMIT });
                 }
-                if partition.lease_grace.is_over(now) && partition.state.has_due_orphans(now.unix_ns) {
+                let may_end_leases = partition.lease_grace.is_over(now);
+                if may_end_leases {
+                    partition.end_due_lock_leases(now);
+                }
+                if may_end_leases && partition.state.has_due_orphans(now.unix_ns) {
                     partition.submit_command(now, None, None, Command::ReapOrphans { limit: REAP_LIMIT });
                 }
             } else {
@@ -402,6 +411,7 @@ impl Partition {
             partition.group.applied(partition.applied.0);
             partition.finish_rejoin();
             partition.serve_confirmed_reads(now, &mut again);
+            partition.serve_lock_waits(now);
             partition.go_on_with_unfinished(now);
             if !again.is_empty() {
                 partition.submit_command(now, None, None, Command::KeyExpireDue { limit: EXPIRE_LIMIT });

@@ -65,6 +65,7 @@ impl Partition {
             committed: VecDeque::new(),
             commands_left: u64::MAX,
             pending: Pending::default(),
+            lock_waits: super::lock_waits::LockWaits::default(),
             was_leader: false,
             hash_points: VecDeque::new(),
             snapshots: snapshot::Snapshots::new(snapshots, now),

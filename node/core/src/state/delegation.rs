@@ -17,6 +17,7 @@
 
 use bark_schema::data::{DataCommand, DataQuery};
 use bark_schema::delegation::DelegationCommand;
+use bark_schema::file_lock::LockCommand;
 use bark_schema::ids::{ClientId, InodeId};
 use bark_schema::limits::{DELEGATIONS_PER_CLIENT_MAX, DELEGATIONS_PER_COMMAND_MAX};
 use bark_schema::operation::{Command, Failure, FileKind, Query, Refusal, Reply, RequestId, Step, UnixNanos};
@@ -170,6 +171,20 @@ impl State {
         }
         self.each_touched(command, &mut self.refuse_others(Some(client)))
             .map(|_| ())
+    }
+
+    /// Who locks a file wants to see what others wrote.
+    pub(super) fn check_lock_undelegated(
+        &self,
+        client: ClientId,
+        command: &LockCommand,
+    ) -> Result<(), Failure> {
+        match command {
+            LockCommand::Take { lock, .. } if self.delegations.len() > 0 => {
+                self.each_cover(lock.inode, &mut self.refuse_others(Some(client)))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn check_steps_undelegated(&self, client: ClientId, steps: &[Step]) -> Result<(), Failure> {

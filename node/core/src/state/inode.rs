@@ -364,6 +364,7 @@ impl State {
     pub(super) fn remove_inode(&mut self, id: InodeId) {
         self.cut_extents(id, 0, u64::MAX);
         self.remove_xattrs(id);
+        self.drop_locks_of_inode(id);
         if let Some(inode) = self.inodes.remove(&id) {
             self.count(inode.counted(), Counted::NOTHING);
         }

@@ -97,6 +97,7 @@ impl State {
                 Refusal::InvalidArgument,
                 "not a question about the state",
             )),
+            Query::Lock(query) => self.query_locks(query),
         }
     }
 

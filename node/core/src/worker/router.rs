@@ -7,7 +7,7 @@
 //! - A change is repeated only under the id it was given, so it is applied at most once.
 //! - A call that must stay here ([`Reach::Here`]) is never forwarded: its asker learns the leader instead.
 
-use bark_schema::ids::{NodeNumber, PartitionId};
+use bark_schema::ids::{BlockId, NodeNumber, PartitionId};
 use bark_schema::message::PeerMessage;
 use bark_schema::operation::{Command, Failure, NodeRequest, Refusal, Reply, Request};
 
@@ -226,6 +226,11 @@ impl Worker {
             NodeRequest::BlockDelete { blocks } => {
                 self.storage(super::event::StorageRequest::BlockDelete { call: id, blocks });
             }
+            NodeRequest::BlockPut { block, .. } if self.knows_fenced(block) => {
+                // Not for ever: it will say that it knows.
+                let sentence = "the lease of the client's locks ran out".to_string();
+                self.complete(id, Err(Failure::Busy(sentence)));
+            }
             NodeRequest::BlockPut {
                 block,
                 data,
@@ -255,6 +260,13 @@ impl Worker {
                 });
             }
         }
+    }
+
+    /// Whether the client that cut the block is fenced, as far as this worker knows. Blocks of such a client would be
+    /// in no file, for their publication is refused; so nothing depends on every worker knowing.
+    fn knows_fenced(&self, block: BlockId) -> bool {
+        let home = block.home().and_then(|home| self.partitions.get(&home));
+        home.is_some_and(|partition| partition.state().is_fenced(block.client))
     }
 
     fn is_asked_by_sibling(&self, id: CallId) -> bool {

@@ -19,6 +19,7 @@ use std::rc::{Rc, Weak};
 use bark_core::worker::gateway::{CompletionSink, Reach};
 use bark_schema::codec;
 use bark_schema::data::{DataCommand, DataQuery};
+use bark_schema::file_lock::LockCommand;
 use bark_schema::frame::FrameDecoder;
 use bark_schema::limits::{self, MIB};
 use bark_schema::message::{ClientMessage, ServerMessage};
@@ -302,6 +303,7 @@ fn refusal(request: &Request) -> Option<&'static str> {
             Command::Quota(_) => Some("only nodes keep quotas"),
             Command::Usage(_) => Some("only nodes report what directories take"),
             Command::ReapOrphans { .. } => Some("only the leader drops inodes without a name"),
+            Command::Lock(LockCommand::EndLeases { .. }) => Some("only the leader ends leases"),
             _ => None,
         },
         Request::Query {

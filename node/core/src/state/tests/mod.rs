@@ -5,6 +5,7 @@ mod blocks;
 mod data;
 mod delegations;
 mod equality;
+mod file_locks;
 mod files;
 mod forest;
 mod full_scan;
