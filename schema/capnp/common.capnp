@@ -601,6 +601,20 @@ struct NodeRequest @0xf578ba7322f2241e {
     }
     getQuota @22 :UInt64;
     # Of the directory, or the one above it that has one.
+    blockVerify :group {
+      # Reads all of a block this node has.
+      block @23 :BlockId;
+      checksum @24 :UInt32;
+    }
+    blocksMissing @25 :List(BlockId);
+    # Which of these this node has no good copy of.
+    blockFetch :group {
+      # Copies a block to this node from one of the others, unless it has a good copy.
+      block @26 :BlockId;
+      size @27 :UInt32;
+      checksum @28 :UInt32;
+      from @29 :List(UInt16);
+    }
   }
 }
 
@@ -751,7 +765,15 @@ struct DataCommand @0xcc8a64e03cf3f000 {
       changed @26 :Int64;
       # When the last of it was done.
     }
+    recordCopies @27 :List(CopyChange);
   }
+}
+
+struct CopyChange @0xb02513a81b67e2df {
+  # A node has a good copy of a block, or none any more.
+  block @0 :BlockId;
+  node @1 :UInt16;
+  has @2 :Bool;
 }
 
 struct NewBytes @0xd8f7a9d1c3b5e602 {

@@ -403,6 +403,22 @@ pub enum NodeRequest {
         after: Option<BlockId>,
         limit: u32,
     },
+    /// Reads all of a block this node has; `Corrupt` unless that is its checksum. Between nodes only.
+    BlockVerify {
+        block: BlockId,
+        checksum: u32,
+    },
+    /// Which of these this node has no good copy of, as far as it knows. Answers `Blocks`. Between nodes only.
+    BlocksMissing {
+        blocks: Vec<BlockId>,
+    },
+    /// Copies a block to this node from one of `from`, unless it has a good copy. Between nodes only.
+    BlockFetch {
+        block: BlockId,
+        size: u32,
+        checksum: u32,
+        from: Vec<NodeNumber>,
+    },
     /// Wins back the space of dropped blocks, of one segment at most. Between nodes only.
     BlockCompact,
     ClusterStatus,

@@ -21,6 +21,8 @@ const DIRECTORY_ENTRY_WORDS: usize = 21;
 const STEP_WORDS: usize = 20;
 const STATUS_WORDS: usize = 20;
 const BLOCK_ID_WORDS: usize = 2;
+/// With its block.
+const COPY_CHANGE_WORDS: usize = 4;
 const ACCESS_WORDS: usize = 2;
 const PACKED_PIECE_WORDS: usize = 10;
 const TRANSACTION_ID_WORDS: usize = 3;
@@ -119,8 +121,12 @@ fn request(request: &Request) -> usize {
                 replicas,
                 ..
             } => data(bytes) + replicas.len(),
-            NodeRequest::BlockDelete { blocks } => blocks.len() * BLOCK_ID_WORDS,
+            NodeRequest::BlockDelete { blocks } | NodeRequest::BlocksMissing { blocks } => {
+                blocks.len() * BLOCK_ID_WORDS
+            }
+            NodeRequest::BlockFetch { from, .. } => from.len(),
             NodeRequest::BlockGet { .. }
+            | NodeRequest::BlockVerify { .. }
             | NodeRequest::BlockList { .. }
             | NodeRequest::BlockCompact
             | NodeRequest::DirectoryUsage { .. }
@@ -180,6 +186,7 @@ fn command(asked: &Command) -> usize {
             DataCommand::CondemnBlocks { blocks, .. } | DataCommand::ForgetBlocks { blocks } => {
                 blocks.len() * BLOCK_ID_WORDS
             }
+            DataCommand::RecordCopies { changes } => changes.len() * COPY_CHANGE_WORDS,
             DataCommand::Update(update) => UPDATE_WORDS + new_bytes(&update.bytes),
             DataCommand::Allocate { .. } | DataCommand::CopyRange { .. } => 0,
         },

@@ -279,7 +279,7 @@ impl Generator {
     }
 
     pub(super) fn node_request(&mut self) -> NodeRequest {
-        match self.choose("NodeRequest", 10) {
+        match self.choose("NodeRequest", 13) {
             0 => NodeRequest::Walk {
                 start: self.inode(),
                 path: self.data(),
@@ -312,6 +312,19 @@ impl Generator {
             },
             8 => NodeRequest::GetQuota {
                 directory: self.inode(),
+            },
+            9 => NodeRequest::BlockVerify {
+                block: self.block(),
+                checksum: self.u32(),
+            },
+            10 => NodeRequest::BlocksMissing {
+                blocks: self.list(Self::block),
+            },
+            11 => NodeRequest::BlockFetch {
+                block: self.block(),
+                size: self.u32(),
+                checksum: self.u32(),
+                from: self.list(Self::node),
             },
             6 => NodeRequest::DirectoryUsage {
                 directory: self.inode(),

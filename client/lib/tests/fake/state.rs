@@ -464,9 +464,12 @@ impl State {
             NodeRequest::DirectoryUsage { .. }
             | NodeRequest::SetQuota { .. }
             | NodeRequest::GetQuota { .. } => panic!("nobody asks the fake what a directory takes"),
-            NodeRequest::BlockDelete { .. } | NodeRequest::BlockList { .. } | NodeRequest::BlockCompact => {
-                panic!("clients leave the block store alone")
-            }
+            NodeRequest::BlockDelete { .. }
+            | NodeRequest::BlockList { .. }
+            | NodeRequest::BlockVerify { .. }
+            | NodeRequest::BlocksMissing { .. }
+            | NodeRequest::BlockFetch { .. }
+            | NodeRequest::BlockCompact => panic!("clients leave the block store alone"),
         }
     }
 

@@ -100,6 +100,8 @@ pub struct Partition {
     hash_seed: u64,
     turn_us: u64,
     lease_grace: LeaseGrace,
+    /// Of blocks without a policy of their own; 0: not told.
+    copies: usize,
 }
 
 impl Partition {
@@ -125,6 +127,12 @@ impl Partition {
 
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Blocks with too few copies are known from now on; `copies`: of what has no policy of its own.
+    pub fn watch_copies(&mut self, copies: usize) {
+        self.copies = copies;
+        self.state.watch_copies(copies);
     }
 
     pub fn term(&self) -> u64 {

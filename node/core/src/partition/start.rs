@@ -79,6 +79,7 @@ impl Partition {
             hash_seed,
             turn_us: now.monotonic_us,
             lease_grace: LeaseGrace::default(),
+            copies: 0,
         };
         partition.state.set_hash_seed(hash_seed);
         if partition.replicas.len() == 1 {

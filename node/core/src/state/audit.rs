@@ -154,6 +154,9 @@ impl State {
                 return Err(format!("{block} is in use and in the ledger"));
             }
         }
+        if let Some(block) = self.unnoticed_shortage() {
+            return Err(format!("{block} has too few copies and is not among those"));
+        }
         match references.keys().next() {
             Some(block) => Err(format!("{block} is pointed into and not known")),
             None => Ok(()),

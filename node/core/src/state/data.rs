@@ -69,6 +69,7 @@ impl State {
             DataCommand::Repack { block, pieces } => self.repack(block, pieces),
             DataCommand::CondemnBlocks { node, blocks } => self.condemn_blocks(*node, blocks),
             DataCommand::ForgetBlocks { blocks } => self.forget_blocks(blocks),
+            DataCommand::RecordCopies { changes } => self.record_copies(changes),
             DataCommand::Update(update) => self.update(update),
         }
     }
@@ -378,7 +379,7 @@ impl State {
                 let Some(old) = self.take_extent(piece.inode, offset) else {
                     continue;
                 };
-                self.reference(block, size, checksum, nodes);
+                self.reference(piece.inode, block, size, checksum, nodes);
                 let row = ExtentRow::Block {
                     length: old.length() as u32,
                     block_offset: piece.block_offset + (offset - piece.offset) as u32,

@@ -20,6 +20,7 @@ mod attributes;
 mod audit;
 mod block;
 mod codec;
+mod copies;
 mod counters;
 mod data;
 mod delegation;
@@ -65,12 +66,14 @@ use bark_schema::ids::{BlockId, ClientId, InodeId, PartitionId, TransactionId};
 use bark_schema::operation::{Command, Failure, Proposal, Refusal, Reply, RequestId, UnixMillis, UnixNanos};
 use bark_schema::quota::Allowance;
 
+pub use copies::BlockCopies;
 pub use counters::SpaceCounters;
 pub use data::PatchToPack;
 pub use fragment::{Fragment, FragmentPlace};
 pub(crate) use quota::other_quota;
 
 use block::{BlockRow, GarbageRow};
+use copies::Shortage;
 use delegation::Foretold;
 use dentry::{Dentry, DentryKey};
 use extent::ExtentRow;
@@ -123,6 +126,8 @@ pub struct State {
     /// The rows of `usages` that have something to report.
     unreported: BTreeSet<InodeId>,
     usage_changes: UsageChanges,
+    /// The rows of `blocks` that name too few nodes.
+    shortage: Shortage,
     snapshot: Option<Snapshot>,
     /// The entry applied last did only a part of its command; see [`unfinished`].
     unfinished: bool,
@@ -229,6 +234,7 @@ impl State {
             patches: BTreeSet::new(),
             unreported: BTreeSet::new(),
             usage_changes: UsageChanges::default(),
+            shortage: Shortage::default(),
             orphan_count: 0,
             snapshot: None,
             unfinished: false,

@@ -24,6 +24,7 @@ pub mod event;
 pub mod gateway;
 mod keys;
 mod lanes;
+mod mending;
 mod recalls;
 mod router;
 mod space;
@@ -37,7 +38,7 @@ use std::sync::Arc;
 pub use bark_schema::cluster_file::Durability;
 use bark_schema::ids::{NodeNumber, PartitionId};
 use bark_schema::message::{Heartbeat, PeerMessage, RaftMessage};
-use bark_schema::placement::NodeUse;
+use bark_schema::placement::{NodeUse, Ring};
 
 use crate::consensus::Outgoing;
 use crate::partition::event::{CallId, Completion, Output};
@@ -81,6 +82,8 @@ pub struct WorkerConfig {
     pub nodes: Arc<Vec<bark_schema::operation::NodeStatus>>,
     /// Replicas of each partition, the preferred leader first.
     pub placement: Arc<Vec<Vec<NodeNumber>>>,
+    /// Where copies of blocks belong.
+    pub ring: Arc<Ring>,
     pub cleaning: CleaningConfig,
     pub snapshots: SnapshotConfig,
 }
@@ -128,12 +131,16 @@ impl Worker {
     /// `partitions`: those of this worker that have a replica on this node.
     pub fn new(config: WorkerConfig, partitions: Vec<Partition>, now: Now, random: Random) -> Worker {
         let gateway = Gateway::new(config.clone(), now, random);
+        let copies = usize::from(config.replicas);
         Worker {
             calls: Calls::new(config.worker, gateway.random()),
             gateway,
             partitions: partitions
                 .into_iter()
-                .map(|partition| (partition.id(), partition))
+                .map(|mut partition| {
+                    partition.watch_copies(copies);
+                    (partition.id(), partition)
+                })
                 .collect(),
             leader_hints: BTreeMap::new(),
             completed_calls: Rc::default(),
@@ -204,6 +211,7 @@ impl Worker {
         match input {
             Input::PeerConnected { node } => {
                 self.gateway.shared().peers.borrow_mut().insert(node);
+                self.upkeep.mending.node_came();
             }
             Input::PeerDisconnected { node } => {
                 self.gateway.shared().peers.borrow_mut().remove(&node);
@@ -225,6 +233,7 @@ impl Worker {
                 self.with_partition(partition, |local| local.snapshot_event(event));
             }
             Input::Storage(StorageEvent::Space(known)) => self.disk = known,
+            Input::Storage(StorageEvent::BadCopies(bad)) => self.tell_bad_copies(bad),
         }
     }
 

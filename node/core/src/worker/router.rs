@@ -220,6 +220,17 @@ impl Worker {
                 let call = id;
                 self.storage(super::event::StorageRequest::BlockList { call, after, limit });
             }
+            NodeRequest::BlockVerify { block, checksum } => {
+                let call = id;
+                self.storage(super::event::StorageRequest::BlockVerify {
+                    call,
+                    block,
+                    checksum,
+                });
+            }
+            NodeRequest::BlocksMissing { blocks } => {
+                self.storage(super::event::StorageRequest::BlocksMissing { call: id, blocks });
+            }
             NodeRequest::BlockCompact => {
                 self.storage(super::event::StorageRequest::BlockCompact { call: id });
             }

@@ -25,6 +25,7 @@ use bark_core::worker::gateway::Reach;
 use bark_core::worker::{CleaningConfig, Durability, Worker, WorkerConfig};
 use bark_schema::ids::{ClientId, InodeId, NodeNumber, PartitionId};
 use bark_schema::operation::*;
+use bark_schema::placement::Ring;
 use bark_schema::quota::{Quota, QuotaLimits};
 use bytes::Bytes;
 
@@ -70,6 +71,11 @@ impl Cluster {
             })
             .collect();
         let statuses: Arc<Vec<NodeStatus>> = Arc::new(numbers.iter().map(|number| status(*number)).collect());
+        let ring: Vec<_> = statuses
+            .iter()
+            .map(|node| (node.number, &node.id[..], ""))
+            .collect();
+        let ring = Arc::new(Ring::new(&ring, 128));
         let members = numbers.iter().map(|node| {
             let config = WorkerConfig {
                 cluster: "test".to_string(),
@@ -81,6 +87,7 @@ impl Cluster {
                 durability: Durability::Disk,
                 nodes: statuses.clone(),
                 placement: Arc::new(placement.clone()),
+                ring: ring.clone(),
                 cleaning: CleaningConfig::STANDARD,
                 snapshots: SnapshotConfig::default(),
             };

@@ -298,6 +298,7 @@ fn refusal(request: &Request) -> Option<&'static str> {
             Command::Data(
                 DataCommand::Repack { .. }
                 | DataCommand::CondemnBlocks { .. }
+                | DataCommand::RecordCopies { .. }
                 | DataCommand::ForgetBlocks { .. },
             ) => Some("only nodes pack and drop blocks"),
             Command::Quota(_) => Some("only nodes keep quotas"),
@@ -318,8 +319,13 @@ fn refusal(request: &Request) -> Option<&'static str> {
             Some("a block is stored on all its replicas, not on one node")
         }
         Request::Node(
-            NodeRequest::BlockDelete { .. } | NodeRequest::BlockList { .. } | NodeRequest::BlockCompact,
-        ) => Some("blocks are dropped by the nodes, when no file has them"),
+            NodeRequest::BlockDelete { .. }
+            | NodeRequest::BlockList { .. }
+            | NodeRequest::BlockVerify { .. }
+            | NodeRequest::BlocksMissing { .. }
+            | NodeRequest::BlockFetch { .. }
+            | NodeRequest::BlockCompact,
+        ) => Some("the nodes keep and drop copies of blocks among themselves"),
         Request::Query { .. } | Request::Namespace { .. } | Request::Node(_) => None,
     }
 }
