@@ -209,6 +209,9 @@ mod tests {
             http: String::new(),
             zone: String::new(),
             reachable: true,
+            draining: false,
+            disk_slow: false,
+            refusal: None,
         });
         ClusterStatus {
             cluster: "test".into(),

@@ -15,7 +15,20 @@ struct PeerMessage @0xe1e1e64be4dcc99e {
     reply @4 :Answer;
     snapshotChunk @5 :SnapshotChunk;
     snapshotProgress @6 :SnapshotProgress;
+    standing @7 :Standing;
   }
+}
+
+struct Standing @0xb3d0c6a41f27e895 {
+  # What a node tells the others of itself every second.
+  draining @0 :Bool;
+  # It leads nothing, because its operator wants it so, ...
+  diskSlow @1 :Bool;
+  # ... or because its disk takes too long.
+  logPosition @2 :UInt64;
+  # Everything before this place of its log is durable.
+  refusal @3 :Common.DiskRefusal;
+  # Why it refuses the node this is told to.
 }
 
 struct ClientMessage @0x9ac563c997be39eb {
@@ -78,6 +91,10 @@ struct PeerHello @0xba0b85dc9b405a84 {
   node @3 :UInt16;
   incarnation @4 :UInt64;
   bulk @5 :Bool;
+  logPosition @6 :UInt64;
+  # Where its log ended when it started.
+  rejoining @7 :Bool;
+  # It knows that it may have forgotten.
 }
 
 enum RaftKind @0xc5a0a9530daf927e {

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use crate::ids::{NodeNumber, PartitionId};
-use crate::operation::{Failure, Reply, Request};
+use crate::operation::{DiskRefusal, Failure, Reply, Request};
 
 pub const PREAMBLE_PEER: [u8; 8] = *b"BARKPEER";
 pub const PREAMBLE_CLIENT: [u8; 8] = *b"BARKCLNT";
@@ -39,6 +39,20 @@ pub enum PeerMessage {
         next_offset: u64,
         accepted: bool,
     },
+    Standing(Standing),
+}
+
+/// What a node tells the others of itself every second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// It leads nothing, because its operator wants it so, ...
+    pub draining: bool,
+    /// ... or because its disk takes too long.
+    pub disk_slow: bool,
+    /// Everything before this place of its log is durable.
+    pub log_position: u64,
+    /// Why it refuses the node this is told to.
+    pub refusal: Option<DiskRefusal>,
 }
 
 /// A frame from the client library to a node.
@@ -98,6 +112,10 @@ pub struct PeerHello {
     pub incarnation: u64,
     /// Bulk connections carry blocks and snapshots, control connections everything else.
     pub bulk: bool,
+    /// Where its log ended when it started.
+    pub log_position: u64,
+    /// It knows that it may have forgotten.
+    pub rejoining: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

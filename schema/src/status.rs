@@ -66,4 +66,19 @@ pub struct NodeStatus {
     pub zone: String,
     /// The answering node has a working connection to it.
     pub reachable: bool,
+    /// It shall lead nothing.
+    pub draining: bool,
+    /// It leads nothing, because its disk takes too long.
+    pub disk_slow: bool,
+    /// Why the answering node refuses it.
+    pub refusal: Option<DiskRefusal>,
+}
+
+/// Why a node is not taken for the one that went away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskRefusal {
+    /// Its disk is not the one that is known.
+    OtherDisk,
+    /// Its disk lacks what the node had told to be durable.
+    OlderCopy,
 }

@@ -14,6 +14,7 @@ mod ls;
 mod mkdir;
 pub(crate) mod mount;
 mod mv;
+mod node;
 mod nodes;
 mod partitions;
 mod policy;
@@ -99,6 +100,9 @@ pub enum Verb {
     Status(status::Status),
     /// List the nodes.
     Nodes(nodes::Nodes),
+    /// Take a node out of leading, or let one back in with another disk.
+    #[command(subcommand)]
+    Node(node::Node),
     /// List the partitions with their leaders.
     Partitions(partitions::Partitions),
     /// Say where a path or key lives.
@@ -134,6 +138,7 @@ impl Verb {
             Verb::Key(verb) => verb.name(),
             Verb::Status(_) => "status",
             Verb::Nodes(_) => "nodes",
+            Verb::Node(verb) => verb.name(),
             Verb::Partitions(_) => "partitions",
             Verb::Locate(_) => "locate",
         }
@@ -166,6 +171,7 @@ impl Verb {
             Verb::Key(verb) => verb.run(client, output).await,
             Verb::Status(verb) => verb.run(client, output).await,
             Verb::Nodes(verb) => verb.run(client, output).await,
+            Verb::Node(verb) => verb.run(client, output).await,
             Verb::Partitions(verb) => verb.run(client, output).await,
             Verb::Locate(verb) => verb.run(client, output).await,
         }

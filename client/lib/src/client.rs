@@ -235,6 +235,25 @@ impl Client {
         }
     }
 
+    /// Whether `node` shall lead nothing, until it is told otherwise or starts again. It begins at once; its
+    /// status tells when it leads nothing any more.
+    pub async fn drain(&self, node: NodeNumber, drain: bool) -> Result<(), Error> {
+        self.tell_node(node, NodeRequest::Drain { drain }).await
+    }
+
+    /// Has `asked` take the disk that `node` came with, or comes with next, for its new one.
+    pub async fn admit(&self, asked: NodeNumber, node: NodeNumber) -> Result<(), Error> {
+        self.tell_node(asked, NodeRequest::Admit { node }).await
+    }
+
+    async fn tell_node(&self, node: NodeNumber, request: NodeRequest) -> Result<(), Error> {
+        match self.call(Call::NamedNode(node, request)).await {
+            Ok(Reply::Done) => Ok(()),
+            Ok(other) => Err(Error::protocol(node.to_string(), &other)),
+            Err(failure) => Err(Error::new(node.to_string(), failure)),
+        }
+    }
+
     /// Counters and position of a partition, from its leader.
     pub async fn partition_status(&self, partition: PartitionId) -> Result<PartitionStatus, Error> {
         let subject = partition.to_string();

@@ -29,6 +29,8 @@ const BATCHES_MAX: usize = 4096;
 /// Bytes of records gathered for one write.
 const GROUP_BYTES_MAX: usize = 16 << 20;
 
+/// Workers hear of syncs that take longer; whether that is too long is theirs to say.
+const SLOW_SYNC_TOLD: Duration = Duration::from_millis(100);
 /// Pause before a full mailbox is tried again.
 const MAILS_PAUSE: Duration = Duration::from_millis(1);
 /// Pause before a full disk is tried again.
@@ -107,8 +109,17 @@ fn run(
         }
         let sync_now = durability == Durability::Disk || last_sync.elapsed() >= MEMORY_SYNC_INTERVAL;
         if sync_now && log.is_dirty() {
+            let begun = Instant::now();
             log.sync(disk)?;
             last_sync = Instant::now();
+            let took = last_sync.duration_since(begun);
+            if took >= SLOW_SYNC_TOLD {
+                tracing::debug!(?took, "a slow sync of the log");
+                let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                for worker in workers.iter_mut() {
+                    worker.send(Mail::Input(Input::LogSynced { took_us }));
+                }
+            }
         }
         // At level `memory` it is in the page cache now: a process that dies does not forget it.
         for (worker, newest) in workers.iter_mut().zip(done) {

@@ -133,6 +133,8 @@ impl PeerLinks {
             node: settings.node,
             incarnation: settings.incarnation,
             bulk: lane == Lane::Bulk,
+            log_position: 0,
+            rejoining: false,
         };
         codec::encode_peer(&PeerMessage::Hello(hello), &mut link.out);
         self.by_connection.insert(connection, (node, lane));

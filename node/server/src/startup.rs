@@ -413,10 +413,12 @@ fn worker_configs(config: &Config) -> Vec<WorkerConfig> {
             http: node.http.clone(),
             zone: node.zone.clone(),
             reachable: false,
+            draining: false,
+            disk_slow: false,
+            refusal: None,
         })
         .collect();
     let nodes = Arc::new(nodes);
-    let ring = Arc::new(cluster.ring());
     (0..config.workers)
         .map(|worker| WorkerConfig {
             cluster: cluster.name.clone(),
@@ -428,7 +430,6 @@ fn worker_configs(config: &Config) -> Vec<WorkerConfig> {
             durability: cluster.durability,
             nodes: nodes.clone(),
             placement: placement.clone(),
-            ring: ring.clone(),
             cleaning: CleaningConfig::STANDARD,
             snapshots: SnapshotConfig::shared_by(own_count),
         })

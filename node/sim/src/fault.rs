@@ -67,6 +67,14 @@ pub enum Fault {
         sync_us: u64,
         for_us: u64,
     },
+    /// An operator has the node lead nothing for a while.
+    Drain {
+        node: u16,
+        for_us: u64,
+    },
+    Undrain {
+        node: u16,
+    },
     FastDisk {
         node: u16,
     },
@@ -168,7 +176,7 @@ impl Mix {
             0 => world.between(10_000, 400_000),
             _ => world.between(300_000, 4_000_000),
         };
-        Some(match world.random.below(25) {
+        Some(match world.random.below(27) {
             0..=2 if self.crashes => Fault::PowerOff { node, down_us },
             3 if self.crashes => Fault::Kill { node, down_us },
             4..=5 if self.crashes => {
@@ -245,6 +253,13 @@ impl Mix {
                 node,
                 data_disk: world.random.chance(2),
                 spare_bytes: world.random.below(3) * world.random.below(20_000),
+                for_us: 2 * for_us,
+            },
+            25 => Fault::Drain { node, for_us },
+            26 if self.disks => Fault::SlowDisk {
+                node,
+                // Slower than a leader may be; the longer ones look stuck.
+                sync_us: world.between(300_000, 3_000_000),
                 for_us: 2 * for_us,
             },
             _ => return None,

@@ -9,7 +9,9 @@ use capnp::traits::Owned;
 
 use super::command::{read_command, write_command};
 use super::read::{self, Source, required};
-use super::reply::{read_failure, read_reply, write_failure, write_reply};
+use super::reply::{
+    read_disk_refusal, read_failure, read_reply, write_disk_refusal, write_failure, write_reply,
+};
 use super::request::{read_request, write_request};
 use super::write::{write_nodes, write_request_id};
 use super::{Error, Result, size};
@@ -17,7 +19,7 @@ use crate::generated::{log_capnp, peer_capnp as wire};
 use crate::ids::{NodeNumber, PartitionId};
 use crate::message::{
     ClientMessage, Heartbeat, LogEntry, PeerHello, PeerMessage, RaftKind, RaftMessage, ServerMessage,
-    SnapshotChunk, SnapshotMetadata, Welcome, WelcomeNode,
+    SnapshotChunk, SnapshotMetadata, Standing, Welcome, WelcomeNode,
 };
 use crate::operation::{Failure, Proposal, Reply, Request};
 
@@ -191,6 +193,8 @@ fn write_peer(message: &PeerMessage, root: wire::peer_message::Builder<'_>) {
             builder.set_node(hello.node.0);
             builder.set_incarnation(hello.incarnation);
             builder.set_bulk(hello.bulk);
+            builder.set_log_position(hello.log_position);
+            builder.set_rejoining(hello.rejoining);
         }
         PeerMessage::Raft(messages) => {
             let mut list = root.init_raft(messages.len() as u32);
@@ -234,6 +238,13 @@ fn write_peer(message: &PeerMessage, root: wire::peer_message::Builder<'_>) {
             builder.set_next_offset(*next_offset);
             builder.set_accepted(*accepted);
         }
+        PeerMessage::Standing(standing) => {
+            let mut builder = root.init_standing();
+            builder.set_draining(standing.draining);
+            builder.set_disk_slow(standing.disk_slow);
+            builder.set_log_position(standing.log_position);
+            builder.set_refusal(write_disk_refusal(standing.refusal));
+        }
     }
 }
 
@@ -248,6 +259,8 @@ fn read_peer(root: wire::peer_message::Reader<'_>, source: Source<'_>) -> Result
                 node: NodeNumber(hello.get_node()),
                 incarnation: hello.get_incarnation(),
                 bulk: hello.get_bulk(),
+                log_position: hello.get_log_position(),
+                rejoining: hello.get_rejoining(),
             })
         }
         wire::peer_message::Raft(messages) => {
@@ -280,6 +293,15 @@ fn read_peer(root: wire::peer_message::Reader<'_>, source: Source<'_>) -> Result
                 offset: chunk.get_offset(),
                 data: source.bytes(chunk.get_data())?,
                 last: chunk.get_last(),
+            })
+        }
+        wire::peer_message::Standing(standing) => {
+            let standing = standing?;
+            PeerMessage::Standing(Standing {
+                draining: standing.get_draining(),
+                disk_slow: standing.get_disk_slow(),
+                log_position: standing.get_log_position(),
+                refusal: read_disk_refusal(standing.get_refusal()?),
             })
         }
         wire::peer_message::SnapshotProgress(progress) => {

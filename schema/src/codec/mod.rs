@@ -14,8 +14,6 @@
 
 mod command;
 mod data;
-mod delegation;
-mod file_lock;
 mod inode;
 mod message;
 mod namespace;
@@ -60,8 +58,6 @@ pub enum Error {
     Trailing(usize),
     #[error("{0} is missing")]
     Missing(&'static str),
-    #[error("a {0} stands where none may: inside another")]
-    Nested(&'static str),
 }
 
 impl From<capnp::NotInSchema> for Error {

@@ -5,7 +5,7 @@ use super::data::{read_block_ids, write_block_ids};
 use super::read::{self, Source};
 use super::write::{write_block_id, write_nodes};
 use crate::generated::common_capnp as wire;
-use crate::ids::InodeId;
+use crate::ids::{InodeId, NodeNumber};
 use crate::operation::NodeRequest;
 use crate::quota::QuotaLimits;
 
@@ -58,26 +58,6 @@ pub fn write_node_request(request: &NodeRequest, mut builder: wire::node_request
                 write_block_id(after, group.init_after());
             }
         }
-        NodeRequest::BlockVerify { block, checksum } => {
-            let mut group = builder.init_block_verify();
-            write_block_id(block, group.reborrow().init_block());
-            group.set_checksum(*checksum);
-        }
-        NodeRequest::BlocksMissing { blocks } => {
-            write_block_ids(blocks, builder.init_blocks_missing(blocks.len() as u32));
-        }
-        NodeRequest::BlockFetch {
-            block,
-            size,
-            checksum,
-            from,
-        } => {
-            let mut group = builder.init_block_fetch();
-            write_block_id(block, group.reborrow().init_block());
-            group.set_size(*size);
-            group.set_checksum(*checksum);
-            write_nodes(from, group.init_from(from.len() as u32));
-        }
         NodeRequest::BlockCompact => builder.set_block_compact(()),
         NodeRequest::ClusterStatus => builder.set_cluster_status(()),
         NodeRequest::DirectoryUsage { directory } => builder.set_directory_usage(directory.0),
@@ -88,6 +68,8 @@ pub fn write_node_request(request: &NodeRequest, mut builder: wire::node_request
             group.set_inodes(limits.inodes);
         }
         NodeRequest::GetQuota { directory } => builder.set_get_quota(directory.0),
+        NodeRequest::Drain { drain } => builder.set_drain(*drain),
+        NodeRequest::Admit { node } => builder.set_admit(node.0),
     }
 }
 
@@ -121,19 +103,6 @@ pub fn read_node_request(reader: wire::node_request::Reader<'_>, source: Source<
             },
             limit: group.get_limit(),
         },
-        wire::node_request::BlockVerify(group) => NodeRequest::BlockVerify {
-            block: read::block_id(group.get_block()?),
-            checksum: group.get_checksum(),
-        },
-        wire::node_request::BlocksMissing(blocks) => NodeRequest::BlocksMissing {
-            blocks: read_block_ids(blocks)?,
-        },
-        wire::node_request::BlockFetch(group) => NodeRequest::BlockFetch {
-            block: read::block_id(group.get_block()?),
-            size: group.get_size(),
-            checksum: group.get_checksum(),
-            from: read::nodes(group.get_from())?,
-        },
         wire::node_request::BlockCompact(()) => NodeRequest::BlockCompact,
         wire::node_request::ClusterStatus(()) => NodeRequest::ClusterStatus,
         wire::node_request::DirectoryUsage(directory) => NodeRequest::DirectoryUsage {
@@ -145,6 +114,10 @@ pub fn read_node_request(reader: wire::node_request::Reader<'_>, source: Source<
                 bytes: group.get_bytes(),
                 inodes: group.get_inodes(),
             },
+        },
+        wire::node_request::Drain(drain) => NodeRequest::Drain { drain },
+        wire::node_request::Admit(node) => NodeRequest::Admit {
+            node: NodeNumber(node),
         },
         wire::node_request::GetQuota(directory) => NodeRequest::GetQuota {
             directory: InodeId(directory),

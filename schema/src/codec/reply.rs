@@ -2,7 +2,6 @@
 
 use super::Result;
 use super::data::{read_block_ids, read_content, write_block_ids, write_content};
-use super::file_lock::{read_lock_answer, write_lock_answer};
 use super::inode::{read_kind, write_kind};
 use super::policy::{read_allocate, write_allocate};
 use super::quota::{read_allowance, read_quota, write_allowance, write_quota};
@@ -13,8 +12,8 @@ use crate::data::Copied;
 use crate::generated::common_capnp as wire;
 use crate::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId};
 use crate::operation::{
-    Attributes, ClusterStatus, DirectoryEntry, Extent, Failure, KeyValue, NodeStatus, PartitionStatus,
-    Refusal, Reply, TransactionOutcome,
+    Attributes, ClusterStatus, DirectoryEntry, DiskRefusal, Extent, Failure, KeyValue, NodeStatus,
+    PartitionStatus, Refusal, Reply, TransactionOutcome,
 };
 use crate::policy::Policy;
 
@@ -133,10 +132,6 @@ pub fn write_reply(reply: &Reply, mut builder: wire::reply::Builder<'_>) {
         }
         Reply::Allowance(allowance) => write_allowance(allowance, builder.init_allowance()),
         Reply::Quota(quota) => write_quota(quota, builder.init_quota()),
-        Reply::Delegated(directories) => {
-            write_inodes(directories, builder.init_delegated(directories.len() as u32));
-        }
-        Reply::Lock(answer) => write_lock_answer(answer, builder.init_lock()),
     }
 }
 
@@ -216,8 +211,6 @@ pub fn read_reply(reader: wire::reply::Reader<'_>, source: Source<'_>) -> Result
         },
         wire::reply::Allowance(allowance) => Reply::Allowance(read_allowance(allowance?)),
         wire::reply::Quota(quota) => Reply::Quota(read_quota(quota?)?),
-        wire::reply::Delegated(directories) => Reply::Delegated(read::inodes(directories)?),
-        wire::reply::Lock(answer) => Reply::Lock(read_lock_answer(answer?)?),
     })
 }
 
@@ -237,11 +230,6 @@ pub fn write_failure(failure: &Failure, mut builder: wire::failure::Builder<'_>)
             group.set_quota(quota.0);
             group.set_bytes(*bytes);
             group.set_inodes(*inodes);
-        }
-        Failure::Delegated { directory, client } => {
-            let mut group = builder.init_delegated();
-            group.set_directory(directory.0);
-            group.set_client(client.0);
         }
         Failure::Unknown(sentence) => builder.set_unknown(sentence.as_str()),
         Failure::Refused(refusal, sentence) => {
@@ -268,10 +256,6 @@ pub fn read_failure(reader: wire::failure::Reader<'_>) -> Result<Failure> {
             quota: InodeId(group.get_quota()),
             bytes: group.get_bytes(),
             inodes: group.get_inodes(),
-        },
-        wire::failure::Delegated(group) => Failure::Delegated {
-            directory: InodeId(group.get_directory()),
-            client: ClientId(group.get_client()),
         },
         wire::failure::Unknown(sentence) => Failure::Unknown(read::text(sentence)?),
         wire::failure::Refused(group) => {
@@ -319,9 +303,6 @@ refusals!(
     TooBig,
     QuotaExceeded,
     BeyondEnd,
-    NoLocks,
-    Deadlock,
-    Fenced,
 );
 
 pub fn write_attributes(attributes: &Attributes, mut builder: wire::attributes::Builder<'_>) {
@@ -492,6 +473,22 @@ fn read_partition_status(reader: wire::partition_status::Reader<'_>) -> Partitio
     }
 }
 
+pub fn write_disk_refusal(refusal: Option<DiskRefusal>) -> wire::DiskRefusal {
+    match refusal {
+        None => wire::DiskRefusal::None,
+        Some(DiskRefusal::OtherDisk) => wire::DiskRefusal::OtherDisk,
+        Some(DiskRefusal::OlderCopy) => wire::DiskRefusal::OlderCopy,
+    }
+}
+
+pub fn read_disk_refusal(refusal: wire::DiskRefusal) -> Option<DiskRefusal> {
+    match refusal {
+        wire::DiskRefusal::None => None,
+        wire::DiskRefusal::OtherDisk => Some(DiskRefusal::OtherDisk),
+        wire::DiskRefusal::OlderCopy => Some(DiskRefusal::OlderCopy),
+    }
+}
+
 pub fn write_node_status(status: &NodeStatus, mut builder: wire::node_status::Builder<'_>) {
     builder.set_number(status.number.0);
     builder.set_id(status.id.as_str());
@@ -500,6 +497,9 @@ pub fn write_node_status(status: &NodeStatus, mut builder: wire::node_status::Bu
     builder.set_http(status.http.as_str());
     builder.set_zone(status.zone.as_str());
     builder.set_reachable(status.reachable);
+    builder.set_draining(status.draining);
+    builder.set_disk_slow(status.disk_slow);
+    builder.set_refusal(write_disk_refusal(status.refusal));
 }
 
 fn read_node_status(reader: wire::node_status::Reader<'_>) -> Result<NodeStatus> {
@@ -511,6 +511,9 @@ fn read_node_status(reader: wire::node_status::Reader<'_>) -> Result<NodeStatus>
         http: read::text(reader.get_http())?,
         zone: read::text(reader.get_zone())?,
         reachable: reader.get_reachable(),
+        draining: reader.get_draining(),
+        disk_slow: reader.get_disk_slow(),
+        refusal: read_disk_refusal(reader.get_refusal()?),
     })
 }
 

@@ -78,7 +78,7 @@ impl Generator {
     }
 
     pub fn peer(&mut self) -> PeerMessage {
-        match self.choose("PeerMessage", 7) {
+        match self.choose("PeerMessage", 8) {
             0 => PeerMessage::Hello(PeerHello {
                 version: self.u32(),
                 cluster: self.text(),
@@ -86,6 +86,8 @@ impl Generator {
                 node: self.node(),
                 incarnation: self.number(),
                 bulk: self.flag(),
+                log_position: self.number(),
+                rejoining: self.flag(),
             }),
             1 => PeerMessage::Raft(self.list(Self::raft)),
             2 => PeerMessage::Heartbeats(self.list(Self::heartbeat)),
@@ -106,6 +108,12 @@ impl Generator {
                 offset: self.number(),
                 data: self.data(),
                 last: self.flag(),
+            }),
+            6 => PeerMessage::Standing(Standing {
+                draining: self.flag(),
+                disk_slow: self.flag(),
+                log_position: self.number(),
+                refusal: self.disk_refusal(),
             }),
             _ => PeerMessage::SnapshotProgress {
                 partition: self.partition(),

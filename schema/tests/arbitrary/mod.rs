@@ -1,7 +1,6 @@
 //! Seeded random messages of every variant.
 
 mod data;
-mod locks;
 mod messages;
 mod replies;
 mod requests;

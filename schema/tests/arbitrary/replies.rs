@@ -1,7 +1,6 @@
 //! Replies and failures.
 
 use bark_schema::data::*;
-use bark_schema::ids::ClientId;
 use bark_schema::operation::*;
 use bark_schema::quota::*;
 
@@ -9,7 +8,7 @@ use super::Generator;
 
 impl Generator {
     pub(super) fn reply(&mut self) -> Reply {
-        match self.choose("Reply", 31) {
+        match self.choose("Reply", 29) {
             0 => Reply::Done,
             1 => Reply::Value(self.option(|generator| KeyValue {
                 value: generator.data(),
@@ -102,15 +101,21 @@ impl Generator {
                 allowed: self.option(Self::allowance),
             }),
             24 => Reply::Usage(self.usage()),
-            29 => Reply::Lock(self.lock_answer()),
             25 => Reply::UsageReports {
                 reports: self.list(Self::usage_report),
                 next: self.list(Self::usage_report),
                 transactions: self.list(Self::transaction),
                 more: self.flag(),
             },
-            28 => Reply::Delegated(self.list(Self::inode)),
             _ => Reply::Value(None),
+        }
+    }
+
+    pub(super) fn disk_refusal(&mut self) -> Option<DiskRefusal> {
+        match self.choose("DiskRefusal", 3) {
+            0 => None,
+            1 => Some(DiskRefusal::OtherDisk),
+            _ => Some(DiskRefusal::OlderCopy),
         }
     }
 
@@ -123,6 +128,9 @@ impl Generator {
             http: self.text(),
             zone: self.text(),
             reachable: self.flag(),
+            draining: self.flag(),
+            disk_slow: self.flag(),
+            refusal: self.disk_refusal(),
         }
     }
 
@@ -147,7 +155,7 @@ impl Generator {
     }
 
     pub(super) fn failure(&mut self) -> Failure {
-        match self.choose("Failure", 9) {
+        match self.choose("Failure", 8) {
             0 => Failure::NotLeader {
                 leader: self.option(Self::node),
             },
@@ -164,16 +172,12 @@ impl Generator {
             },
             4 => Failure::TooLargeForInline,
             5 => Failure::Unknown(self.text()),
-            7 => Failure::Delegated {
-                directory: self.inode(),
-                client: ClientId(self.number()),
-            },
             _ => Failure::Refused(self.refusal(), self.text()),
         }
     }
 
     pub(super) fn refusal(&mut self) -> Refusal {
-        const ALL: [Refusal; 29] = [
+        const ALL: [Refusal; 26] = [
             Refusal::NotFound,
             Refusal::Exists,
             Refusal::NotDirectory,
@@ -200,9 +204,6 @@ impl Generator {
             Refusal::TooBig,
             Refusal::QuotaExceeded,
             Refusal::BeyondEnd,
-            Refusal::NoLocks,
-            Refusal::Deadlock,
-            Refusal::Fenced,
         ];
         ALL[self.choose("Refusal", ALL.len() as u64) as usize]
     }

@@ -1,6 +1,8 @@
 //! `bark nodes`.
 
 use bark_client::Client;
+use bark_schema::ids::NodeNumber;
+use bark_schema::operation::{ClusterStatus, DiskRefusal};
 use clap::Args;
 use futures::StreamExt;
 use serde_json::json;
@@ -16,9 +18,10 @@ impl Nodes {
     pub async fn run(self, client: &Client, output: &mut Output) -> Result<(), Problem> {
         output.begin_array();
         output.line(format_args!(
-            "{:<4} {:<12} {:<22} {:<8} {:<9} {:>10} {:>7}",
+            "{:<4} {:<12} {:<22} {:<8} {:<11} {:>10} {:>7}",
             "no", "id", "address", "zone", "state", "partitions", "leads"
         ))?;
+        let cluster = client.cluster_status(None).await?;
         let mut statuses = futures::stream::iter(node_statuses(client)).buffered(NODES_AT_ONCE);
         while let Some((node, status)) = statuses.next().await {
             let (state, held, leads) = match &status {
@@ -27,12 +30,13 @@ impl Nodes {
                         .partitions
                         .iter()
                         .filter(|held| held.leader == Some(node.number));
-                    ("up", status.partitions.len(), led.count())
+                    (own_state(status), status.partitions.len(), led.count())
                 }
                 Err(_) => ("down", 0, 0),
             };
+            let state = refused_state(&cluster, node.number).unwrap_or(state);
             output.line(format_args!(
-                "{:<4} {:<12} {:<22} {:<8} {state:<9} {held:>10} {leads:>7}",
+                "{:<4} {:<12} {:<22} {:<8} {state:<11} {held:>10} {leads:>7}",
                 node.number.0, node.id, node.capnp, node.zone
             ))?;
             output.element(json!({
@@ -47,4 +51,23 @@ impl Nodes {
         }
         Ok(())
     }
+}
+
+/// What a node says of itself.
+fn own_state(status: &ClusterStatus) -> &'static str {
+    let own = status.nodes.iter().find(|node| node.number == status.node);
+    match own {
+        Some(own) if own.disk_slow => "slow disk",
+        Some(own) if own.draining => "draining",
+        _ => "up",
+    }
+}
+
+/// What another node has against it; until `bark node replace` it takes no part.
+fn refused_state(cluster: &ClusterStatus, node: NodeNumber) -> Option<&'static str> {
+    let known = cluster.nodes.iter().find(|known| known.number == node)?;
+    known.refusal.map(|refusal| match refusal {
+        DiskRefusal::OtherDisk => "other disk",
+        DiskRefusal::OlderCopy => "older copy",
+    })
 }

@@ -2,7 +2,7 @@
 
 use bark_client::{Client, Error};
 use bark_schema::message::WelcomeNode;
-use bark_schema::operation::{ClusterStatus, PartitionStatus};
+use bark_schema::operation::{ClusterStatus, NodeStatus, PartitionStatus};
 use clap::Args;
 use futures::StreamExt;
 use serde_json::json;
@@ -40,6 +40,22 @@ impl Status {
         output.line(format_args!("   cluster: {}", cluster.cluster))?;
         output.line(format_args!("    health: {health}"))?;
         output.line(format_args!("     nodes: {nodes_up} of {nodes} reachable"))?;
+        let named = |is_meant: fn(&NodeStatus) -> bool| -> Vec<&str> {
+            let meant = cluster.nodes.iter().filter(|node| is_meant(node));
+            meant.map(|node| node.id.as_str()).collect()
+        };
+        let draining = named(|node| node.draining);
+        let slow = named(|node| node.disk_slow);
+        let refused = named(|node| node.refusal.is_some());
+        for (what, ids) in [
+            ("draining", &draining),
+            ("slow disk", &slow),
+            ("refused", &refused),
+        ] {
+            if !ids.is_empty() {
+                output.line(format_args!("{what:>10}: {}", ids.join(", ")))?;
+            }
+        }
         output.line(format_args!(
             "partitions: {} of {partitions} have a leader",
             led.len()
@@ -51,6 +67,9 @@ impl Status {
             "health": health,
             "nodes": nodes,
             "nodes_reachable": nodes_up,
+            "nodes_draining": draining,
+            "nodes_with_slow_disk": slow,
+            "nodes_refused": refused,
             "partitions": partitions,
             "partitions_led": led.len(),
             "replicas": cluster.replicas,

@@ -463,13 +463,12 @@ impl State {
             NodeRequest::ClusterStatus => Ok(Reply::Cluster(self.cluster(node))),
             NodeRequest::DirectoryUsage { .. }
             | NodeRequest::SetQuota { .. }
-            | NodeRequest::GetQuota { .. } => panic!("nobody asks the fake what a directory takes"),
-            NodeRequest::BlockDelete { .. }
-            | NodeRequest::BlockList { .. }
-            | NodeRequest::BlockVerify { .. }
-            | NodeRequest::BlocksMissing { .. }
-            | NodeRequest::BlockFetch { .. }
-            | NodeRequest::BlockCompact => panic!("clients leave the block store alone"),
+            | NodeRequest::GetQuota { .. }
+            | NodeRequest::Drain { .. }
+            | NodeRequest::Admit { .. } => panic!("nobody asks the fake what a directory takes"),
+            NodeRequest::BlockDelete { .. } | NodeRequest::BlockList { .. } | NodeRequest::BlockCompact => {
+                panic!("clients leave the block store alone")
+            }
         }
     }
 
@@ -513,6 +512,9 @@ impl State {
             http: String::new(),
             zone: String::new(),
             reachable: true,
+            draining: false,
+            disk_slow: false,
+            refusal: None,
         });
         ClusterStatus {
             cluster: "fake".into(),

@@ -299,20 +299,21 @@ impl Group {
         self.raw.report_snapshot(u64::from(node.0), status);
     }
 
-    /// Hands leadership over if `node` is nearly caught up; true if the hand-over was started.
-    pub fn transfer_leader(&mut self, node: NodeNumber, lag_max: u64) -> bool {
-        let id = u64::from(node.0);
-        let last = self.last_index();
-        let ready = self
-            .raw
-            .raft
-            .prs()
-            .get(id)
-            .is_some_and(|progress| progress.recent_active && progress.matched + lag_max >= last);
-        if ready {
-            self.raw.transfer_leader(id);
-        }
-        ready
+    /// `node` answers, and lacks at most `lag_max` entries.
+    pub fn is_nearly_caught_up(&self, node: NodeNumber, lag_max: u64) -> bool {
+        let progress = self.raw.raft.prs().get(u64::from(node.0));
+        progress.is_some_and(|progress| {
+            progress.recent_active && progress.matched.saturating_add(lag_max) >= self.last_index()
+        })
+    }
+
+    /// Hands leadership over as soon as `node` has everything; given up after an election timeout.
+    pub fn transfer_leader(&mut self, node: NodeNumber) {
+        self.raw.transfer_leader(u64::from(node.0));
+    }
+
+    pub fn is_transferring(&self) -> bool {
+        self.raw.raft.lead_transferee.is_some()
     }
 
     /// Tells the library how far the state machine is.

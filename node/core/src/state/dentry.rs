@@ -119,9 +119,9 @@ impl State {
         check_new_inode(attributes)?;
         let kind = body.kind();
         self.check_room_for(directory, name)?;
-        let id = self.birth_number()?;
+        let id = self.next_inode()?;
         let policy = self.policy_of(directory)?;
-        let inode = Inode::new(attributes, policy, body, directory, self.moment());
+        let inode = Inode::new(attributes, policy, body, directory, self.time);
         self.check_growth(directory, inode.allocated(), 1)?;
         self.bear(id, inode);
         self.put_xattrs(id, &attributes.xattrs);
@@ -202,7 +202,7 @@ impl State {
     }
 
     fn count_entry(&mut self, directory: InodeId, kind: FileKind, by: i32) {
-        let time = self.moment();
+        let time = self.time;
         self.change_inode(directory, |inode| {
             if let Body::Directory { children, .. } = &mut inode.body {
                 *children = children.saturating_add_signed(i64::from(by));

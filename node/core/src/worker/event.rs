@@ -6,7 +6,6 @@ use bark_schema::operation::{Failure, Reply, Request};
 use bark_schema::placement::NodeUse;
 use bytes::Bytes;
 
-use crate::block_store::BadCopy;
 use crate::log::Record;
 use crate::partition::event::{CallId, SnapshotEvent, SnapshotRequest};
 
@@ -32,6 +31,10 @@ pub enum Input {
     /// so that it survives the end of the process.
     LogPersisted {
         batch: u64,
+    },
+    /// A sync of the log took this long. Those that were quick need not be told.
+    LogSynced {
+        took_us: u64,
     },
     Storage(StorageEvent),
 }
@@ -73,6 +76,10 @@ pub enum SiblingMessage {
     Peer { from: NodeNumber, message: PeerMessage },
     /// For worker 0, which sends the heartbeats of all workers together.
     Heartbeats(Vec<Heartbeat>),
+    /// The disk they share stalls.
+    DiskStalled,
+    /// What an operator wants of this node.
+    Drain(bool),
 }
 
 /// Work for the disk thread, done in order.
@@ -99,17 +106,6 @@ pub enum StorageRequest {
         after: Option<BlockId>,
         limit: u32,
     },
-    /// Reads all of a block and compares it with its checksum.
-    BlockVerify {
-        call: CallId,
-        block: BlockId,
-        checksum: u32,
-    },
-    /// Which of these are not here, or bad as far as is known.
-    BlocksMissing {
-        call: CallId,
-        blocks: Vec<BlockId>,
-    },
     /// Compacts one segment, if one is worth it.
     BlockCompact {
         call: CallId,
@@ -129,8 +125,6 @@ pub enum StorageEvent {
         partition: PartitionId,
         event: SnapshotEvent,
     },
-    /// Copies here that were found damaged, each once. Worker 0 tells those who keep the records.
-    BadCopies(Vec<BadCopy>),
     /// Of the data directory's file system, and what the blocks in it take.
     Space(NodeUse),
 }

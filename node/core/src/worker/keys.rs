@@ -35,6 +35,7 @@ impl Worker {
             && (value.is_none() || !self.lacks_space())
             && let Some(local) = self.partitions.get_mut(&partition)
             && local.is_leader()
+            && !local.is_handing_over()
             && local.waiting_reads() < super::CALLS_MAX
         {
             let Some(value) = value else {

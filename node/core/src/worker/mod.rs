@@ -16,16 +16,17 @@
 //! - The same inputs at the same times give the same effects.
 
 mod allowances;
+mod assignment;
 mod calls;
 mod cleaning;
 mod coordinators;
 mod copies;
+mod disk_health;
 pub mod event;
 pub mod gateway;
 mod keys;
 mod lanes;
-mod mending;
-mod recalls;
+mod leaders;
 mod router;
 mod space;
 mod upkeep;
@@ -38,7 +39,7 @@ use std::sync::Arc;
 pub use bark_schema::cluster_file::Durability;
 use bark_schema::ids::{NodeNumber, PartitionId};
 use bark_schema::message::{Heartbeat, PeerMessage, RaftMessage};
-use bark_schema::placement::{NodeUse, Ring};
+use bark_schema::placement::NodeUse;
 
 use crate::consensus::Outgoing;
 use crate::partition::event::{CallId, Completion, Output};
@@ -51,7 +52,6 @@ pub use cleaning::CleaningConfig;
 use coordinators::Coordinators;
 use event::{Effect, Input, SiblingMessage, StorageEvent, StorageRequest};
 use gateway::{Gateway, Reach, Waiter};
-use recalls::Recalls;
 
 /// Election clock: 10 of these without a leader start an election.
 pub const TICK_US: u64 = 40_000;
@@ -82,8 +82,6 @@ pub struct WorkerConfig {
     pub nodes: Arc<Vec<bark_schema::operation::NodeStatus>>,
     /// Replicas of each partition, the preferred leader first.
     pub placement: Arc<Vec<Vec<NodeNumber>>>,
-    /// Where copies of blocks belong.
-    pub ring: Arc<Ring>,
     pub cleaning: CleaningConfig,
     pub snapshots: SnapshotConfig,
 }
@@ -115,7 +113,6 @@ pub struct Worker {
     completed_calls: Rc<RefCell<Vec<Completion>>>,
     coordinators: Coordinators,
     allowances: Allowances,
-    recalls: Recalls,
     output: Output,
     heartbeats: Vec<Heartbeat>,
     lanes: lanes::Lanes,
@@ -125,28 +122,24 @@ pub struct Worker {
     ticks: u64,
     disk: NodeUse,
     upkeep: upkeep::Upkeep,
+    leaders: leaders::Leaders,
 }
 
 impl Worker {
     /// `partitions`: those of this worker that have a replica on this node.
     pub fn new(config: WorkerConfig, partitions: Vec<Partition>, now: Now, random: Random) -> Worker {
         let gateway = Gateway::new(config.clone(), now, random);
-        let copies = usize::from(config.replicas);
         Worker {
             calls: Calls::new(config.worker, gateway.random()),
             gateway,
             partitions: partitions
                 .into_iter()
-                .map(|mut partition| {
-                    partition.watch_copies(copies);
-                    (partition.id(), partition)
-                })
+                .map(|partition| (partition.id(), partition))
                 .collect(),
             leader_hints: BTreeMap::new(),
             completed_calls: Rc::default(),
             coordinators: Coordinators::default(),
             allowances: Allowances::default(),
-            recalls: Recalls::default(),
             output: Output::default(),
             heartbeats: Vec::new(),
             lanes: lanes::Lanes::default(),
@@ -156,6 +149,7 @@ impl Worker {
             ticks: 0,
             disk: NodeUse::default(),
             upkeep: upkeep::Upkeep::default(),
+            leaders: leaders::Leaders::new(&config, now),
             config,
         }
     }
@@ -180,9 +174,7 @@ impl Worker {
         if self.partitions.values().any(Partition::has_backlog) {
             return 0;
         }
-        let patient = self.partitions.values().filter_map(Partition::patient_until_us);
-        let patient = patient.min().unwrap_or(u64::MAX);
-        self.next_tick_us.min(timer).min(held).min(patient)
+        self.next_tick_us.min(timer).min(held)
     }
 
     /// One turn; `inputs` is emptied, `effects` is added to.
@@ -190,7 +182,7 @@ impl Worker {
         self.gateway.shared().now.set(now);
         let commands_max = (COMMANDS_PER_TURN_MAX / self.partitions.len().max(1) as u64).max(1);
         for partition in self.partitions.values_mut() {
-            partition.begin_turn(now, commands_max);
+            partition.begin_turn(commands_max);
         }
         for input in inputs.drain(..) {
             self.collect(input);
@@ -211,35 +203,46 @@ impl Worker {
         match input {
             Input::PeerConnected { node } => {
                 self.gateway.shared().peers.borrow_mut().insert(node);
-                self.upkeep.mending.node_came();
             }
             Input::PeerDisconnected { node } => {
                 self.gateway.shared().peers.borrow_mut().remove(&node);
                 self.lanes.disconnected(node);
+                let now_us = self.gateway.now().monotonic_us;
+                self.leaders.disconnected(node, now_us);
                 for partition in self.partitions.values_mut() {
                     partition.peer_unreachable(node);
                 }
                 self.node_is_gone(node);
             }
+            Input::Peer {
+                from,
+                message: PeerMessage::Standing(standing),
+            } => self.hear_standing(from, standing, true),
             Input::Peer { from, message } => self.collect_peer(from, message),
             Input::Sibling { from, message } => self.collect_sibling(from, message),
             Input::LogPersisted { batch } => {
+                let now_us = self.gateway.now().monotonic_us;
+                self.leaders.disk.answered(batch, self.batch, now_us);
                 for partition in self.partitions.values_mut() {
                     partition.persisted(batch, &mut self.output);
                 }
+            }
+            Input::LogSynced { took_us } => {
+                let now_us = self.gateway.now().monotonic_us;
+                self.leaders.disk.synced(took_us, now_us);
             }
             Input::Storage(StorageEvent::Block { call, result }) => self.complete(call, result),
             Input::Storage(StorageEvent::Snapshot { partition, event }) => {
                 self.with_partition(partition, |local| local.snapshot_event(event));
             }
             Input::Storage(StorageEvent::Space(known)) => self.disk = known,
-            Input::Storage(StorageEvent::BadCopies(bad)) => self.tell_bad_copies(bad),
         }
     }
 
     fn collect_peer(&mut self, from: NodeNumber, message: PeerMessage) {
         match message {
             PeerMessage::Hello(_) => {}
+            PeerMessage::Standing(standing) => self.hear_standing(from, standing, false),
             PeerMessage::Raft(messages) => {
                 let mut elsewhere: BTreeMap<u16, Vec<RaftMessage>> = BTreeMap::new();
                 for message in messages {
@@ -357,6 +360,11 @@ impl Worker {
             SiblingMessage::Reply { call, result } => self.complete(call, result),
             SiblingMessage::Peer { from, message } => self.collect_peer(from, message),
             SiblingMessage::Heartbeats(mut heartbeats) => self.heartbeats.append(&mut heartbeats),
+            SiblingMessage::DiskStalled => {
+                let now_us = self.gateway.now().monotonic_us;
+                self.leaders.told_stalled(now_us);
+            }
+            SiblingMessage::Drain(drain) => self.leaders.set_draining(drain),
         }
     }
 
@@ -387,7 +395,6 @@ impl Worker {
         }
         moved |= self.complete_coordinated();
         moved |= self.resume_granted();
-        moved |= self.release_recalled();
         moved |= self.route_submitted();
         for partition in self.partitions.values_mut() {
             if partition.has_batch() {
@@ -427,6 +434,8 @@ impl Worker {
         let batch = self.batch;
         if self.config.durability != Durability::None {
             self.count_space_for_records(&records);
+            let now_us = self.gateway.now().monotonic_us;
+            self.leaders.disk.sent(batch, now_us);
             self.effects.push(Effect::Persist { batch, records });
             return false;
         }

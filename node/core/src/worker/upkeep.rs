@@ -1,4 +1,4 @@
-//! What a worker does by the clock: election ticks, deadlines, spreading leaders, finishing transactions
+//! What a worker does by the clock: election ticks, deadlines, a look at who leads, finishing transactions
 //! whose coordinator is gone.
 
 use std::cell::RefCell;
@@ -9,26 +9,19 @@ use bark_schema::ids::TransactionId;
 use bark_schema::operation::ClusterStatus;
 
 use super::cleaning::Cleaning;
-use super::mending::Mending;
 use super::{Durability, TICK_US, Worker};
 use crate::request::recovery;
 use crate::time::Now;
 
 /// Every 5 ticks (200 ms): calls to moved leaders, unfinished transactions.
 const RECOVERY_TICKS: u64 = 5;
-/// Every 5 ticks (200 ms): patches to pack, blocks to drop, copies to make.
+/// Every 5 ticks (200 ms): patches to pack, blocks to drop.
 const CLEANING_TICKS: u64 = 5;
-/// With more calls under way somebody is waiting, and copies are made slowly.
-const CALLS_OF_QUIET_MAX: usize = 16;
 /// Every 50 ticks (2 s): what directories take. Those who ask do not wait for it, so that many changes of a
 /// directory become one report.
 const REPORT_TICKS: u64 = 50;
-/// Every 25 ticks (1 s): is another node the better leader?
+/// Every 25 ticks (1 s): is another node the better leader? What the others shall know of this one.
 const BALANCE_TICKS: u64 = 25;
-/// A leader stays at least this long (4 s), so that leadership does not wander while nodes come and go.
-const LEADERSHIP_TICKS_MIN: u64 = 100;
-/// Leadership is handed only to a replica that lacks at most this many entries.
-const TRANSFER_LAG_MAX: u64 = 128;
 /// A prepared transaction this old has probably lost its coordinator.
 const PREPARED_AGE_NS: i64 = 1_000_000_000;
 
@@ -37,7 +30,6 @@ pub struct Upkeep {
     /// Transactions a coroutine of this worker is finishing.
     pub finishing: Rc<RefCell<BTreeSet<TransactionId>>>,
     pub cleaning: Cleaning,
-    pub mending: Mending,
 }
 
 impl Worker {
@@ -52,7 +44,7 @@ impl Worker {
             partition.tick(now);
         }
         self.expire_calls();
-        self.tend_recalls();
+        self.look_at_nodes(now);
         if self.ticks.is_multiple_of(RECOVERY_TICKS) {
             self.follow_leaders();
             self.recover_transactions(now);
@@ -66,43 +58,31 @@ impl Worker {
             }
         }
         if self.ticks.is_multiple_of(BALANCE_TICKS) {
-            self.spread_leaders();
+            self.tell_standing(now);
+            // The workers of a node take turns, so that it moves one a second.
+            if (self.ticks / BALANCE_TICKS) % u64::from(self.config.worker_count)
+                == u64::from(self.config.worker)
+            {
+                self.spread_leaders(now);
+            }
             for partition in self.partitions.values().filter(|partition| partition.is_leader()) {
                 self.upkeep.cleaning.defragment(&self.gateway, partition);
             }
         }
     }
 
-    /// Packs patches, drops garbage and mends copies of the partitions led here; cleans the node's block store.
+    /// Packs patches and drops garbage of the partitions led here; cleans the node's block store.
     fn clean(&mut self, now: Now) {
         if self.config.worker == 0 {
             self.upkeep.cleaning.clean_store(&self.gateway, now);
         }
-        let Upkeep {
-            cleaning, mending, ..
-        } = &mut self.upkeep;
-        mending.begin(&self.gateway, now, self.calls.len() > CALLS_OF_QUIET_MAX);
         for partition in self.partitions.values() {
             if partition.is_leader() {
-                cleaning.clean_partition(&self.gateway, partition, now);
-                mending.mend_partition(&self.gateway, partition, now);
+                self.upkeep
+                    .cleaning
+                    .clean_partition(&self.gateway, partition, now);
             } else {
-                cleaning.forget_partition(partition.id());
-                mending.forget_partition(partition.id());
-            }
-        }
-    }
-
-    fn spread_leaders(&mut self) {
-        for partition in self.partitions.values_mut() {
-            let preferred = partition.replicas().first().copied();
-            if let Some(preferred) = preferred
-                && partition.is_leader()
-                && preferred != self.config.node
-                && partition.ticks_as_leader() >= LEADERSHIP_TICKS_MIN
-                && self.gateway.reachable(preferred)
-            {
-                partition.transfer_leader(preferred, TRANSFER_LAG_MAX);
+                self.upkeep.cleaning.forget_partition(partition.id());
             }
         }
     }
@@ -132,6 +112,8 @@ impl Worker {
         let mut nodes = self.config.nodes.as_ref().clone();
         for node in &mut nodes {
             node.reachable = self.gateway.reachable(node.number);
+            let now_us = self.gateway.now().monotonic_us;
+            self.leaders.describe(node, self.config.node, now_us);
         }
         ClusterStatus {
             cluster: self.config.cluster.clone(),

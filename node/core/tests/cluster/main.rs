@@ -1,7 +1,6 @@
 //! Three nodes' workers joined by hand: the shortest proof that the parts fit. The simulator does the rest.
 
 mod blocks;
-mod delegations;
 mod files;
 mod leaders;
 mod namespace;
@@ -25,7 +24,6 @@ use bark_core::worker::gateway::Reach;
 use bark_core::worker::{CleaningConfig, Durability, Worker, WorkerConfig};
 use bark_schema::ids::{ClientId, InodeId, NodeNumber, PartitionId};
 use bark_schema::operation::*;
-use bark_schema::placement::Ring;
 use bark_schema::quota::{Quota, QuotaLimits};
 use bytes::Bytes;
 
@@ -38,20 +36,14 @@ struct Member {
     inputs: Vec<Input>,
 }
 
-/// A request under way, and its answer.
-struct Asked(Rc<RefCell<Option<Result<Reply, Failure>>>>);
-
-impl Asked {
-    fn is_answered(&self) -> bool {
-        self.0.borrow().is_some()
-    }
-}
-
 struct Cluster {
     members: BTreeMap<NodeNumber, Member>,
     silent: BTreeSet<NodeNumber>,
     /// Takes its turns, but nobody hears it and it hears nobody.
     cut: BTreeSet<NodeNumber>,
+    /// The log takes what it is given and does not answer.
+    stuck_disks: BTreeSet<NodeNumber>,
+    unanswered: Vec<(NodeNumber, u64)>,
     now: Now,
     sequence: u64,
 }
@@ -71,11 +63,6 @@ impl Cluster {
             })
             .collect();
         let statuses: Arc<Vec<NodeStatus>> = Arc::new(numbers.iter().map(|number| status(*number)).collect());
-        let ring: Vec<_> = statuses
-            .iter()
-            .map(|node| (node.number, &node.id[..], ""))
-            .collect();
-        let ring = Arc::new(Ring::new(&ring, 128));
         let members = numbers.iter().map(|node| {
             let config = WorkerConfig {
                 cluster: "test".to_string(),
@@ -87,7 +74,6 @@ impl Cluster {
                 durability: Durability::Disk,
                 nodes: statuses.clone(),
                 placement: Arc::new(placement.clone()),
-                ring: ring.clone(),
                 cleaning: CleaningConfig::STANDARD,
                 snapshots: SnapshotConfig::default(),
             };
@@ -130,6 +116,8 @@ impl Cluster {
             members: members.collect(),
             silent: BTreeSet::new(),
             cut: BTreeSet::new(),
+            stuck_disks: BTreeSet::new(),
+            unanswered: Vec::new(),
             now,
             sequence: 0,
         }
@@ -149,6 +137,9 @@ impl Cluster {
             for effect in effects {
                 match effect {
                     Effect::Send { to, message, .. } => sent.push((*node, to, message)),
+                    Effect::Persist { batch, .. } if self.stuck_disks.contains(node) => {
+                        self.unanswered.push((*node, batch));
+                    }
                     Effect::Persist { batch, .. } => member.inputs.push(Input::LogPersisted { batch }),
                     Effect::Storage(request) => {
                         let mut events = Vec::new();
@@ -175,8 +166,8 @@ impl Cluster {
         }
     }
 
-    /// Asks a member, which has ten simulated seconds to answer.
-    fn begin(&mut self, node: u16, request: Request) -> Asked {
+    /// Asks a member and waits up to ten simulated seconds.
+    fn ask(&mut self, node: u16, request: Request) -> Result<Reply, Failure> {
         let gateway = self.members[&NodeNumber(node)].worker.gateway();
         let answer = Rc::new(RefCell::new(None));
         let (filled, asking) = (answer.clone(), gateway.clone());
@@ -185,31 +176,13 @@ impl Cluster {
             let result = asking.call(request, Reach::Cluster, deadline_us).await;
             *filled.borrow_mut() = Some(result);
         });
-        Asked(answer)
-    }
-
-    /// Waits for the answer.
-    fn end(&mut self, asked: &Asked) -> Result<Reply, Failure> {
         for _ in 0..11_000 {
             self.step();
-            if let Some(result) = asked.0.borrow_mut().take() {
+            if let Some(result) = answer.borrow_mut().take() {
                 return result;
             }
         }
         panic!("no answer within eleven seconds");
-    }
-
-    fn ask(&mut self, node: u16, request: Request) -> Result<Reply, Failure> {
-        let asked = self.begin(node, request);
-        self.end(&asked)
-    }
-
-    fn leader_of(&mut self, partition: PartitionId) -> NodeNumber {
-        let query = Query::PartitionStatus;
-        match self.ask(1, Request::Query { partition, query }) {
-            Ok(Reply::Partition(status)) => status.leader.expect("it answers"),
-            other => panic!("unexpected {other:?}"),
-        }
     }
 
     fn id(&mut self) -> RequestId {
@@ -252,7 +225,19 @@ impl Cluster {
 
     /// Leaders move to the first replica in the end; tests that treat node 1 as the leader wait for that.
     fn node_1_leads(&mut self) {
-        for _ in 0..30_000 {
+        self.node_1_leads_within(90);
+    }
+
+    fn heal_disk(&mut self, healed: NodeNumber) {
+        self.stuck_disks.remove(&healed);
+        for (node, batch) in std::mem::take(&mut self.unanswered) {
+            let member = self.members.get_mut(&node).expect("a member");
+            member.inputs.push(Input::LogPersisted { batch });
+        }
+    }
+
+    fn node_1_leads_within(&mut self, seconds: u64) {
+        for _ in 0..seconds * 1000 {
             let all_say_so = self.members.values().all(|member| {
                 let first = member.worker.partitions().next();
                 first.is_some_and(|part| part.status().leader == Some(NodeNumber(1)))
@@ -286,6 +271,9 @@ fn status(number: NodeNumber) -> NodeStatus {
         http: String::new(),
         zone: String::new(),
         reachable: false,
+        draining: false,
+        disk_slow: false,
+        refusal: None,
     }
 }
 

@@ -84,6 +84,8 @@ pub enum Asker {
     Client(ConnectionId, u64),
     /// A connection whose client gives its requests no names, and the request's number on it.
     Plain(usize, u64),
+    /// Somebody who wants no answer.
+    Operator,
 }
 
 pub struct Answer {

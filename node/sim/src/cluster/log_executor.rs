@@ -14,6 +14,8 @@ use super::{Node, Stop};
 use crate::Planted;
 use crate::world::{Event, World};
 
+/// Syncs that take longer are told, as the log thread does.
+const SLOW_SYNC_TOLD_US: u64 = 100_000;
 /// Between two attempts to append to a full disk.
 const NO_SPACE_PAUSE_US: u64 = 50_000;
 
@@ -74,6 +76,9 @@ impl Node {
             )));
         }
         let duration = world.between(self.sync_us.0, self.sync_us.1);
+        if let Some(running) = &mut self.running {
+            running.log_busy_since_us = world.now_us;
+        }
         world.after(
             duration,
             Event::LogDone {
@@ -105,11 +110,18 @@ impl Node {
         };
         let synced = running.log.sync(&mut self.log_disk);
         let idle = running.log_queue.is_empty();
+        let (began_us, workers) = (running.log_busy_since_us, running.workers.len() as u16);
         // An error here was injected: the log is fail-stop.
         if synced.is_err() {
             return Err(Stop::Disk);
         }
         self.check_disks()?;
+        let took_us = world.now_us - began_us;
+        if took_us >= SLOW_SYNC_TOLD_US {
+            for worker in 0..workers {
+                self.input(world, worker, Input::LogSynced { took_us });
+            }
+        }
         if planted != Planted::AckBeforeSync && self.durability == Durability::Disk {
             for (worker, batch) in newest {
                 self.input(world, worker, Input::LogPersisted { batch });

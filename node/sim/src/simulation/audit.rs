@@ -86,16 +86,16 @@ impl Simulation {
             }
             return false;
         }
-        let damaged = self.stage.damaged.get().map(NodeNumber);
-        let clean = || ledger::check_clean(&self.states(), &self.stores(), damaged);
+        let clean = || ledger::check_clean(&self.states(), &self.stores());
         match self.rest().and_then(|()| clean()) {
             Ok(()) => {
                 let states = self.states();
+                let damaged = self.stage.damaged.get().map(NodeNumber);
                 if let Err(reason) = tree::check(&states).and_then(|()| usage::check(&states)) {
                     self.stage.fail(reason);
                 }
                 self.scan_states();
-                if let Err(reason) = ledger::check(&states) {
+                if let Err(reason) = ledger::check(&states, &self.stores(), damaged) {
                     self.stage.fail(reason);
                 }
                 true

@@ -9,9 +9,12 @@ use bark_schema::ids::PartitionId;
 
 use super::{Simulation, Storm};
 use crate::client::Phase;
+use crate::cluster::Asker;
 use crate::fault::{Damage, Fault};
 use crate::network::{ConnectionId, PeerLinkId, client_place};
 use crate::world::Event;
+use bark_core::worker::gateway::Reach;
+use bark_schema::operation::{NodeRequest, Request};
 
 impl Simulation {
     pub(super) fn fault(&mut self, fault: Fault) {
@@ -127,6 +130,11 @@ impl Simulation {
                 self.node(node).sync_us = (sync_us / 2, sync_us);
                 self.world.after(for_us, Event::Fault(Fault::FastDisk { node }));
             }
+            Fault::Drain { node, for_us } => {
+                self.drain(node, true);
+                self.world.after(for_us, Event::Fault(Fault::Undrain { node }));
+            }
+            Fault::Undrain { node } => self.drain(node, false),
             Fault::FastDisk { node } => self.node(node).sync_us = (50, 4_000),
             Fault::SlowNetwork {
                 node,
@@ -211,6 +219,13 @@ impl Simulation {
             self.network.reset_peer(&mut self.world, id, for_us);
         }
         self.world.after(for_us, Event::Fault(Fault::Open { directions }));
+    }
+
+    /// An operator's word to one node.
+    fn drain(&mut self, node: u16, drain: bool) {
+        let Simulation { nodes, world, .. } = self;
+        let request = Request::Node(NodeRequest::Drain { drain });
+        nodes[usize::from(node) - 1].submit(world, 0, Asker::Operator, 1_000, request, Reach::Cluster);
     }
 
     /// Cuts the leader off. What follows when another is elected is in [`Simulation::election_was_won`].

@@ -372,6 +372,7 @@ impl Simulation {
                     self.network.send_down(&mut self.world, connection, bytes);
                 }
                 Asker::Plain(connection, request) => self.plain_answer(connection, request, result),
+                Asker::Operator => {}
             }
         }
     }

@@ -5,8 +5,10 @@ use std::rc::Rc;
 use bark_core::worker::gateway::Reach;
 use bark_schema::codec;
 use bark_schema::generated::client_capnp::{admin, admin::target};
-use bark_schema::ids::{InodeId, PartitionId};
-use bark_schema::operation::{ClusterStatus, NodeRequest, PartitionStatus, Query, Reply, Request};
+use bark_schema::ids::{InodeId, NodeNumber, PartitionId};
+use bark_schema::operation::{
+    ClusterStatus, Failure, NodeRequest, PartitionStatus, Query, Refusal, Reply, Request,
+};
 use bark_schema::placement;
 use futures::future::join_all;
 
@@ -43,6 +45,20 @@ impl Admin {
         }
     }
 
+    /// Has one node do something; it is not for sessions that only read, or see only a directory.
+    async fn tell(&self, node: NodeNumber, request: NodeRequest) -> capnp::Result<()> {
+        self.authority.check_write()?;
+        self.authority.check_unconfined()?;
+        let gateway = self.authority.gateway();
+        if !gateway.config().nodes.iter().any(|it| it.number == node) {
+            return Err(unknown_node(node));
+        }
+        match gateway.node(node, request).await.map_err(exception)? {
+            Reply::Done => Ok(()),
+            other => Err(exception(unexpected(&other))),
+        }
+    }
+
     /// As its leader has it, if it has one.
     async fn partition(&self, partition: PartitionId) -> Option<PartitionStatus> {
         let gateway = self.authority.gateway();
@@ -56,6 +72,11 @@ impl Admin {
             _ => None,
         }
     }
+}
+
+fn unknown_node(node: NodeNumber) -> capnp::Error {
+    let sentence = format!("there is no {node} in the cluster");
+    exception(Failure::refused(Refusal::InvalidArgument, sentence))
 }
 
 impl admin::Server for Admin {
@@ -98,6 +119,38 @@ impl admin::Server for Admin {
                 Some(status) => codec::write_partition_status(&status, builder),
                 None => builder.set_partition(partition),
             }
+        }
+        Ok(())
+    }
+
+    async fn drain(self: Rc<Self>, params: admin::DrainParams, _: admin::DrainResults) -> capnp::Result<()> {
+        let params = params.get()?;
+        let request = NodeRequest::Drain {
+            drain: !params.get_undo(),
+        };
+        self.tell(NodeNumber(params.get_node()), request).await
+    }
+
+    async fn replace(
+        self: Rc<Self>,
+        params: admin::ReplaceParams,
+        mut results: admin::ReplaceResults,
+    ) -> capnp::Result<()> {
+        let node = NodeNumber(params.get()?.get_node());
+        let others: Vec<NodeNumber> = self.cluster().await?.nodes.iter().map(|it| it.number).collect();
+        if !others.contains(&node) {
+            return Err(unknown_node(node));
+        }
+        let mut admitted = Vec::new();
+        for other in others.into_iter().filter(|other| *other != node) {
+            if self.tell(other, NodeRequest::Admit { node }).await.is_ok() {
+                admitted.push(other);
+            }
+        }
+        // Nodes are numbered by u16.
+        let mut list = results.get().init_nodes(admitted.len() as u32);
+        for (index, node) in (0..).zip(admitted) {
+            list.set(index, node.0);
         }
         Ok(())
     }
