@@ -131,12 +131,15 @@ fn status(refusal: Refusal) -> StatusCode {
         | Refusal::TooManyLinks
         | Refusal::CrossDevice
         | Refusal::Conflict
+        | Refusal::Deadlock
+        | Refusal::Fenced
         // The request is well formed; it is the key's present value that does not allow it.
         | Refusal::NotInteger
         | Refusal::Overflow => StatusCode::CONFLICT,
         Refusal::NameTooLong | Refusal::InvalidArgument | Refusal::Range | Refusal::BeyondEnd => StatusCode::BAD_REQUEST,
         Refusal::FileTooLarge | Refusal::TooBig => StatusCode::PAYLOAD_TOO_LARGE,
         Refusal::NoSpace | Refusal::QuotaExceeded => StatusCode::INSUFFICIENT_STORAGE,
+        Refusal::NoLocks => StatusCode::SERVICE_UNAVAILABLE,
         Refusal::SessionExpired => StatusCode::GATEWAY_TIMEOUT,
         Refusal::PermissionDenied | Refusal::NotPermitted => StatusCode::FORBIDDEN,
         Refusal::Unsupported => StatusCode::NOT_IMPLEMENTED,

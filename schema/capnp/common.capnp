@@ -115,6 +115,14 @@ struct Query @0x920c6259fcbe7f32 {
     data @22 :DataQuery;
     usage @23 :UsageQuery;
     quota @24 :QuotaQuery;
+    by :group {
+      # Another query, by a client that may hold delegations; not one of these two.
+      client @25 :UInt64;
+      query @26 :Query;
+    }
+    awaitRecall @27 :UInt64;
+    # Answered when a delegation of this client is wanted back.
+    lock @28 :LockQuery;
   }
 }
 
@@ -398,6 +406,109 @@ struct Command @0xf6137f4308a7bad3 {
     quota @61 :QuotaCommand;
     moveAccessTimes @62 :List(Access);
     # Files that were read; the time of access moves where it has to.
+    delegation @63 :DelegationCommand;
+    ordered :group {
+      # A change that was told to be done before it was sent.
+      after @64 :UInt64;
+      # The sequence of the change before it by the same client; 0: there is none.
+      time @65 :Int64;
+      inode @66 :UInt64;
+      # Of what it makes; 0: nothing.
+      command @67 :Command;
+    }
+    lock @68 :LockCommand;
+  }
+}
+
+enum LockKind @0xc32fc97af9223427 {
+  # Locks of different kinds do not see each other.
+  flock @0;
+  # Of a whole file, by an open file.
+  range @1;
+  # Of bytes, by a process: what fcntl sets.
+}
+
+struct LockOwner @0xed0106a32dff4ba1 {
+  # Who holds or wants locks: in the client, whatever number the client tells its owners apart by.
+  client @0 :UInt64;
+  number @1 :UInt64;
+  kind @2 :LockKind;
+}
+
+struct FileLock @0xd8cd563bc442a9cf {
+  # An advisory lock of the bytes `first` to `last`, both included.
+  inode @0 :UInt64;
+  owner @1 :LockOwner;
+  first @2 :UInt64;
+  last @3 :UInt64;
+  exclusive @4 :Bool;
+  process @5 :UInt32;
+  # For those who ask who is in their way.
+}
+
+struct LockCommand @0x8e4a6f0e94f7a40d {
+  # A change of advisory locks, by one log entry.
+  union {
+    take :group {
+      lock @0 :FileLock;
+      wait @1 :UInt64;
+      # If it is held by others: the number to wait under; 0: do not wait.
+      leaseMs @2 :UInt32;
+    }
+    release :group {
+      inode @3 :UInt64;
+      owner @4 :LockOwner;
+      first @5 :UInt64;
+      last @6 :UInt64;
+    }
+    cancel :group {
+      # Waits no longer; answers `granted` if it is too late.
+      inode @7 :UInt64;
+      client @8 :UInt64;
+      wait @9 :UInt64;
+    }
+    renew :group {
+      client @10 :UInt64;
+      leaseMs @11 :UInt32;
+    }
+    rejoin @12 :UInt64;
+    # The client knows that its lease ran out, and what it asked for until now may be refused.
+    endLeases @13 :UInt32;
+  }
+}
+
+struct LockQuery @0xf9738da854828396 {
+  union {
+    conflict @0 :FileLock;
+    # Who is in its way?
+    waited :group {
+      # What became of a wait; answered when it has ended, or after a while.
+      inode @1 :UInt64;
+      client @2 :UInt64;
+      wait @3 :UInt64;
+    }
+  }
+}
+
+struct DelegationCommand @0xbcc2032d9948fd3c {
+  # Directories that one client has for itself.
+  client @0 :UInt64;
+  directories @1 :List(UInt64);
+  union {
+    take @2 :UInt32;
+    # With a lease of so many milliseconds.
+    giveBack @3 :Void;
+  }
+}
+
+struct LockAnswer @0xec76c52cc7bd472f {
+  union {
+    granted @0 :Attributes;
+    # Of the file, at the moment it was granted or later.
+    waiting @1 :Void;
+    held @2 :FileLock;
+    # By another.
+    free @3 :Void;
   }
 }
 
@@ -490,9 +601,23 @@ struct NodeRequest @0xf578ba7322f2241e {
     }
     getQuota @22 :UInt64;
     # Of the directory, or the one above it that has one.
-    drain @23 :Bool;
+    blockVerify :group {
+      # Reads all of a block this node has.
+      block @23 :BlockId;
+      checksum @24 :UInt32;
+    }
+    blocksMissing @25 :List(BlockId);
+    # Which of these this node has no good copy of.
+    blockFetch :group {
+      # Copies a block to this node from one of the others, unless it has a good copy.
+      block @26 :BlockId;
+      size @27 :UInt32;
+      checksum @28 :UInt32;
+      from @29 :List(UInt16);
+    }
+    drain @30 :Bool;
     # Whether this node shall lead nothing, until it is told otherwise or starts again.
-    admit @24 :UInt16;
+    admit @31 :UInt16;
     # The node's next disk, or the one it came with, is its new one.
   }
 }
@@ -644,7 +769,15 @@ struct DataCommand @0xcc8a64e03cf3f000 {
       changed @26 :Int64;
       # When the last of it was done.
     }
+    recordCopies @27 :List(CopyChange);
   }
+}
+
+struct CopyChange @0xb02513a81b67e2df {
+  # A node has a good copy of a block, or none any more.
+  block @0 :BlockId;
+  node @1 :UInt16;
+  has @2 :Bool;
 }
 
 struct NewBytes @0xd8f7a9d1c3b5e602 {
@@ -941,6 +1074,9 @@ struct Reply @0xc5518b2f91c2927e {
     }
     allowance @43 :Allowance;
     quota @44 :Quota;
+    delegated @45 :List(UInt64);
+    # Directories: those the client has, or those wanted back.
+    lock @46 :LockAnswer;
   }
 }
 
@@ -967,6 +1103,11 @@ struct Failure @0xd7fe5dd7b34ba5a0 {
       quota @9 :UInt64;
       bytes @10 :UInt64;
       inodes @11 :UInt64;
+    }
+    delegated :group {
+      # Another client has the directory for itself.
+      directory @12 :UInt64;
+      client @13 :UInt64;
     }
   }
 }
@@ -998,4 +1139,7 @@ enum Refusal @0xcd6f3618d097fcc9 {
   tooBig @23;
   quotaExceeded @24;
   beyondEnd @25;
+  noLocks @26;
+  deadlock @27;
+  fenced @28;
 }

@@ -52,9 +52,20 @@ pub enum DataCommand {
     CondemnBlocks { node: NodeNumber, blocks: Vec<BlockId> },
     /// The nodes dropped these: they leave the ledger. Proposed by leaders.
     ForgetBlocks { blocks: Vec<BlockId> },
+    /// Copies that were made, or found missing or bad. The last one of a block stays in its record, whatever is said
+    /// of it. Answers `Blocks`, those that are in use. Proposed by nodes.
+    RecordCopies { changes: Vec<CopyChange> },
     /// All that a client has of an inode, at once. Answers `Attributes`.
     /// Boxed, because it is the largest of all commands by far.
     Update(Box<FileUpdate>),
+}
+
+/// A node has a good copy of a block, or none any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CopyChange {
+    pub block: BlockId,
+    pub node: NodeNumber,
+    pub has: bool,
 }
 
 /// What a client kept for a while: bytes, and attributes that were set after them.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: every failure is of one of three outcomes, applied, not applied or unknown.
 
-use crate::ids::{InodeId, NodeNumber, PartitionId, TransactionId};
+use crate::ids::{ClientId, InodeId, NodeNumber, PartitionId, TransactionId};
 
 /// Why a request did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +28,9 @@ pub enum Failure {
     /// The partition may use no more of a quota until it is granted, which its leader sees to.
     #[error("the partition's part of the quota is used up")]
     OverAllowance { quota: InodeId, bytes: u64, inodes: u64 },
+    /// A client has the directory for itself, until the leader has it back.
+    #[error("held by another client")]
+    Delegated { directory: InodeId, client: ClientId },
     /// It may or may not have been applied; repeat it under the same id to find out.
     #[error("outcome not known: {0}")]
     Unknown(String),
@@ -71,6 +74,12 @@ pub enum Refusal {
     QuotaExceeded,
     /// There is no data at or after the offset.
     BeyondEnd,
+    /// A client or a file has as many locks as are allowed.
+    NoLocks,
+    /// Waiting for the lock would never end.
+    Deadlock,
+    /// The lease of the client's locks ran out, and this change may rest on them.
+    Fenced,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +132,9 @@ impl Refusal {
             Refusal::TooBig => "E2BIG",
             Refusal::QuotaExceeded => "EDQUOT",
             Refusal::BeyondEnd => "ENXIO",
+            Refusal::NoLocks => "ENOLCK",
+            Refusal::Deadlock => "EDEADLK",
+            Refusal::Fenced => "ESTALE",
         }
     }
 }

@@ -44,6 +44,17 @@ pub const ACCESSES_PER_COMMAND_MAX: usize = 4096;
 pub const LEASE_MS_MIN: u32 = 1_000;
 pub const LEASE_MS_DEFAULT: u32 = 30_000;
 pub const LEASE_MS_MAX: u32 = 600_000;
+/// Directories in one command about delegations, and those one client has of one partition.
+pub const DELEGATIONS_PER_COMMAND_MAX: usize = 1024;
+pub const DELEGATIONS_PER_CLIENT_MAX: usize = 4096;
+/// Most locks and waits one client can have in one partition, locks and waits on one file.
+pub const LOCKS_PER_CLIENT_MAX: usize = 16_384;
+pub const LOCKS_PER_FILE_MAX: usize = 4096;
+pub const LOCK_WAITS_PER_FILE_MAX: usize = 1024;
+/// For how long the locks of a silent client are kept. Others wait that long for one that died.
+pub const LOCK_LEASE_MS_DEFAULT: u32 = 10_000;
+/// For how long a client whose lease ran out is remembered: longer than anything it sent is on its way.
+pub const LOCK_FENCE_MS: u64 = 86_400_000;
 /// How long an inode stays after its last name or its last known open went. Clients tell what they have
 /// open well before: after a tenth of it.
 pub const ORPHAN_GRACE_MS: u64 = 10_000;

@@ -13,7 +13,9 @@ use bytes::Bytes;
 
 use crate::access_time::Access;
 use crate::data::{Copied, DataCommand, DataQuery, FileMap};
+use crate::delegation::DelegationCommand;
 pub use crate::failure::{Failure, Outcome, Refusal};
+use crate::file_lock::{LockAnswer, LockCommand, LockQuery};
 use crate::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId, TransactionId};
 pub use crate::inode::{
     AttributeChange, Attributes, DirectoryEntry, Entry, FileKind, NewContent, NewInode, RenameMode, SetTime,
@@ -119,6 +121,19 @@ pub enum Query {
     Usage(UsageQuery),
     /// About quotas.
     Quota(QuotaQuery),
+    /// Another query, asked by a client that may hold delegations: what it holds is not held back from it. Not one of
+    /// these two.
+    By {
+        client: ClientId,
+        query: Box<Query>,
+    },
+    /// Answered, with `Delegated`, when somebody wants directories back that this client holds here. It waits until its
+    /// deadline.
+    AwaitRecall {
+        client: ClientId,
+    },
+    /// About advisory locks. Answers `Lock`.
+    Lock(LockQuery),
 }
 
 /// Where a page of a directory begins.
@@ -241,6 +256,23 @@ pub enum Command {
     Usage(UsageCommand),
     /// Keeps quotas.
     Quota(QuotaCommand),
+    /// Gives directories to one client, and takes them back.
+    Delegation(DelegationCommand),
+    /// A change in what the client holds delegations of, told to be done before it was sent. It waits at the leader for
+    /// company; a query or a command that is not ordered ends that wait.
+    Ordered {
+        /// The sequence of the ordered command before it, by the same client to this partition; 0: there is none.
+        /// `Busy` while that one is not applied.
+        after: u64,
+        /// When it was told to be done: the times of inodes it changes, unless the entry's is earlier.
+        time: UnixNanos,
+        /// The number of the inode it makes, which was set aside by `ReserveInodes`.
+        inode: Option<InodeId>,
+        /// A command of the tree and of files that touches no other partition, and is not itself ordered.
+        command: Box<Command>,
+    },
+    /// Takes and releases advisory locks.
+    Lock(LockCommand),
     /// Writes into a file that stays at most INLINE_SIZE_MAX; `TooLargeForInline` otherwise.
     WriteInline {
         inode: InodeId,
@@ -371,6 +403,22 @@ pub enum NodeRequest {
         after: Option<BlockId>,
         limit: u32,
     },
+    /// Reads all of a block this node has; `Corrupt` unless that is its checksum. Between nodes only.
+    BlockVerify {
+        block: BlockId,
+        checksum: u32,
+    },
+    /// Which of these this node has no good copy of, as far as it knows. Answers `Blocks`. Between nodes only.
+    BlocksMissing {
+        blocks: Vec<BlockId>,
+    },
+    /// Copies a block to this node from one of `from`, unless it has a good copy. Between nodes only.
+    BlockFetch {
+        block: BlockId,
+        size: u32,
+        checksum: u32,
+        from: Vec<NodeNumber>,
+    },
     /// Wins back the space of dropped blocks, of one segment at most. Between nodes only.
     BlockCompact,
     ClusterStatus,
@@ -492,6 +540,9 @@ pub enum Reply {
     },
     Allowance(Allowance),
     Quota(Quota),
+    /// Directories: those a client holds, gave back, or is wanted to give back.
+    Delegated(Vec<InodeId>),
+    Lock(LockAnswer),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

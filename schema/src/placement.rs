@@ -128,7 +128,7 @@ impl NodeUse {
 }
 
 /// The nodes on a circle of hashes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Ring {
     /// Points with the index of their node, in order.
     points: Vec<(u64, u16)>,

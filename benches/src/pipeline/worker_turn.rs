@@ -71,6 +71,7 @@ impl Bench {
             durability: Durability::None,
             nodes: Arc::default(),
             placement: Arc::new(vec![vec![node]; usize::from(PARTITIONS)]),
+            ring: Arc::default(),
             cleaning: CleaningConfig::STANDARD,
             snapshots: SnapshotConfig::default(),
         };

@@ -49,12 +49,13 @@ impl Error {
             },
             Failure::Unknown(reason) => Error::Unknown { subject, reason },
             Failure::Busy(reason) => Error::Unavailable { subject, reason },
-            Failure::NotLeader { .. } | Failure::Locked { .. } | Failure::OverAllowance { .. } => {
-                Error::Unavailable {
-                    subject,
-                    reason: failure.to_string(),
-                }
-            }
+            Failure::NotLeader { .. }
+            | Failure::Locked { .. }
+            | Failure::Delegated { .. }
+            | Failure::OverAllowance { .. } => Error::Unavailable {
+                subject,
+                reason: failure.to_string(),
+            },
             Failure::CrossPartition | Failure::TooLargeForInline => Error::Protocol {
                 subject,
                 reason: failure.to_string(),
@@ -135,6 +136,9 @@ fn sentence(refusal: Refusal, detail: String) -> String {
         Refusal::TooBig => "Argument list too long",
         Refusal::QuotaExceeded => "Disk quota exceeded",
         Refusal::BeyondEnd => "No such device or address",
+        Refusal::NoLocks => "No locks available",
+        Refusal::Deadlock => "Resource deadlock avoided",
+        Refusal::Fenced => "The lease of this client's locks ran out",
     };
     let adds_nothing = matches!(
         refusal,

@@ -281,7 +281,10 @@ impl Session {
             }
             // Who names a node knows others to ask, and asks this one again after them.
             Failure::Busy(_) if pending.named.is_some() => self.finish(call, Err(failure)),
-            Failure::Busy(_) | Failure::Locked { .. } | Failure::OverAllowance { .. } => {
+            Failure::Busy(_)
+            | Failure::Locked { .. }
+            | Failure::Delegated { .. }
+            | Failure::OverAllowance { .. } => {
                 self.fail_attempt(now, call, current, failure, NodeState::Answered);
             }
             Failure::Unknown(_) => {

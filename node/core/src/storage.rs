@@ -93,6 +93,20 @@ impl Storage {
                     let blocks = self.blocks.blocks_after(after, limit);
                     events.push((worker, block_event(call, Ok(Reply::Blocks(blocks)))));
                 }
+                StorageRequest::BlockVerify {
+                    call,
+                    block,
+                    checksum,
+                } => {
+                    let result = self.blocks.verify(disk, block, checksum);
+                    let result = result.map(|()| Reply::Done).map_err(|error| failure(&error));
+                    events.push((worker, block_event(call, result)));
+                }
+                StorageRequest::BlocksMissing { call, mut blocks } => {
+                    blocks.truncate(BLOCKS_PER_COMMAND_MAX);
+                    blocks.retain(|block| !self.blocks.is_sound(*block));
+                    events.push((worker, block_event(call, Ok(Reply::Blocks(blocks)))));
+                }
                 StorageRequest::BlockCompact { call } => {
                     let result = self.compact(disk).map_err(|error| failure(&error));
                     events.push((worker, block_event(call, result)));
@@ -103,6 +117,10 @@ impl Storage {
                     }
                 }
             }
+        }
+        let bad = self.blocks.take_found();
+        if !bad.is_empty() {
+            events.push((0, StorageEvent::BadCopies(bad)));
         }
         if stored.is_empty() {
             return;

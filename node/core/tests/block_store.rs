@@ -299,3 +299,37 @@ fn a_failed_sync_stops_writing_and_not_reading() {
     assert!(matches!(store.delete(&mut disk, &[id(1)]), Err(Error::Poisoned)));
     assert_reads(&mut disk, &mut store, 1);
 }
+
+#[test]
+fn a_bad_copy_is_told_once_and_replaced_by_the_next_put() {
+    // Goal: damage heals in place. Method: flip a bit of one block, read it, put it again, open the store anew.
+    let mut disk = SimulatedDisk::new();
+    let (mut store, _) = opened(&mut disk);
+    let (first, second) = (content(1), content(2));
+    for counter in [1, 2] {
+        put(&mut disk, &mut store, counter).expect("stored");
+    }
+    store.sync(&mut disk).expect("synced");
+    disk.flip_bit(FIRST_SEGMENT, 130, 3);
+    for _ in 0..2 {
+        let read = store.get(&mut disk, id(1), 0, first.len() as u64);
+        assert!(matches!(read, Err(Error::Corrupt { segment: 1, .. })), "{read:?}");
+    }
+    let verified = store.verify(&mut disk, id(2), crc32c(&[&second]));
+    assert!(verified.is_ok(), "{verified:?}");
+    let found = store.take_found();
+    assert_eq!(found.iter().map(|bad| bad.block).collect::<Vec<_>>(), [id(1)]);
+    assert_eq!(store.take_found(), [], "it is told once");
+    assert_eq!((store.is_sound(id(1)), store.is_sound(id(2))), (false, true));
+    assert!(store.contains(id(1)), "what is left of it may be all there is");
+
+    put(&mut disk, &mut store, 1).expect("replaced");
+    put(&mut disk, &mut store, 2).expect("nothing to do");
+    assert!(store.is_sound(id(1)));
+    assert_reads(&mut disk, &mut store, 1);
+    store.sync(&mut disk).expect("synced");
+    let (mut store, report) = opened(&mut disk);
+    assert_eq!(report.block_count, 2);
+    assert_reads(&mut disk, &mut store, 1);
+    assert_reads(&mut disk, &mut store, 2);
+}

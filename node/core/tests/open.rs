@@ -27,6 +27,7 @@ fn open(log_disk: &mut SimulatedDisk) -> Opened {
         durability: Durability::Disk,
         nodes: Arc::default(),
         placement: Arc::new(vec![(1..=3).map(NodeNumber).collect()]),
+        ring: Arc::default(),
         cleaning: CleaningConfig::STANDARD,
         snapshots: SnapshotConfig::default(),
     };

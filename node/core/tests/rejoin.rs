@@ -92,6 +92,7 @@ impl Cluster {
             durability: self.durability,
             nodes: Arc::default(),
             placement: Arc::new(placement),
+            ring: Arc::default(),
             cleaning: CleaningConfig::STANDARD,
             snapshots: bark_core::partition::SnapshotConfig::default(),
         };

@@ -419,6 +419,7 @@ fn worker_configs(config: &Config) -> Vec<WorkerConfig> {
         })
         .collect();
     let nodes = Arc::new(nodes);
+    let ring = Arc::new(cluster.ring());
     (0..config.workers)
         .map(|worker| WorkerConfig {
             cluster: cluster.name.clone(),
@@ -430,6 +431,7 @@ fn worker_configs(config: &Config) -> Vec<WorkerConfig> {
             durability: cluster.durability,
             nodes: nodes.clone(),
             placement: placement.clone(),
+            ring: ring.clone(),
             cleaning: CleaningConfig::STANDARD,
             snapshots: SnapshotConfig::shared_by(own_count),
         })

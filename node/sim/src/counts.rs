@@ -18,6 +18,9 @@ pub struct Counts {
     pub rejoined: u64,
     /// Reads of damaged blocks that were refused by the node that has them.
     pub damaged_blocks_refused: u64,
+    /// Copies of blocks that were made anew, and that were found bad.
+    pub copies_made: u64,
+    pub copies_found_bad: u64,
     /// Batches that waited for space in the log.
     pub full_disk_waits: u64,
     /// Blocks and snapshots that were not written for want of space.
@@ -51,6 +54,8 @@ impl Add for Counts {
             damaged_starts_refused: self.damaged_starts_refused + other.damaged_starts_refused,
             rejoined: self.rejoined + other.rejoined,
             damaged_blocks_refused: self.damaged_blocks_refused + other.damaged_blocks_refused,
+            copies_made: self.copies_made + other.copies_made,
+            copies_found_bad: self.copies_found_bad + other.copies_found_bad,
             full_disk_waits: self.full_disk_waits + other.full_disk_waits,
             full_disk_refusals: self.full_disk_refusals + other.full_disk_refusals,
             full_disk_stops: self.full_disk_stops + other.full_disk_stops,

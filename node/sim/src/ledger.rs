@@ -1,10 +1,11 @@
 //! What must hold of blocks when the cluster has come to rest.
 //!
 //! Invariants checked:
-//! - Every node that is named as having a block in use has it, but one whose disk did harm: nothing needed was dropped.
-//! - A block in use is on a majority of as many nodes as the policies of its files ask for.
+//! - Every node that is named as having a block in use has a good copy, whatever its disk did: it was made anew,
+//!   unless it was the only one.
+//! - A block in use is on as many nodes as the policies of its files ask for.
 //! - No block is in use and in the ledger.
-//! - Before that, what nobody needs has gone, from the ledgers and from the disks.
+//! - Before that, what nobody needs has gone, from the ledgers and from the disks, and every block has its copies.
 
 use std::collections::BTreeMap;
 
@@ -12,20 +13,36 @@ use bark_core::block_store::BlockStore;
 use bark_core::state::State;
 use bark_schema::ids::{NodeNumber, PartitionId};
 
-/// Of blocks of files without a policy; a majority of them is good.
+/// Of blocks of files without a policy.
 const REPLICAS: usize = 3;
 
 /// Whether everything nobody needs is gone: ledgers are empty, and stores hold what files point into.
-/// Blocks that name no home are left out: nobody can be asked about them.
+/// Blocks that name no home are left out: nobody can be asked about them. `damaged` is the node whose disk did harm.
 pub fn check_clean(
     states: &BTreeMap<PartitionId, &State>,
     stores: &BTreeMap<NodeNumber, &BlockStore>,
+    damaged: Option<NodeNumber>,
 ) -> Result<(), String> {
     for (partition, state) in states {
         if let Some((block, _, nodes)) = state.garbage().next() {
             return Err(format!(
                 "{block} is still in the ledger of {partition}, for {nodes:?}"
             ));
+        }
+        if let Some(short) = state.short_of_copies(None).next() {
+            return Err(format!("too few nodes have copies for {partition}: {short:?}"));
+        }
+        for (block, nodes) in state.blocks() {
+            if nodes.len() == 1 && nodes.first() == damaged.as_ref() {
+                // It was the only copy that was ever asked for.
+                continue;
+            }
+            let has_not = |node: &&NodeNumber| !stores.get(node).is_some_and(|store| store.is_sound(block));
+            if let Some(node) = nodes.iter().find(has_not) {
+                return Err(format!(
+                    "{node} of {nodes:?} lacks {block}, which {partition} needs"
+                ));
+            }
         }
     }
     for (node, store) in stores {
@@ -39,25 +56,12 @@ pub fn check_clean(
     Ok(())
 }
 
-/// `damaged` is the node whose disk lost or harmed what it keeps.
-pub fn check(
-    states: &BTreeMap<PartitionId, &State>,
-    stores: &BTreeMap<NodeNumber, &BlockStore>,
-    damaged: Option<NodeNumber>,
-) -> Result<(), String> {
+pub fn check(states: &BTreeMap<PartitionId, &State>) -> Result<(), String> {
     for (partition, state) in states {
-        for (block, nodes) in state.blocks() {
-            for node in nodes.iter().filter(|node| Some(**node) != damaged) {
-                let has = stores.get(node).is_some_and(|store| store.contains(block));
-                if !has {
-                    return Err(format!("{node} lacks {block}, which {partition} needs"));
-                }
-            }
-        }
         let known: BTreeMap<_, _> = state.blocks().collect();
         for (block, policy) in state.block_policies() {
             let nodes = known.get(&block).copied().unwrap_or_default();
-            if nodes.len() < policy.copies(REPLICAS) / 2 + 1 {
+            if nodes.len() < policy.copies(REPLICAS) {
                 return Err(format!(
                     "{block} of {partition} is on {nodes:?} only, in a file with {policy:?}"
                 ));

@@ -1,7 +1,8 @@
 //! Changes of one partition by one log entry.
 
-use super::Result;
 use super::data::{read_data_command, write_data_command};
+use super::delegation::{read_delegation_command, write_delegation_command};
+use super::file_lock::{read_lock_command, write_lock_command};
 use super::inode::{
     read_attribute_change, read_kind, read_new_inode, read_xattr, write_attribute_change, write_kind,
     write_new_inode, write_xattr,
@@ -13,6 +14,7 @@ use super::reply::{read_reply, write_extents, write_reply};
 use super::step::{read_step, write_steps};
 use super::usage::{read_usage_command, write_usage_command};
 use super::write::{write_entry, write_entry_parts, write_inodes, write_keys, write_transaction_id};
+use super::{Error, Result};
 use crate::access_time::Access;
 use crate::generated::common_capnp as wire;
 use crate::ids::{ClientId, InodeId, PartitionId};
@@ -193,6 +195,20 @@ pub fn write_command(command: &Command, mut builder: wire::command::Builder<'_>)
         Command::Data(command) => write_data_command(command, builder.init_data()),
         Command::Usage(command) => write_usage_command(command, builder.init_usage()),
         Command::Quota(command) => write_quota_command(command, builder.init_quota()),
+        Command::Delegation(command) => write_delegation_command(command, builder.init_delegation()),
+        Command::Ordered {
+            after,
+            time,
+            inode,
+            command,
+        } => {
+            let mut group = builder.init_ordered();
+            group.set_after(*after);
+            group.set_time(*time);
+            group.set_inode(inode.map_or(0, |inode| inode.0));
+            write_command(command, group.init_command());
+        }
+        Command::Lock(command) => write_lock_command(command, builder.init_lock()),
     }
 }
 
@@ -307,6 +323,17 @@ pub fn read_command(reader: wire::command::Reader<'_>, source: Source<'_>) -> Re
         wire::command::Data(command) => Command::Data(read_data_command(command?, source)?),
         wire::command::Usage(command) => Command::Usage(read_usage_command(command?)?),
         wire::command::Quota(command) => Command::Quota(read_quota_command(command?)?),
+        wire::command::Delegation(command) => Command::Delegation(read_delegation_command(command?)?),
+        wire::command::Ordered(group) => Command::Ordered {
+            after: group.get_after(),
+            time: group.get_time(),
+            inode: Some(InodeId(group.get_inode())).filter(|inode| inode.0 != 0),
+            command: match read_command(group.get_command()?, source)? {
+                Command::Ordered { .. } => return Err(Error::Nested("command")),
+                command => Box::new(command),
+            },
+        },
+        wire::command::Lock(command) => Command::Lock(read_lock_command(command?)?),
     })
 }
 

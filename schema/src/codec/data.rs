@@ -6,8 +6,8 @@ use super::read::{self, Source, required};
 use super::reply::{read_extent, write_extents};
 use super::write::{write_block_id, write_nodes};
 use crate::data::{
-    Allocation, DataCommand, DataQuery, FileMap, FileUpdate, NewBytes, PackedBlock, PackedFrom, PackedPiece,
-    Patch, SeekTarget,
+    Allocation, CopyChange, DataCommand, DataQuery, FileMap, FileUpdate, NewBytes, PackedBlock, PackedFrom,
+    PackedPiece, Patch, SeekTarget,
 };
 use crate::generated::common_capnp as wire;
 use crate::ids::{BlockId, InodeId, NodeNumber};
@@ -69,6 +69,15 @@ pub fn write_data_command(command: &DataCommand, builder: wire::data_command::Bu
         }
         DataCommand::ForgetBlocks { blocks } => {
             write_block_ids(blocks, builder.init_forget_blocks(blocks.len() as u32));
+        }
+        DataCommand::RecordCopies { changes } => {
+            let mut list = builder.init_record_copies(changes.len() as u32);
+            for (index, change) in changes.iter().enumerate() {
+                let mut builder = list.reborrow().get(index as u32);
+                write_block_id(&change.block, builder.reborrow().init_block());
+                builder.set_node(change.node.0);
+                builder.set_has(change.has);
+            }
         }
         DataCommand::Update(update) => write_update(update, builder.init_update()),
     }
@@ -159,6 +168,15 @@ pub fn read_data_command(reader: wire::data_command::Reader<'_>, source: Source<
         },
         wire::data_command::ForgetBlocks(blocks) => DataCommand::ForgetBlocks {
             blocks: read_block_ids(blocks)?,
+        },
+        wire::data_command::RecordCopies(changes) => DataCommand::RecordCopies {
+            changes: read::list(changes, |change| {
+                Ok(CopyChange {
+                    block: read::block_id(change.get_block()?),
+                    node: NodeNumber(change.get_node()),
+                    has: change.get_has(),
+                })
+            })?,
         },
         wire::data_command::Update(group) => DataCommand::Update(Box::new(read_update(group, source)?)),
     })

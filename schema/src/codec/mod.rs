@@ -14,6 +14,8 @@
 
 mod command;
 mod data;
+mod delegation;
+mod file_lock;
 mod inode;
 mod message;
 mod namespace;
@@ -58,6 +60,8 @@ pub enum Error {
     Trailing(usize),
     #[error("{0} is missing")]
     Missing(&'static str),
+    #[error("a {0} stands where none may: inside another")]
+    Nested(&'static str),
 }
 
 impl From<capnp::NotInSchema> for Error {

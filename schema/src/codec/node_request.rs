@@ -58,6 +58,26 @@ pub fn write_node_request(request: &NodeRequest, mut builder: wire::node_request
                 write_block_id(after, group.init_after());
             }
         }
+        NodeRequest::BlockVerify { block, checksum } => {
+            let mut group = builder.init_block_verify();
+            write_block_id(block, group.reborrow().init_block());
+            group.set_checksum(*checksum);
+        }
+        NodeRequest::BlocksMissing { blocks } => {
+            write_block_ids(blocks, builder.init_blocks_missing(blocks.len() as u32));
+        }
+        NodeRequest::BlockFetch {
+            block,
+            size,
+            checksum,
+            from,
+        } => {
+            let mut group = builder.init_block_fetch();
+            write_block_id(block, group.reborrow().init_block());
+            group.set_size(*size);
+            group.set_checksum(*checksum);
+            write_nodes(from, group.init_from(from.len() as u32));
+        }
         NodeRequest::BlockCompact => builder.set_block_compact(()),
         NodeRequest::ClusterStatus => builder.set_cluster_status(()),
         NodeRequest::DirectoryUsage { directory } => builder.set_directory_usage(directory.0),
@@ -102,6 +122,19 @@ pub fn read_node_request(reader: wire::node_request::Reader<'_>, source: Source<
                 false => None,
             },
             limit: group.get_limit(),
+        },
+        wire::node_request::BlockVerify(group) => NodeRequest::BlockVerify {
+            block: read::block_id(group.get_block()?),
+            checksum: group.get_checksum(),
+        },
+        wire::node_request::BlocksMissing(blocks) => NodeRequest::BlocksMissing {
+            blocks: read_block_ids(blocks)?,
+        },
+        wire::node_request::BlockFetch(group) => NodeRequest::BlockFetch {
+            block: read::block_id(group.get_block()?),
+            size: group.get_size(),
+            checksum: group.get_checksum(),
+            from: read::nodes(group.get_from())?,
         },
         wire::node_request::BlockCompact(()) => NodeRequest::BlockCompact,
         wire::node_request::ClusterStatus(()) => NodeRequest::ClusterStatus,

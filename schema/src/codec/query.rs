@@ -1,13 +1,14 @@
 //! Reads of one partition.
 
-use super::Result;
 use super::data::{read_data_query, write_data_query};
+use super::file_lock::{read_lock_query, write_lock_query};
 use super::quota::{read_quota_query, write_quota_query};
 use super::read::{self, Source};
 use super::usage::{read_usage_query, write_usage_query};
 use super::write::{write_entry_parts, write_keys, write_transaction_id};
+use super::{Error, Result};
 use crate::generated::common_capnp as wire;
-use crate::ids::InodeId;
+use crate::ids::{ClientId, InodeId};
 use crate::operation::{Entry, ListPosition, Query};
 
 pub fn write_query(query: &Query, mut builder: wire::query::Builder<'_>) {
@@ -64,6 +65,13 @@ pub fn write_query(query: &Query, mut builder: wire::query::Builder<'_>) {
         Query::Data(query) => write_data_query(query, builder.init_data()),
         Query::Usage(query) => write_usage_query(query, builder.init_usage()),
         Query::Quota(query) => write_quota_query(query, builder.init_quota()),
+        Query::By { client, query } => {
+            let mut group = builder.init_by();
+            group.set_client(client.0);
+            write_query(query, group.init_query());
+        }
+        Query::AwaitRecall { client } => builder.set_await_recall(client.0),
+        Query::Lock(query) => write_lock_query(query, builder.init_lock()),
     }
 }
 
@@ -114,6 +122,16 @@ pub fn read_query(reader: wire::query::Reader<'_>, source: Source<'_>) -> Result
         wire::query::TransactionOutcome(id) => Query::TransactionOutcome {
             transaction: read::transaction_id(id)?,
         },
+        wire::query::By(group) => Query::By {
+            client: ClientId(group.get_client()),
+            query: match read_query(group.get_query()?, source)? {
+                Query::By { .. } | Query::AwaitRecall { .. } => return Err(Error::Nested("query")),
+                query => Box::new(query),
+            },
+        },
+        wire::query::AwaitRecall(client) => Query::AwaitRecall {
+            client: ClientId(client),
+        },
         wire::query::XattrGet(group) => Query::XattrGet {
             inode: InodeId(group.get_inode()),
             name: source.bytes(group.get_name())?,
@@ -124,5 +142,6 @@ pub fn read_query(reader: wire::query::Reader<'_>, source: Source<'_>) -> Result
         wire::query::Data(query) => Query::Data(read_data_query(query?)?),
         wire::query::Usage(query) => Query::Usage(read_usage_query(query?)?),
         wire::query::Quota(query) => Query::Quota(read_quota_query(query?)?),
+        wire::query::Lock(query) => Query::Lock(read_lock_query(query?)?),
     })
 }

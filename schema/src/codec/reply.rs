@@ -2,6 +2,7 @@
 
 use super::Result;
 use super::data::{read_block_ids, read_content, write_block_ids, write_content};
+use super::file_lock::{read_lock_answer, write_lock_answer};
 use super::inode::{read_kind, write_kind};
 use super::policy::{read_allocate, write_allocate};
 use super::quota::{read_allowance, read_quota, write_allowance, write_quota};
@@ -132,6 +133,10 @@ pub fn write_reply(reply: &Reply, mut builder: wire::reply::Builder<'_>) {
         }
         Reply::Allowance(allowance) => write_allowance(allowance, builder.init_allowance()),
         Reply::Quota(quota) => write_quota(quota, builder.init_quota()),
+        Reply::Delegated(directories) => {
+            write_inodes(directories, builder.init_delegated(directories.len() as u32));
+        }
+        Reply::Lock(answer) => write_lock_answer(answer, builder.init_lock()),
     }
 }
 
@@ -211,6 +216,8 @@ pub fn read_reply(reader: wire::reply::Reader<'_>, source: Source<'_>) -> Result
         },
         wire::reply::Allowance(allowance) => Reply::Allowance(read_allowance(allowance?)),
         wire::reply::Quota(quota) => Reply::Quota(read_quota(quota?)?),
+        wire::reply::Delegated(directories) => Reply::Delegated(read::inodes(directories)?),
+        wire::reply::Lock(answer) => Reply::Lock(read_lock_answer(answer?)?),
     })
 }
 
@@ -230,6 +237,11 @@ pub fn write_failure(failure: &Failure, mut builder: wire::failure::Builder<'_>)
             group.set_quota(quota.0);
             group.set_bytes(*bytes);
             group.set_inodes(*inodes);
+        }
+        Failure::Delegated { directory, client } => {
+            let mut group = builder.init_delegated();
+            group.set_directory(directory.0);
+            group.set_client(client.0);
         }
         Failure::Unknown(sentence) => builder.set_unknown(sentence.as_str()),
         Failure::Refused(refusal, sentence) => {
@@ -256,6 +268,10 @@ pub fn read_failure(reader: wire::failure::Reader<'_>) -> Result<Failure> {
             quota: InodeId(group.get_quota()),
             bytes: group.get_bytes(),
             inodes: group.get_inodes(),
+        },
+        wire::failure::Delegated(group) => Failure::Delegated {
+            directory: InodeId(group.get_directory()),
+            client: ClientId(group.get_client()),
         },
         wire::failure::Unknown(sentence) => Failure::Unknown(read::text(sentence)?),
         wire::failure::Refused(group) => {
@@ -303,6 +319,9 @@ refusals!(
     TooBig,
     QuotaExceeded,
     BeyondEnd,
+    NoLocks,
+    Deadlock,
+    Fenced,
 );
 
 pub fn write_attributes(attributes: &Attributes, mut builder: wire::attributes::Builder<'_>) {

@@ -4,6 +4,7 @@
 //! makes a frame of two segments, which is as valid.
 
 use crate::data::{DataCommand, DataQuery, NewBytes};
+use crate::delegation::DelegationCommand;
 use crate::message::{ClientMessage, PeerMessage, RaftMessage, ServerMessage};
 use crate::operation::{
     Command, Content, Extent, Failure, ListPosition, Namespace, NewContent, NewInode, NodeRequest, Proposal,
@@ -20,12 +21,16 @@ const DIRECTORY_ENTRY_WORDS: usize = 21;
 const STEP_WORDS: usize = 20;
 const STATUS_WORDS: usize = 20;
 const BLOCK_ID_WORDS: usize = 2;
+/// With its block.
+const COPY_CHANGE_WORDS: usize = 4;
 const ACCESS_WORDS: usize = 2;
 const PACKED_PIECE_WORDS: usize = 10;
 const TRANSACTION_ID_WORDS: usize = 3;
 const USAGE_REPORT_WORDS: usize = 7;
 /// Of an update, with its change of attributes and less its bytes.
 const UPDATE_WORDS: usize = 20;
+/// A query or command inside another.
+const NESTED_WORDS: usize = 16;
 
 pub fn peer_words(message: &PeerMessage) -> usize {
     FIXED_WORDS
@@ -96,19 +101,7 @@ fn raft(message: &RaftMessage) -> usize {
 
 fn request(request: &Request) -> usize {
     match request {
-        Request::Query { query, .. } => match query {
-            Query::KeyGet { key } => data(key),
-            Query::KeyGetMany { keys } | Query::KeyExists { keys } => list(keys),
-            Query::KeyScan { after, prefix, .. } => data(after) + data(prefix),
-            Query::Lookup { name, .. } => data(name),
-            Query::ReadDirectory {
-                after: ListPosition::AfterName(name),
-                ..
-            }
-            | Query::XattrGet { name, .. } => data(name),
-            Query::Data(DataQuery::UnknownBlocks { blocks }) => blocks.len() * BLOCK_ID_WORDS,
-            _ => 0,
-        },
+        Request::Query { query: asked, .. } => query(asked),
         Request::Command { command: asked, .. } => command(asked),
         Request::Namespace { operation, .. } => match operation {
             Namespace::MakeDirectory { name, attributes, .. } => data(name) + new_inode(attributes),
@@ -128,8 +121,12 @@ fn request(request: &Request) -> usize {
                 replicas,
                 ..
             } => data(bytes) + replicas.len(),
-            NodeRequest::BlockDelete { blocks } => blocks.len() * BLOCK_ID_WORDS,
+            NodeRequest::BlockDelete { blocks } | NodeRequest::BlocksMissing { blocks } => {
+                blocks.len() * BLOCK_ID_WORDS
+            }
+            NodeRequest::BlockFetch { from, .. } => from.len(),
             NodeRequest::BlockGet { .. }
+            | NodeRequest::BlockVerify { .. }
             | NodeRequest::BlockList { .. }
             | NodeRequest::BlockCompact
             | NodeRequest::DirectoryUsage { .. }
@@ -142,8 +139,25 @@ fn request(request: &Request) -> usize {
     }
 }
 
-fn command(command: &Command) -> usize {
-    match command {
+fn query(asked: &Query) -> usize {
+    match asked {
+        Query::KeyGet { key } => data(key),
+        Query::KeyGetMany { keys } | Query::KeyExists { keys } => list(keys),
+        Query::KeyScan { after, prefix, .. } => data(after) + data(prefix),
+        Query::Lookup { name, .. } => data(name),
+        Query::ReadDirectory {
+            after: ListPosition::AfterName(name),
+            ..
+        }
+        | Query::XattrGet { name, .. } => data(name),
+        Query::Data(DataQuery::UnknownBlocks { blocks }) => blocks.len() * BLOCK_ID_WORDS,
+        Query::By { query: inner, .. } => NESTED_WORDS + query(inner),
+        _ => 0,
+    }
+}
+
+fn command(asked: &Command) -> usize {
+    match asked {
         Command::KeySet { key, value, .. } => data(key) + data(value),
         Command::KeyDelete { keys, .. } => list(keys),
         Command::KeyIncrement { key, .. } => data(key),
@@ -174,6 +188,7 @@ fn command(command: &Command) -> usize {
             DataCommand::CondemnBlocks { blocks, .. } | DataCommand::ForgetBlocks { blocks } => {
                 blocks.len() * BLOCK_ID_WORDS
             }
+            DataCommand::RecordCopies { changes } => changes.len() * COPY_CHANGE_WORDS,
             DataCommand::Update(update) => UPDATE_WORDS + new_bytes(&update.bytes),
             DataCommand::Allocate { .. } | DataCommand::CopyRange { .. } => 0,
         },
@@ -187,9 +202,14 @@ fn command(command: &Command) -> usize {
             reply: answered,
             ..
         } => steps(held) + participants.len() + reply(answered),
+        Command::Delegation(
+            DelegationCommand::Take { directories, .. } | DelegationCommand::GiveBack { directories, .. },
+        ) => directories.len(),
+        Command::Ordered { command: inner, .. } => NESTED_WORDS + command(inner),
         Command::KeyExpireDue { .. }
         | Command::ReapOrphans { .. }
         | Command::Quota(_)
+        | Command::Lock(_)
         | Command::ReserveInodes { .. }
         | Command::SetAttributes { .. }
         | Command::Finish { .. }
@@ -281,6 +301,7 @@ fn reply(reply: &Reply) -> usize {
             ..
         } => (reports.len() + next.len()) * USAGE_REPORT_WORDS + transactions.len() * TRANSACTION_ID_WORDS,
         Reply::Stored { nodes } => nodes.len(),
+        Reply::Delegated(directories) => directories.len(),
         Reply::Cluster(status) => {
             // Five texts a node, rarely longer than 32 bytes each.
             (2 * status.nodes.len() + status.partitions.len() + 2) * STATUS_WORDS

@@ -8,7 +8,7 @@ use super::Generator;
 
 impl Generator {
     pub(super) fn data_command(&mut self) -> DataCommand {
-        match self.choose("DataCommand", 7) {
+        match self.choose("DataCommand", 8) {
             0 => DataCommand::Write {
                 inode: self.inode(),
                 offset: self.option(Self::number),
@@ -58,6 +58,13 @@ impl Generator {
             4 => DataCommand::CondemnBlocks {
                 node: self.node(),
                 blocks: self.list(Self::block),
+            },
+            6 => DataCommand::RecordCopies {
+                changes: self.list(|generator| CopyChange {
+                    block: generator.block(),
+                    node: generator.node(),
+                    has: generator.flag(),
+                }),
             },
             5 => DataCommand::Update(Box::new(self.update())),
             _ => DataCommand::ForgetBlocks {

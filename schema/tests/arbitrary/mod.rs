@@ -1,6 +1,7 @@
 //! Seeded random messages of every variant.
 
 mod data;
+mod locks;
 mod messages;
 mod replies;
 mod requests;

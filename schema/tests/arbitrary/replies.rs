@@ -1,6 +1,7 @@
 //! Replies and failures.
 
 use bark_schema::data::*;
+use bark_schema::ids::ClientId;
 use bark_schema::operation::*;
 use bark_schema::quota::*;
 
@@ -8,7 +9,7 @@ use super::Generator;
 
 impl Generator {
     pub(super) fn reply(&mut self) -> Reply {
-        match self.choose("Reply", 29) {
+        match self.choose("Reply", 31) {
             0 => Reply::Done,
             1 => Reply::Value(self.option(|generator| KeyValue {
                 value: generator.data(),
@@ -101,12 +102,14 @@ impl Generator {
                 allowed: self.option(Self::allowance),
             }),
             24 => Reply::Usage(self.usage()),
+            29 => Reply::Lock(self.lock_answer()),
             25 => Reply::UsageReports {
                 reports: self.list(Self::usage_report),
                 next: self.list(Self::usage_report),
                 transactions: self.list(Self::transaction),
                 more: self.flag(),
             },
+            28 => Reply::Delegated(self.list(Self::inode)),
             _ => Reply::Value(None),
         }
     }
@@ -155,7 +158,7 @@ impl Generator {
     }
 
     pub(super) fn failure(&mut self) -> Failure {
-        match self.choose("Failure", 8) {
+        match self.choose("Failure", 9) {
             0 => Failure::NotLeader {
                 leader: self.option(Self::node),
             },
@@ -172,12 +175,16 @@ impl Generator {
             },
             4 => Failure::TooLargeForInline,
             5 => Failure::Unknown(self.text()),
+            7 => Failure::Delegated {
+                directory: self.inode(),
+                client: ClientId(self.number()),
+            },
             _ => Failure::Refused(self.refusal(), self.text()),
         }
     }
 
     pub(super) fn refusal(&mut self) -> Refusal {
-        const ALL: [Refusal; 26] = [
+        const ALL: [Refusal; 29] = [
             Refusal::NotFound,
             Refusal::Exists,
             Refusal::NotDirectory,
@@ -204,6 +211,9 @@ impl Generator {
             Refusal::TooBig,
             Refusal::QuotaExceeded,
             Refusal::BeyondEnd,
+            Refusal::NoLocks,
+            Refusal::Deadlock,
+            Refusal::Fenced,
         ];
         ALL[self.choose("Refusal", ALL.len() as u64) as usize]
     }

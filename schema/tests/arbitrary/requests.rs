@@ -1,6 +1,7 @@
 //! Requests: queries, commands, operations and steps.
 
 use bark_schema::access_time::Access;
+use bark_schema::delegation::DelegationCommand;
 use bark_schema::ids::*;
 use bark_schema::operation::*;
 use bark_schema::quota::*;
@@ -29,7 +30,7 @@ impl Generator {
     }
 
     pub(super) fn query(&mut self) -> Query {
-        match self.choose("Query", 17) {
+        match self.choose("Query", 20) {
             0 => Query::KeyGet { key: self.data() },
             1 => Query::KeyGetMany {
                 keys: self.list(Self::data),
@@ -66,6 +67,7 @@ impl Generator {
             },
             12 => Query::XattrList { inode: self.inode() },
             13 => Query::Data(self.data_query()),
+            18 => Query::Lock(self.lock_query()),
             15 => Query::Quota(match self.choose("QuotaQuery", 3) {
                 0 => QuotaQuery::Of {
                     directory: self.inode(),
@@ -86,6 +88,19 @@ impl Generator {
                     limit: self.u32(),
                 },
             }),
+            16 => {
+                let mut query = self.query();
+                while matches!(query, Query::By { .. } | Query::AwaitRecall { .. }) {
+                    query = self.query();
+                }
+                Query::By {
+                    client: ClientId(self.number()),
+                    query: Box::new(query),
+                }
+            }
+            17 => Query::AwaitRecall {
+                client: ClientId(self.number()),
+            },
             _ => Query::TransactionOutcome {
                 transaction: self.transaction(),
             },
@@ -93,7 +108,7 @@ impl Generator {
     }
 
     pub(super) fn command(&mut self) -> Command {
-        match self.choose("Command", 24) {
+        match self.choose("Command", 27) {
             0 => Command::KeySet {
                 key: self.data(),
                 value: self.data(),
@@ -192,12 +207,36 @@ impl Generator {
             19 => Command::Data(self.data_command()),
             20 => Command::Usage(self.usage_command()),
             21 => Command::Quota(self.quota_command()),
+            25 => Command::Lock(self.lock_command()),
             22 => Command::MoveAccessTimes {
                 accesses: self.list(|values| Access {
                     inode: values.inode(),
                     at: values.i64(),
                 }),
             },
+            23 => {
+                let (client, directories) = (ClientId(self.number()), self.list(Self::inode));
+                Command::Delegation(match self.choose("DelegationCommand", 2) {
+                    0 => DelegationCommand::Take {
+                        client,
+                        directories,
+                        lease_ms: self.u32(),
+                    },
+                    _ => DelegationCommand::GiveBack { client, directories },
+                })
+            }
+            24 => {
+                let mut command = self.command();
+                while matches!(command, Command::Ordered { .. }) {
+                    command = self.command();
+                }
+                Command::Ordered {
+                    after: self.number(),
+                    time: self.i64(),
+                    inode: self.option(Self::inode).filter(|inode| inode.0 != 0),
+                    command: Box::new(command),
+                }
+            }
             _ => Command::Forget {
                 transaction: self.transaction(),
             },
@@ -240,7 +279,7 @@ impl Generator {
     }
 
     pub(super) fn node_request(&mut self) -> NodeRequest {
-        match self.choose("NodeRequest", 12) {
+        match self.choose("NodeRequest", 15) {
             0 => NodeRequest::Walk {
                 start: self.inode(),
                 path: self.data(),
@@ -274,8 +313,21 @@ impl Generator {
             8 => NodeRequest::GetQuota {
                 directory: self.inode(),
             },
-            9 => NodeRequest::Drain { drain: self.flag() },
-            10 => NodeRequest::Admit { node: self.node() },
+            9 => NodeRequest::BlockVerify {
+                block: self.block(),
+                checksum: self.u32(),
+            },
+            10 => NodeRequest::BlocksMissing {
+                blocks: self.list(Self::block),
+            },
+            11 => NodeRequest::BlockFetch {
+                block: self.block(),
+                size: self.u32(),
+                checksum: self.u32(),
+                from: self.list(Self::node),
+            },
+            12 => NodeRequest::Drain { drain: self.flag() },
+            13 => NodeRequest::Admit { node: self.node() },
             6 => NodeRequest::DirectoryUsage {
                 directory: self.inode(),
             },

@@ -466,9 +466,12 @@ impl State {
             | NodeRequest::GetQuota { .. }
             | NodeRequest::Drain { .. }
             | NodeRequest::Admit { .. } => panic!("nobody asks the fake what a directory takes"),
-            NodeRequest::BlockDelete { .. } | NodeRequest::BlockList { .. } | NodeRequest::BlockCompact => {
-                panic!("clients leave the block store alone")
-            }
+            NodeRequest::BlockDelete { .. }
+            | NodeRequest::BlockList { .. }
+            | NodeRequest::BlockVerify { .. }
+            | NodeRequest::BlocksMissing { .. }
+            | NodeRequest::BlockFetch { .. }
+            | NodeRequest::BlockCompact => panic!("clients leave the block store alone"),
         }
     }
 

@@ -85,6 +85,9 @@ impl BlockStore {
                 return Ok(report);
             }
         }
+        if self.damage.keeps_segment(victim.segment) {
+            return Ok(report);
+        }
         self.give_up_unreadable(disk, victim.segment, &mut report)?;
         self.sync(disk)?;
         self.remove_files(disk, &[victim.segment])?;
@@ -132,7 +135,7 @@ impl BlockStore {
         let emptiest = self
             .segments
             .iter()
-            .filter(|(id, _)| !self.is_in_use(*id))
+            .filter(|(id, _)| !self.is_in_use(*id) && !self.damage.keeps_segment(*id))
             .map(|(id, segment)| (kept_bytes(id, segment) * 100 / segment.size_bytes.max(1), id))
             .filter(|(live_percent, _)| *live_percent < live_percent_max)
             .min();
@@ -195,6 +198,11 @@ impl BlockStore {
                 self.append_block(disk, block, &data, checksum, size_bytes)
             }
             Err(Error::Corrupt { block, .. }) => self.give_up(disk, block, report),
+            // Not given up: the device may read it another time.
+            Err(Error::Disk { .. }) if self.damage.knows(block) => {
+                self.damage.keep_segment(victim);
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }
@@ -231,6 +239,7 @@ impl BlockStore {
         // Older copies of it must not come back to life.
         self.append_tombstone(disk, block)?;
         self.forget(block);
+        self.damage.forget(block);
         report.damaged.push(block);
         Ok(())
     }

@@ -16,10 +16,12 @@
 //! - Only the last segment is unsealed, and it was created by this process.
 //! - Among the records of a block the one in the latest place (segment, offset) says what holds.
 //! - A segment is removed only after everything copied from it was synced.
+//! - A copy that was found bad stays until it is put again or deleted, so that the rest of it can be read.
 //! - After a failed sync, or a failed write that was not for want of space, nothing is written any
 //!   more (`Poisoned`); reading goes on.
 
 mod compaction;
+mod damage;
 mod format;
 mod segment;
 mod segments;
@@ -37,6 +39,8 @@ use crate::disk::{Disk, FileId};
 use crate::paged_map::PagedMap;
 use compaction::Victim;
 pub use compaction::{CompactConfig, CompactReport};
+pub use damage::BadCopy;
+use damage::Damage;
 use format::{Entry, Kind, PAGE_SIZE_BYTES};
 use segments::Segments;
 use tail::Tail;
@@ -129,6 +133,7 @@ pub struct BlockStore {
     segment_next: u32,
     /// Segments with an open file, oldest opened first.
     open_files: VecDeque<(u32, FileId)>,
+    damage: Damage,
     poisoned: bool,
 }
 
@@ -161,6 +166,7 @@ impl BlockStore {
             victim: None,
             segment_next: 1,
             open_files: VecDeque::new(),
+            damage: Damage::default(),
             poisoned: false,
         };
         let mut report = OpenReport::default();
@@ -177,7 +183,7 @@ impl BlockStore {
     }
 
     /// Stores `data`, whose CRC-32C is `checksum`; durable after the next `sync`. Storing the same block
-    /// again changes nothing.
+    /// again changes nothing, but that a copy known to be bad is replaced.
     pub fn put<D: Disk>(
         &mut self,
         disk: &mut D,
@@ -201,24 +207,25 @@ impl BlockStore {
                 found,
             });
         }
+        let offered = (checksum, size_bytes);
         match self.index.get(&block) {
-            Some(present) if present.checksum == checksum && present.size_bytes == size_bytes => {
-                return Ok(());
-            }
-            Some(present) => {
+            Some(present) if (present.checksum, present.size_bytes) != offered => {
                 return Err(Error::Conflict {
                     block,
                     present: present.checksum,
                     offered: checksum,
                 });
             }
-            None => {}
+            Some(_) if !self.damage.knows(block) => return Ok(()),
+            _ => {}
         }
         let (_, total_bytes) = self.space();
         if total_bytes.saturating_add(format::record_size_bytes(size_bytes)) > self.config.capacity_bytes {
             return Err(Error::NoSpace);
         }
-        self.append_block(disk, block, data, checksum, size_bytes)
+        self.append_block(disk, block, data, checksum, size_bytes)?;
+        self.damage.forget(block);
+        Ok(())
     }
 
     /// Makes all puts and deletes so far durable.
@@ -258,8 +265,13 @@ impl BlockStore {
             offset,
             length,
         })?;
-        let file = self.file(disk, location.segment)?;
-        self.read_verified(disk, file, block, location, offset, end)
+        let read = self
+            .file(disk, location.segment)
+            .and_then(|file| self.read_verified(disk, file, block, location, offset, end));
+        if let Err(error) = &read {
+            self.note_damage(block, location, error);
+        }
+        read
     }
 
     pub fn contains(&self, block: BlockId) -> bool {
@@ -283,6 +295,11 @@ impl BlockStore {
             .collect()
     }
 
+    /// Damaged copies that were found since this was called last.
+    pub fn take_found(&mut self) -> Vec<BadCopy> {
+        self.damage.take_found()
+    }
+
     /// Forgets those of `blocks` that are here; durable after the next `sync`.
     pub fn delete<D: Disk>(&mut self, disk: &mut D, blocks: &[BlockId]) -> Result<(), Error> {
         self.refuse_if_poisoned()?;
@@ -290,6 +307,7 @@ impl BlockStore {
             if self.index.contains_key(&block) {
                 self.append_tombstone(disk, block)?;
                 self.forget(block);
+                self.damage.forget(block);
             }
         }
         Ok(())

@@ -152,7 +152,7 @@ impl Partition {
                 Query::PartitionStatus => Ok(Reply::Partition(self.status())),
                 ref query => self.state.query(now_ms, query),
             };
-            self.completions.push(Completion { call, result });
+            self.answer_query(call, query, result);
         }
     }
 }

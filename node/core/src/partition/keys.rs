@@ -63,6 +63,7 @@ impl Partition {
         let batch = &mut self.pending.batch;
         let run = batch.run.as_mut().expect("a run was begun");
         run.push(&mut batch.data, key, value);
+        batch.patient_until_us = None;
         batch.calls.push(Asker::Key(asker));
     }
 
@@ -240,6 +241,7 @@ impl Partition {
 
     /// Everything that waits ends: `changes` for what may be in the log, `reads` for what is not.
     pub(super) fn give_up_all(&mut self, changes: &Failure, reads: &Failure) {
+        self.give_up_lock_waits(reads);
         let (entries, mut batch, waiting_reads) = self.pending.take_all();
         batch.seal_run();
         let unproposed = WaitingEntry {

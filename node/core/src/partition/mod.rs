@@ -19,6 +19,8 @@ pub mod event;
 mod hand_over;
 mod key_run;
 mod keys;
+mod lease_grace;
+mod lock_waits;
 mod pending;
 mod rejoin;
 mod snapshot;
@@ -42,12 +44,17 @@ use crate::state::State;
 use crate::time::Now;
 use event::{CallId, Completion, Output, Returned};
 pub(crate) use key_run::plain_set;
+use lease_grace::LeaseGrace;
 use pending::{Batch, Pending, Position, Read, WaitingEntry, WaitingRead};
 pub use snapshot_config::{SnapshotConfig, SnapshotCounts};
 pub use start::Start;
 
 /// A batch that reached this size is proposed before the turn ends.
 const BATCH_SIZE_BYTES_MAX: usize = 1 << 20;
+/// How long commands nobody waits for wait for company; an entry costs its nodes as much as a hundred commands.
+const PATIENCE_US: u64 = 2_000;
+/// They wait no longer once they have so many bytes.
+const PATIENT_SIZE_BYTES_MAX: usize = 64 * KIB;
 /// Largest command. It must fit a record of the log and, with the message around it, a frame to a follower; what
 /// does not would stop the log of every node that tried.
 const ENTRY_SIZE_BYTES_MAX: usize = FRAME_SIZE_PEER_MAX - 64 * KIB;
@@ -77,6 +84,7 @@ pub struct Partition {
     /// How many commands may still be applied in this turn.
     commands_left: u64,
     pending: Pending,
+    lock_waits: lock_waits::LockWaits,
     was_leader: bool,
     time: UnixNanos,
     hash_points: VecDeque<(u64, u64)>,
@@ -92,6 +100,10 @@ pub struct Partition {
     hand_over: Option<hand_over::HandOver>,
     /// For the state's hash map; not replicated.
     hash_seed: u64,
+    turn_us: u64,
+    lease_grace: LeaseGrace,
+    /// Of blocks without a policy of their own; 0: not told.
+    copies: usize,
 }
 
 impl Partition {
@@ -117,6 +129,12 @@ impl Partition {
 
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Blocks with too few copies are known from now on; `copies`: of what has no policy of its own.
+    pub fn watch_copies(&mut self, copies: usize) {
+        self.copies = copies;
+        self.state.watch_copies(copies);
     }
 
     pub fn term(&self) -> u64 {
@@ -169,7 +187,9 @@ impl Partition {
             self.refuse_not_leader(call);
             return;
         }
-        if let Some(recorded) = id.as_ref().and_then(|id| self.state.recorded(id)) {
+        // Whether a lock that was granted is still held is decided when the request is applied.
+        let asked = id.as_ref().filter(|_| !matches!(command, Command::Lock(_)));
+        if let Some(recorded) = asked.and_then(|id| self.state.recorded(id)) {
             self.answer(call, recorded);
             return;
         }
@@ -189,6 +209,7 @@ impl Partition {
             return;
         }
         self.time = self.time.max(now.unix_ns);
+        let is_patient = matches!(command, Command::Ordered { .. });
         let encoded = codec::encode_proposal(&Proposal {
             time: self.time,
             id,
@@ -209,6 +230,13 @@ impl Partition {
             self.propose_batch();
         }
         let batch = &mut self.pending.batch;
+        batch.patient_until_us = match is_patient {
+            true if batch.calls.is_empty() => Some(now.monotonic_us + PATIENCE_US),
+            true => batch
+                .patient_until_us
+                .filter(|_| batch.data.len() < PATIENT_SIZE_BYTES_MAX),
+            false => None,
+        };
         batch.seal_run();
         batch
             .data
@@ -265,16 +293,22 @@ impl Partition {
             {
                 partition.ask_read_round();
             }
+            partition.tick_lock_waits();
             if partition.is_leader() {
                 partition.ticks_as_leader += 1;
                 if partition.state.has_due_keys(now.unix_ms()) {
                     partition.submit_command(now, None, None, Command::KeyExpireDue { limit: EXPIRE_LIMIT });
                 }
-                if partition.state.has_due_orphans(now.unix_ns) {
+                let may_end_leases = partition.lease_grace.is_over(now);
+                if may_end_leases {
+                    partition.end_due_lock_leases(now);
+                }
+                if may_end_leases && partition.state.has_due_orphans(now.unix_ns) {
                     partition.submit_command(now, None, None, Command::ReapOrphans { limit: REAP_LIMIT });
                 }
             } else {
                 partition.ticks_as_leader = 0;
+                partition.lease_grace.begin();
             }
         });
     }
@@ -340,8 +374,14 @@ impl Partition {
 
     /// Until the next turn about so many commands are applied: whole entries, at least one. A replica that catches
     /// up has more committed entries at once than the others of its worker can wait for.
-    pub fn begin_turn(&mut self, commands_max: u64) {
+    pub fn begin_turn(&mut self, now: Now, commands_max: u64) {
         self.commands_left = commands_max;
+        self.turn_us = now.monotonic_us;
+    }
+
+    /// When a batch that waits for company is proposed.
+    pub fn patient_until_us(&self) -> Option<u64> {
+        self.pending.batch.patient_until_us
     }
 
     /// Committed entries wait for the next turn.
@@ -376,6 +416,7 @@ impl Partition {
             partition.group.applied(partition.applied.0);
             partition.finish_rejoin();
             partition.serve_confirmed_reads(now, &mut again);
+            partition.serve_lock_waits(now);
             partition.go_on_with_unfinished(now);
             if !again.is_empty() {
                 partition.submit_command(now, None, None, Command::KeyExpireDue { limit: EXPIRE_LIMIT });
@@ -398,7 +439,11 @@ impl Partition {
 
     /// Whether [`Partition::flush`] or [`Partition::collect`] have something to do at once.
     pub fn has_batch(&self) -> bool {
-        !self.pending.batch.calls.is_empty() || self.pending.reads_unasked
+        let batch = &self.pending.batch;
+        let is_due = batch
+            .patient_until_us
+            .is_none_or(|until_us| until_us <= self.turn_us);
+        (is_due && !batch.calls.is_empty()) || self.pending.reads_unasked
     }
 
     fn propose_batch(&mut self) {

@@ -103,6 +103,8 @@ pub struct Batch {
     /// The run at the end of `data`, while SETs may join it.
     pub run: Option<OpenRun>,
     pub deadline_us: u64,
+    /// All of its commands are ordered: it waits for company until then.
+    pub patient_until_us: Option<u64>,
 }
 
 impl Batch {

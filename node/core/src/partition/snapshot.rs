@@ -246,6 +246,7 @@ impl Partition {
             Some((index, state)) if index == metadata.index => {
                 self.state = state;
                 self.state.set_hash_seed(self.hash_seed);
+                self.state.watch_copies(self.copies);
                 self.applied = (metadata.index, metadata.term);
                 self.time = self.time.max(self.state.time());
                 self.hash_points.clear();

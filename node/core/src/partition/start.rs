@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use bark_schema::ids::{NodeNumber, PartitionId};
 use bark_schema::message::LogEntry;
 
+use super::lease_grace::LeaseGrace;
 use super::pending::Pending;
 use super::{Partition, SnapshotConfig, rejoin, snapshot};
 use crate::consensus::{self, Group, GroupOutput, GroupStorage};
@@ -64,6 +65,7 @@ impl Partition {
             committed: VecDeque::new(),
             commands_left: u64::MAX,
             pending: Pending::default(),
+            lock_waits: super::lock_waits::LockWaits::default(),
             was_leader: false,
             hash_points: VecDeque::new(),
             snapshots: snapshot::Snapshots::new(snapshots, now),
@@ -76,6 +78,9 @@ impl Partition {
             ticks_as_leader: 0,
             hand_over: None,
             hash_seed,
+            turn_us: now.monotonic_us,
+            lease_grace: LeaseGrace::default(),
+            copies: 0,
         };
         partition.state.set_hash_seed(hash_seed);
         if partition.replicas.len() == 1 {

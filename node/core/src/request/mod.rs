@@ -3,11 +3,12 @@
 //! `namespace` decides what a directory operation touches, `transaction` carries it through two-phase
 //! commit, `recovery` finishes what a lost coordinator left, `walk` follows paths, `block` replicates data,
 //! `pack` moves small writes into blocks, `defragment` joins files in pieces, `collect` drops blocks nobody
-//! needs, `usage` adds up what directories take, `quota` keeps the limits of that.
+//! needs, `mend` makes copies that are missing or bad anew, `usage` adds up what directories take, `quota` keeps the limits of that.
 
 mod block;
 pub mod collect;
 pub mod defragment;
+pub mod mend;
 pub mod namespace;
 pub mod node;
 pub mod pack;

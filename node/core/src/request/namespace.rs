@@ -38,6 +38,7 @@ pub async fn carry_out(
     operation: Namespace,
     term: u64,
 ) -> Result<Reply, Failure> {
+    let gateway = &gateway.on_behalf_of(id.client);
     let primary = operation.primary();
     if let Some(command) = single_entry_form(&operation) {
         match gateway.command_as(id, primary, command).await {
@@ -62,7 +63,12 @@ pub async fn carry_out(
             Err(failure) => Err(failure),
         };
         match result {
-            Err(Failure::Locked { .. } | Failure::Busy(_) | Failure::Refused(Refusal::Conflict, _)) => {}
+            Err(
+                Failure::Locked { .. }
+                | Failure::Delegated { .. }
+                | Failure::Busy(_)
+                | Failure::Refused(Refusal::Conflict, _),
+            ) => {}
             // Found while planning or by another partition: it must be the answer to every repetition.
             // If one of those was answered before, perhaps with success, that is the answer to this one.
             Err(Failure::Refused(refusal, sentence)) if refusal != Refusal::Internal => {

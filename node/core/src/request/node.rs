@@ -2,7 +2,7 @@
 
 use bark_schema::operation::{ClusterStatus, Failure, NodeRequest, Refusal, Reply, Request};
 
-use super::{block, quota, unexpected, usage, walk};
+use super::{block, mend, quota, unexpected, usage, walk};
 use crate::worker::gateway::{DEADLINE_DEFAULT_US, Gateway, Reach};
 
 /// `local_status`: what this worker alone knows, for `ClusterStatus`.
@@ -32,7 +32,15 @@ pub async fn carry_out(
         NodeRequest::DirectoryUsage { directory } => usage::directory_usage(gateway, directory).await,
         NodeRequest::SetQuota { directory, limits } => quota::set(gateway, directory, limits).await,
         NodeRequest::GetQuota { directory } => quota::get(gateway, directory).await,
+        NodeRequest::BlockFetch {
+            block,
+            size,
+            checksum,
+            from,
+        } => mend::fetch(gateway, block, size, checksum, from).await,
         NodeRequest::BlockGet { .. }
+        | NodeRequest::BlockVerify { .. }
+        | NodeRequest::BlocksMissing { .. }
         | NodeRequest::BlockDelete { .. }
         | NodeRequest::BlockList { .. }
         | NodeRequest::BlockCompact

@@ -42,7 +42,7 @@ impl State {
 
     /// Everything but the size and the policy.
     pub(super) fn change_attributes(&mut self, inode: InodeId, change: &AttributeChange) {
-        let time = self.time;
+        let time = self.moment();
         self.change_inode(inode, |row| {
             row.mode = change.mode.map_or(row.mode, mode_bits);
             row.owner = change.owner.unwrap_or(row.owner);
@@ -57,7 +57,7 @@ impl State {
     }
 
     pub(super) fn resize(&mut self, inode: InodeId, size: u64) {
-        let time = self.time;
+        let time = self.moment();
         self.cut_extents(inode, size, u64::MAX);
         self.settle_body(inode);
         self.set_size(inode, size);

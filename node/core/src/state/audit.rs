@@ -9,16 +9,19 @@
 //! - Inodes: directories count their entries and subdirectories, attributes and extents are counted, and one without
 //!   a name is due or open.
 //! - Extents do not overlap, lie within their file, and are what the blocks' references count.
-//! - Opens and leases, sessions and replies, locks and prepared transactions belong to each other.
+//! - Opens, delegations and leases, sessions and replies, locks and prepared transactions belong to each other.
+//! - Advisory locks do not conflict, and are counted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bark_schema::file_lock::FileLock;
 use bark_schema::ids::{BlockId, ClientId, InodeId};
 use bark_schema::operation::FileKind;
 
 use super::State;
 use super::counters::SpaceCounters;
 use super::extent::ExtentRow;
+use super::file_lock::lock_of;
 use super::inode::Body;
 use super::lock::LockKey;
 
@@ -30,8 +33,10 @@ impl State {
         self.audit_inodes()?;
         self.audit_extents()?;
         self.audit_opens()?;
+        self.audit_delegations()?;
         self.audit_sessions()?;
-        self.audit_locks()
+        self.audit_locks()?;
+        self.audit_file_locks()
     }
 
     fn audit_counters(&self) -> Result<(), String> {
@@ -149,6 +154,9 @@ impl State {
                 return Err(format!("{block} is in use and in the ledger"));
             }
         }
+        if let Some(block) = self.unnoticed_shortage() {
+            return Err(format!("{block} has too few copies and is not among those"));
+        }
         match references.keys().next() {
             Some(block) => Err(format!("{block} is pointed into and not known")),
             None => Ok(()),
@@ -180,6 +188,29 @@ impl State {
         }
     }
 
+    fn audit_delegations(&self) -> Result<(), String> {
+        for (directory, client) in self.delegations.iter() {
+            if !self.delegations_by_client.contains(&(*client, *directory)) {
+                return Err(format!("{directory} is delegated, but not to {client}"));
+            }
+            if !self.leases.contains(client) {
+                return Err(format!("{client} holds {directory} and has no lease"));
+            }
+            let is_directory = self
+                .inodes
+                .get(directory)
+                .is_some_and(|row| row.kind() == FileKind::Directory && row.link_count > 0);
+            if !is_directory {
+                return Err(format!("{directory} is delegated and no directory with a name"));
+            }
+        }
+        agree(
+            "delegations by client",
+            &self.delegations_by_client.len(),
+            &self.delegations.len(),
+        )
+    }
+
     fn audit_sessions(&self) -> Result<(), String> {
         let mut replies: BTreeMap<ClientId, u32> = BTreeMap::new();
         for ((client, _), _) in self.replies.iter() {
@@ -208,6 +239,44 @@ impl State {
             .map(|(key, holder)| (key.clone(), *holder))
             .collect();
         agree("locks", &held, &expected)
+    }
+
+    fn audit_file_locks(&self) -> Result<(), String> {
+        let held: Vec<FileLock> = self
+            .file_locks
+            .iter()
+            .map(|(place, row)| lock_of(place, row))
+            .collect();
+        let mut files: BTreeMap<(ClientId, InodeId), u32> = BTreeMap::new();
+        let mut leases: BTreeMap<ClientId, u32> = BTreeMap::new();
+        let waits = self.lock_waits.iter().map(|(_, wait)| wait.lock);
+        for lock in held.iter().copied().chain(waits) {
+            let client = lock.owner.client;
+            *files.entry((client, lock.inode)).or_default() += 1;
+            *leases.entry(client).or_default() += 1;
+            if !self.inodes.contains(&lock.inode) || !self.lock_leases.contains(&client) {
+                return Err(format!("{lock:?} is on nothing or of nobody"));
+            }
+        }
+        for (index, lock) in held.iter().enumerate() {
+            let beside = self.held_on(lock.inode).filter(|other| other != lock);
+            let wrong = beside.filter(|other| {
+                let of_one = other.owner == lock.owner && other.range.overlaps(lock.range);
+                other.conflicts(lock) || of_one
+            });
+            if let Some(other) = wrong.into_iter().next() {
+                return Err(format!("lock {index}: {lock:?} and {other:?} are held at once"));
+            }
+        }
+        let kept = self
+            .lock_files
+            .iter()
+            .map(|(key, count)| (*key, *count))
+            .collect();
+        agree("files with locks", &kept, &files)?;
+        let counted = self.lock_leases.iter().filter(|(_, lease)| lease.locks > 0);
+        let kept = counted.map(|(client, lease)| (*client, lease.locks)).collect();
+        agree("locks of clients", &kept, &leases)
     }
 }
 

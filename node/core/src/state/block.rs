@@ -14,7 +14,7 @@
 
 use std::ops::Bound;
 
-use bark_schema::ids::{BlockId, NodeNumber};
+use bark_schema::ids::{BlockId, InodeId, NodeNumber};
 use bark_schema::limits::BLOCKS_PER_COMMAND_MAX;
 use bark_schema::operation::{Failure, Refusal, Reply, UnixNanos};
 
@@ -81,8 +81,15 @@ impl State {
         Ok(())
     }
 
-    /// Counts one more extent that points into a checked block.
-    pub(super) fn reference(&mut self, block: BlockId, size: u32, checksum: u32, nodes: &[NodeNumber]) {
+    /// Counts one more extent of `inode` that points into a checked block.
+    pub(super) fn reference(
+        &mut self,
+        inode: InodeId,
+        block: BlockId,
+        size: u32,
+        checksum: u32,
+        nodes: &[NodeNumber],
+    ) {
         let known = self.blocks.update(&block, |row| row.references += 1);
         if !known {
             self.block_bytes += u64::from(size);
@@ -93,6 +100,7 @@ impl State {
                 nodes: NodeList::new(nodes),
             };
             self.blocks.insert(block, row);
+            self.count_copies(block, nodes.len(), inode);
         }
     }
 
@@ -114,6 +122,7 @@ impl State {
             && let Some(row) = self.blocks.remove(&block)
         {
             self.block_bytes -= u64::from(row.size);
+            self.forget_copies(block);
             self.discard(block, row.size, row.nodes, false);
         }
     }

@@ -15,7 +15,7 @@ use crc_fast::{CrcAlgorithm, Digest};
 use super::Error;
 
 /// Of the rows and of the chunks they travel in.
-pub(crate) const FORMAT_VERSION: u16 = 6;
+pub(crate) const FORMAT_VERSION: u16 = 8;
 
 /// Where encoded bytes go: into a buffer or straight into a checksum.
 pub(crate) trait Sink {

@@ -69,6 +69,7 @@ impl State {
             DataCommand::Repack { block, pieces } => self.repack(block, pieces),
             DataCommand::CondemnBlocks { node, blocks } => self.condemn_blocks(*node, blocks),
             DataCommand::ForgetBlocks { blocks } => self.forget_blocks(blocks),
+            DataCommand::RecordCopies { changes } => self.record_copies(changes),
             DataCommand::Update(update) => self.update(update),
         }
     }
@@ -378,7 +379,7 @@ impl State {
                 let Some(old) = self.take_extent(piece.inode, offset) else {
                     continue;
                 };
-                self.reference(block, size, checksum, nodes);
+                self.reference(piece.inode, block, size, checksum, nodes);
                 let row = ExtentRow::Block {
                     length: old.length() as u32,
                     block_offset: piece.block_offset + (offset - piece.offset) as u32,
@@ -415,7 +416,7 @@ impl State {
 
     /// The content changed now. Answers the attributes.
     pub(super) fn touch_content(&mut self, inode: InodeId) -> Result<Reply, Failure> {
-        let time = self.time;
+        let time = self.moment();
         self.change_inode(inode, |row| row.touch_content(time));
         self.answer_attributes(inode)
     }

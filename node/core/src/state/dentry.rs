@@ -119,9 +119,9 @@ impl State {
         check_new_inode(attributes)?;
         let kind = body.kind();
         self.check_room_for(directory, name)?;
-        let id = self.next_inode()?;
+        let id = self.birth_number()?;
         let policy = self.policy_of(directory)?;
-        let inode = Inode::new(attributes, policy, body, directory, self.time);
+        let inode = Inode::new(attributes, policy, body, directory, self.moment());
         self.check_growth(directory, inode.allocated(), 1)?;
         self.bear(id, inode);
         self.put_xattrs(id, &attributes.xattrs);
@@ -202,7 +202,7 @@ impl State {
     }
 
     fn count_entry(&mut self, directory: InodeId, kind: FileKind, by: i32) {
-        let time = self.time;
+        let time = self.moment();
         self.change_inode(directory, |inode| {
             if let Body::Directory { children, .. } = &mut inode.body {
                 *children = children.saturating_add_signed(i64::from(by));

@@ -349,7 +349,8 @@ impl State {
 
     /// Takes a directory out of the tree; it was empty.
     pub(super) fn orphan_directory(&mut self, id: InodeId) {
-        let time = self.time;
+        self.end_any_delegation(id);
+        let time = self.moment();
         let found = self.change_inode(id, |inode| {
             inode.link_count = 0;
             inode.changed = time;
@@ -363,6 +364,7 @@ impl State {
     pub(super) fn remove_inode(&mut self, id: InodeId) {
         self.cut_extents(id, 0, u64::MAX);
         self.remove_xattrs(id);
+        self.drop_locks_of_inode(id);
         if let Some(inode) = self.inodes.remove(&id) {
             self.count(inode.counted(), Counted::NOTHING);
         }

@@ -20,11 +20,14 @@ mod attributes;
 mod audit;
 mod block;
 mod codec;
+mod copies;
 mod counters;
 mod data;
+mod delegation;
 mod dentry;
 mod entry_name;
 mod extent;
+mod file_lock;
 mod fragment;
 mod inode;
 mod key;
@@ -32,6 +35,7 @@ mod key_run;
 mod key_table;
 mod link;
 mod lock;
+mod lock_lease;
 mod names;
 mod node_list;
 mod open;
@@ -57,22 +61,28 @@ mod xattr;
 
 use std::collections::BTreeSet;
 
+use bark_schema::file_lock::LockCommand;
 use bark_schema::ids::{BlockId, ClientId, InodeId, PartitionId, TransactionId};
-use bark_schema::operation::{Command, Failure, Proposal, Reply, UnixMillis, UnixNanos};
+use bark_schema::operation::{Command, Failure, Proposal, Refusal, Reply, RequestId, UnixMillis, UnixNanos};
 use bark_schema::quota::Allowance;
 
+pub use copies::BlockCopies;
 pub use counters::SpaceCounters;
 pub use data::PatchToPack;
 pub use fragment::{Fragment, FragmentPlace};
 pub(crate) use quota::other_quota;
 
 use block::{BlockRow, GarbageRow};
+use copies::Shortage;
+use delegation::Foretold;
 use dentry::{Dentry, DentryKey};
 use extent::ExtentRow;
+use file_lock::{LockPlace, LockRow, WaitRow};
 use inode::Inode;
 pub use key::{KeyFound, TOUCHED_KEYS_MAX};
 use key_table::KeyTable;
 use lock::LockKey;
+use lock_lease::{FenceRow, LockLeaseRow};
 use open::LeaseRow;
 use quota::{AllowanceRow, QuotaRow};
 use session::{Retiree, SessionRow};
@@ -116,9 +126,13 @@ pub struct State {
     /// The rows of `usages` that have something to report.
     unreported: BTreeSet<InodeId>,
     usage_changes: UsageChanges,
+    /// The rows of `blocks` that name too few nodes.
+    shortage: Shortage,
     snapshot: Option<Snapshot>,
     /// The entry applied last did only a part of its command; see [`unfinished`].
     unfinished: bool,
+    /// Of the ordered command that is being applied.
+    foretold: Option<Foretold>,
 
     keys: KeyTable,
     expiries: Table<(UnixMillis, Box<[u8]>), ()>,
@@ -154,6 +168,19 @@ pub struct State {
     grants: Table<(InodeId, PartitionId), Allowance>,
     /// What is used here of quotas, wherever their directories are.
     allowances: Table<InodeId, AllowanceRow>,
+    /// Directories at home here that one client has for itself.
+    delegations: Table<InodeId, ClientId>,
+    delegations_by_client: Table<(ClientId, InodeId), ()>,
+    /// Advisory locks of files; `locks` are those of transactions.
+    file_locks: Table<LockPlace, LockRow>,
+    /// Who waits for one, by file and the index of the entry that asked.
+    lock_waits: Table<(InodeId, u64), WaitRow>,
+    /// How many of both a client has on a file.
+    lock_files: Table<(ClientId, InodeId), u32>,
+    lock_leases: Table<ClientId, LockLeaseRow>,
+    lock_fences: Table<ClientId, FenceRow>,
+    /// Not replicated: those who are told of the ends of waits look when this has moved.
+    ended_waits: u64,
 }
 
 /// Does the same with every table of a state, in the order of their tags.
@@ -162,13 +189,15 @@ macro_rules! each_table {
         each_table!(@ (&mut $state), $table, $action, keys expiries inodes dentries extents blocks garbage
             sessions replies retirements prepared locks tombstones outcomes
             xattrs orphans opens opens_by_client leases fences usages contributions names
-            quotas grants allowances due_orphans)
+            quotas grants allowances due_orphans delegations delegations_by_client
+            file_locks lock_waits lock_files lock_leases lock_fences)
     };
     (shared $state:expr, $table:ident, $action:expr) => {
         each_table!(@ (&$state), $table, $action, keys expiries inodes dentries extents blocks garbage
             sessions replies retirements prepared locks tombstones outcomes
             xattrs orphans opens opens_by_client leases fences usages contributions names
-            quotas grants allowances due_orphans)
+            quotas grants allowances due_orphans delegations delegations_by_client
+            file_locks lock_waits lock_files lock_leases lock_fences)
     };
     (@ (&mut $state:expr), $table:ident, $action:expr, $($field:ident)*) => {
         $( { let $table = &mut $state.$field; $action; } )*
@@ -205,9 +234,11 @@ impl State {
             patches: BTreeSet::new(),
             unreported: BTreeSet::new(),
             usage_changes: UsageChanges::default(),
+            shortage: Shortage::default(),
             orphan_count: 0,
             snapshot: None,
             unfinished: false,
+            foretold: None,
             keys: KeyTable::new(1),
             expiries: Table::new(2),
             inodes: Table::new(3),
@@ -235,6 +266,14 @@ impl State {
             grants: Table::new(25),
             allowances: Table::new(26),
             due_orphans: Table::new(27),
+            delegations: Table::new(28),
+            delegations_by_client: Table::new(29),
+            file_locks: Table::new(30),
+            lock_waits: Table::new(31),
+            lock_files: Table::new(32),
+            lock_leases: Table::new(33),
+            lock_fences: Table::new(34),
+            ended_waits: 0,
         }
     }
 
@@ -305,7 +344,10 @@ impl State {
                     steps,
                 },
                 _,
-            ) => self.prepare(*transaction, *primary, steps),
+            ) => {
+                self.check_steps_undelegated(transaction.client, steps)?;
+                self.prepare(*transaction, *primary, steps)
+            }
             (
                 Command::Decide {
                     transaction,
@@ -337,19 +379,70 @@ impl State {
                     acknowledged_below,
                 },
                 _,
-            ) => self.decide_commit(*transaction, steps, participants, reply, *acknowledged_below),
+            ) => {
+                self.check_steps_undelegated(transaction.client, steps)?;
+                self.decide_commit(*transaction, steps, participants, reply, *acknowledged_below)
+            }
             (Command::Finish { transaction, commit }, _) => self.finish(*transaction, *commit),
             (Command::Forget { transaction }, _) => self.forget(*transaction),
             (command, None) => self.execute(command),
+            (Command::Lock(command), Some(id)) => self.change_locks_as(id, command),
             (command, Some(id)) => {
                 if let Some(result) = self.recorded(id) {
                     return result;
                 }
                 self.admit(id)?;
-                let result = self.execute(command);
+                if !lock_lease::passes_fence(command) {
+                    self.check_fence(id.client, id.sequence)?;
+                }
+                let result = match command {
+                    Command::Ordered {
+                        after,
+                        time,
+                        inode,
+                        command,
+                    } => {
+                        let foretold = Foretold {
+                            time: *time,
+                            inode: *inode,
+                        };
+                        self.apply_ordered(id, *after, foretold, command)
+                    }
+                    command => {
+                        self.check_undelegated(id.client, command)?;
+                        self.execute(command)
+                    }
+                };
                 self.record(id.client, id.sequence, id.acknowledged_below, &result);
                 result
             }
+        }
+    }
+
+    /// A fence comes before the answer that was recorded: a lock that was granted may be lost by now.
+    fn change_locks_as(&mut self, id: &RequestId, command: &LockCommand) -> Result<Reply, Failure> {
+        if command.client().is_some_and(|client| client != id.client) {
+            let sentence = "a client takes locks for itself only";
+            return Err(Failure::refused(Refusal::InvalidArgument, sentence));
+        }
+        self.check_fence_of(id, command)?;
+        if let Some(result) = self.recorded(id) {
+            return result;
+        }
+        self.admit(id)?;
+        self.check_lock_undelegated(id.client, command)?;
+        let result = match command {
+            LockCommand::Rejoin { client } => self.rejoin(*client, id.sequence),
+            command => self.change_locks(command),
+        };
+        self.record(id.client, id.sequence, id.acknowledged_below, &result);
+        result
+    }
+
+    fn check_fence_of(&self, id: &RequestId, command: &LockCommand) -> Result<(), Failure> {
+        match command {
+            LockCommand::Rejoin { .. } => Ok(()),
+            _ => self.check_fence(id.client, id.sequence),
         }
     }
 
@@ -386,6 +479,12 @@ impl State {
             Command::Data(command) => self.change_data(command),
             Command::Usage(command) => self.change_usage(command),
             Command::Quota(command) => self.change_quota(command),
+            Command::Delegation(command) => self.change_delegations(command),
+            Command::Ordered { .. } => Err(Failure::refused(
+                Refusal::InvalidArgument,
+                "an ordered change needs the name of its request",
+            )),
+            Command::Lock(command) => self.change_locks(command),
             Command::WriteInline {
                 inode,
                 offset,

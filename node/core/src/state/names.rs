@@ -87,7 +87,7 @@ impl State {
         if old > 1 && count == 1 {
             self.names.remove(&(id, directory));
         }
-        let time = self.time;
+        let time = self.moment();
         self.change_inode(id, |inode| {
             inode.link_count = count;
             inode.directory = directory;

@@ -47,6 +47,11 @@ impl NodeList {
     pub(crate) fn push(&mut self, node: NodeNumber) {
         *self = NodeList::new(&[self, &[node][..]].concat());
     }
+
+    pub(crate) fn remove(&mut self, node: NodeNumber) {
+        let left: Vec<NodeNumber> = self.iter().copied().filter(|other| *other != node).collect();
+        *self = NodeList::new(&left);
+    }
 }
 
 impl Deref for NodeList {
@@ -102,6 +107,9 @@ mod tests {
             let decoded = NodeList::decode(&mut Reader::new(&one)).expect("it was just encoded");
             assert_eq!(decoded, pushed);
             pushed.push(NodeNumber(count));
+            let mut without = pushed.clone();
+            without.remove(NodeNumber(count));
+            assert_eq!(*without, *nodes);
         }
     }
 }

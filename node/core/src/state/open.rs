@@ -36,11 +36,14 @@ pub(crate) struct LeaseRow {
     pub(crate) opens: u32,
     /// It ran out, and some of what the client had open may be released already.
     pub(crate) is_over: bool,
+    /// The sequence of its last ordered command that was applied; 0: none.
+    pub(crate) ordered: u64,
 }
 row_struct!(LeaseRow {
     expires,
     opens,
-    is_over
+    is_over,
+    ordered
 });
 
 const MILLISECOND: UnixNanos = 1_000_000;
@@ -74,14 +77,7 @@ impl State {
                 Err(locked) => return Err(locked),
             }
         }
-        let renewed = known.is_some_and(|lease| !lease.is_over);
-        let lease_ms = lease_ms.clamp(LEASE_MS_MIN, LEASE_MS_MAX);
-        let lease = LeaseRow {
-            expires: self.time.saturating_add(UnixNanos::from(lease_ms) * MILLISECOND),
-            opens: known.map_or(0, |lease| lease.opens),
-            is_over: false,
-        };
-        self.leases.insert(client, lease);
+        let renewed = self.renew_lease(client, lease_ms);
         for inode in opened {
             if self.inodes.contains(inode) && !self.opens.contains(&(*inode, client)) {
                 self.opens.insert((*inode, client), ());
@@ -93,6 +89,20 @@ impl State {
             self.release_open(client, *inode);
         }
         Ok(Reply::Opens { missing, renewed })
+    }
+
+    /// The client lives. Says whether its lease had not run out.
+    pub(super) fn renew_lease(&mut self, client: ClientId, lease_ms: u32) -> bool {
+        let known = self.leases.get(&client).copied();
+        let lease_ms = lease_ms.clamp(LEASE_MS_MIN, LEASE_MS_MAX);
+        let lease = LeaseRow {
+            expires: self.time.saturating_add(UnixNanos::from(lease_ms) * MILLISECOND),
+            opens: known.map_or(0, |lease| lease.opens),
+            is_over: false,
+            ordered: known.map_or(0, |lease| lease.ordered),
+        };
+        self.leases.insert(client, lease);
+        known.is_some_and(|lease| !lease.is_over)
     }
 
     fn release_open(&mut self, client: ClientId, inode: InodeId) {
@@ -216,7 +226,9 @@ impl State {
             for inode in inodes {
                 self.release_open(client, inode);
             }
-            if self.leases.get(&client).is_some_and(|lease| lease.opens == 0) {
+            // Nothing of a client comes back by halves: while delegations are left, so is the lease.
+            left -= self.end_delegations(client, left);
+            if left > 0 && self.leases.get(&client).is_some_and(|lease| lease.opens == 0) {
                 self.leases.remove(&client);
             }
         }

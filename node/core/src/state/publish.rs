@@ -41,7 +41,14 @@ impl State {
 
         // New references first: a block that is published again over itself must not become garbage.
         for extent in extents {
-            self.reference(extent.block, extent.block_size, extent.checksum, &extent.nodes);
+            let Extent {
+                block,
+                block_size,
+                checksum,
+                nodes,
+                ..
+            } = extent;
+            self.reference(inode, *block, *block_size, *checksum, nodes);
         }
         if replace_all {
             self.clear_content(inode);

@@ -31,6 +31,11 @@ const INLINE_REPLY_SIZE_MAX: u64 = MIB as u64;
 
 impl State {
     pub fn query(&self, now_ms: UnixMillis, query: &Query) -> Result<Reply, Failure> {
+        let (client, query) = match query {
+            Query::By { client, query } => (Some(*client), &**query),
+            query => (None, query),
+        };
+        self.check_query_undelegated(client, query)?;
         match query {
             Query::KeyGet { key } => {
                 self.check_unlocked(&LockKey::key(key))?;
@@ -88,6 +93,11 @@ impl State {
             Query::Data(query) => self.query_data(query),
             Query::Usage(query) => self.query_usage(query),
             Query::Quota(query) => self.query_quota(query),
+            Query::By { .. } | Query::AwaitRecall { .. } => Err(Failure::refused(
+                Refusal::InvalidArgument,
+                "not a question about the state",
+            )),
+            Query::Lock(query) => self.query_locks(query),
         }
     }
 
@@ -96,6 +106,7 @@ impl State {
     pub fn query_meets_expired(&self, now_ms: UnixMillis, query: &Query) -> bool {
         let is_due = |key: &Bytes| self.keys.get(&key[..]).is_some_and(|row| row.is_due(now_ms));
         match query {
+            Query::By { query, .. } => self.query_meets_expired(now_ms, query),
             Query::KeyGet { key } => is_due(key),
             Query::KeyGetMany { keys } | Query::KeyExists { keys } => keys.iter().any(is_due),
             Query::KeyScan { .. } | Query::KeyCount => self.any_due_key(now_ms),

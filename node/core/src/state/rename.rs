@@ -77,7 +77,7 @@ impl State {
     /// The inode's own part of its move.
     fn settle_in(&mut self, moved: Dentry, from: InodeId, to: InodeId) {
         if moved.kind == FileKind::Directory {
-            let time = self.time;
+            let time = self.moment();
             self.change_inode(moved.inode, |row| row.changed = time);
         } else {
             self.change_names(moved.inode, Some(to), Some(from));

@@ -1,6 +1,7 @@
 //! How recorded answers are stored: the replies a change can have, and decided refusals.
 
 use bark_schema::data::Copied;
+use bark_schema::file_lock::LockAnswer;
 use bark_schema::operation::{Attributes, Failure, KeyValue, Refusal, Reply};
 
 use super::Error;
@@ -111,6 +112,10 @@ fn encode_reply(reply: &Reply, bytes: &mut Vec<u8>) -> bool {
             copied.length.encode(bytes);
             copied.attributes.encode(bytes);
         }
+        Reply::Lock(answer) => {
+            12u8.encode(bytes);
+            encode_lock_answer(answer, bytes);
+        }
         _ => return false,
     }
     true
@@ -150,13 +155,35 @@ pub(crate) fn decode_result(reader: &mut Reader<'_>) -> Result<Result<Reply, Fai
             length: Row::decode(reader)?,
             attributes: Row::decode(reader)?,
         }),
+        12 => Reply::Lock(match u8::decode(reader)? {
+            0 => LockAnswer::Granted(Box::new(Row::decode(reader)?)),
+            1 => LockAnswer::Waiting,
+            2 => LockAnswer::Held(Row::decode(reader)?),
+            3 => LockAnswer::Free,
+            _ => return Err(Error::Corrupt("a lock's answer of unknown kind")),
+        }),
         _ => return Err(Error::Corrupt("a reply of unknown kind")),
     };
     Ok(Ok(reply))
 }
 
+fn encode_lock_answer(answer: &LockAnswer, bytes: &mut Vec<u8>) {
+    match answer {
+        LockAnswer::Granted(attributes) => {
+            0u8.encode(bytes);
+            attributes.encode(bytes);
+        }
+        LockAnswer::Waiting => 1u8.encode(bytes),
+        LockAnswer::Held(lock) => {
+            2u8.encode(bytes);
+            lock.encode(bytes);
+        }
+        LockAnswer::Free => 3u8.encode(bytes),
+    }
+}
+
 /// Codes are positions here: append only.
-const REFUSALS: [Refusal; 26] = [
+const REFUSALS: [Refusal; 29] = [
     Refusal::NotFound,
     Refusal::Exists,
     Refusal::NotDirectory,
@@ -183,6 +210,9 @@ const REFUSALS: [Refusal; 26] = [
     Refusal::TooBig,
     Refusal::QuotaExceeded,
     Refusal::BeyondEnd,
+    Refusal::NoLocks,
+    Refusal::Deadlock,
+    Refusal::Fenced,
 ];
 
 pub(super) fn refusal_code(refusal: Refusal) -> u8 {

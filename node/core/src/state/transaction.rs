@@ -61,6 +61,7 @@ impl State {
         if is_over || self.prepared.contains(&transaction) {
             return Ok(Reply::Done);
         }
+        self.check_fence(transaction.client, transaction.sequence)?;
         self.check_steps(transaction, steps)?;
         self.reserve_inodes(steps);
         self.reserve_births(steps, true);
@@ -156,6 +157,7 @@ impl State {
                 "not an answer a change can have",
             ));
         }
+        self.check_fence(transaction.client, transaction.sequence)?;
         self.check_steps(transaction, steps)
     }
 

@@ -48,7 +48,7 @@ impl State {
         let Some((end, _)) = self.overlaps(inode, from, to).nth(ROWS_CUT_MAX) else {
             return Ok(());
         };
-        let time = self.time;
+        let time = self.moment();
         self.cut_extents(inode, from, end);
         self.change_inode(inode, |row| row.touch_content(time));
         Err(self.unfinished())

@@ -37,7 +37,7 @@ impl State {
                 self.publish(inode, extents, *size, false, None)?;
             }
         }
-        let now = self.time;
+        let now = self.moment();
         let then = |claimed: Option<_>| claimed.map_or(now, |time| now.min(last_change.max(time)));
         let has_bytes = update.bytes != NewBytes::Nothing;
         self.change_inode(inode, |row| {

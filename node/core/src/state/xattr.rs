@@ -67,7 +67,7 @@ impl State {
                 true
             }
         };
-        let time = self.time;
+        let time = self.moment();
         self.change_inode(inode, |row| {
             row.mode = mode.map_or(row.mode, mode_bits);
             if let Some(list) = &list {
@@ -97,7 +97,7 @@ impl State {
         if !self.take_xattr(inode, name) {
             return Err(no_such_xattr());
         }
-        let time = self.time;
+        let time = self.moment();
         self.change_inode(inode, |row| row.changed = time);
         self.answer_attributes(inode)
     }

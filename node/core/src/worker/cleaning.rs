@@ -35,16 +35,27 @@ pub struct CleaningConfig {
     pub patch_space_max: u64,
     /// How often a node looks at a page of its block store for lost blocks, and at its emptiest segment.
     pub store_period_us: u64,
+    /// How often a leader asks the nodes whether they have the copies its blocks' records name. It also asks when a
+    /// node comes.
+    pub copies_period_us: u64,
+    /// A node that was away for so long is not waited for: its copies are made elsewhere.
+    pub away_us: u64,
+    /// Of blocks copied for the partitions that a worker leads; a quarter of it while clients are waiting.
+    pub mend_bytes_per_second: u64,
 }
 
 impl CleaningConfig {
-    /// A minute for readers, a day for writers, ten seconds for patches.
+    /// A minute for readers, a day for writers, ten seconds for patches, ten minutes for nodes that are away.
     pub const STANDARD: CleaningConfig = CleaningConfig {
         garbage_horizon_us: 60_000_000,
         orphan_age_us: 24 * 3_600_000_000,
         patch_age_us: 10_000_000,
         patch_space_max: MIB as u64,
         store_period_us: 10_000_000,
+        copies_period_us: 600_000_000,
+        away_us: 600_000_000,
+        // A third of a gigabit link, or what a rotating disk reads beside its other work.
+        mend_bytes_per_second: 40 * MIB as u64,
     };
 }
 

@@ -6,6 +6,7 @@ use bark_schema::operation::{Failure, Reply, Request};
 use bark_schema::placement::NodeUse;
 use bytes::Bytes;
 
+use crate::block_store::BadCopy;
 use crate::log::Record;
 use crate::partition::event::{CallId, SnapshotEvent, SnapshotRequest};
 
@@ -106,6 +107,17 @@ pub enum StorageRequest {
         after: Option<BlockId>,
         limit: u32,
     },
+    /// Reads all of a block and compares it with its checksum.
+    BlockVerify {
+        call: CallId,
+        block: BlockId,
+        checksum: u32,
+    },
+    /// Which of these are not here, or bad as far as is known.
+    BlocksMissing {
+        call: CallId,
+        blocks: Vec<BlockId>,
+    },
     /// Compacts one segment, if one is worth it.
     BlockCompact {
         call: CallId,
@@ -125,6 +137,8 @@ pub enum StorageEvent {
         partition: PartitionId,
         event: SnapshotEvent,
     },
+    /// Copies here that were found damaged, each once. Worker 0 tells those who keep the records.
+    BadCopies(Vec<BadCopy>),
     /// Of the data directory's file system, and what the blocks in it take.
     Space(NodeUse),
 }

@@ -143,13 +143,17 @@ pub struct Shared {
 
 /// Cheap to clone; one a worker.
 #[derive(Clone)]
-pub struct Gateway(Rc<Shared>);
+pub struct Gateway {
+    shared: Rc<Shared>,
+    /// The client whose request is carried out.
+    client: Option<ClientId>,
+}
 
 impl Gateway {
     pub fn new(config: WorkerConfig, now: Now, mut random: Random) -> Gateway {
         // 0 means "no session".
         let client = ClientId(random.next_u64() | 1);
-        Gateway(Rc::new(Shared {
+        let shared = Shared {
             config,
             now: Cell::new(now),
             submitted: RefCell::default(),
@@ -162,19 +166,31 @@ impl Gateway {
             block_count: Cell::new(0),
             sequences: RefCell::default(),
             inode_numbers: RefCell::default(),
-        }))
+        };
+        Gateway {
+            shared: Rc::new(shared),
+            client: None,
+        }
+    }
+
+    /// Asks in the name of a client, who may have directories for itself.
+    pub fn on_behalf_of(&self, client: ClientId) -> Gateway {
+        Gateway {
+            shared: self.shared.clone(),
+            client: Some(client),
+        }
     }
 
     pub fn config(&self) -> &WorkerConfig {
-        &self.0.config
+        &self.shared.config
     }
 
     pub fn now(&self) -> Now {
-        self.0.now.get()
+        self.shared.now.get()
     }
 
     pub(super) fn shared(&self) -> &Shared {
-        &self.0
+        &self.shared
     }
 
     /// Runs a coroutine on this worker. A panic ends it alone; a call it was to answer runs into its deadline.
@@ -184,16 +200,16 @@ impl Gateway {
                 tracing::error!("a coroutine panicked; the worker goes on without it");
             }
         };
-        self.0.executor.spawn(contained).detach();
+        self.shared.executor.spawn(contained).detach();
     }
 
     /// The nodes this one can talk to, itself included.
     pub fn reachable(&self, node: NodeNumber) -> bool {
-        node == self.0.config.node || self.0.peers.borrow().contains(&node)
+        node == self.shared.config.node || self.shared.peers.borrow().contains(&node)
     }
 
     pub fn random(&self) -> u64 {
-        self.0.random.borrow_mut().next_u64()
+        self.shared.random.borrow_mut().next_u64()
     }
 
     /// Hands in a request whose answer goes to `sink`.
@@ -215,7 +231,7 @@ impl Gateway {
     }
 
     fn submit_call(&self, call: NewCall) {
-        let mut submitted = self.0.submitted.borrow_mut();
+        let mut submitted = self.shared.submitted.borrow_mut();
         submitted.items.push_back(Submitted::Call(Box::new(call)));
     }
 
@@ -223,7 +239,7 @@ impl Gateway {
     /// It keeps its place among the other requests to the partition, and takes until
     /// [`DEADLINE_DEFAULT_US`] at most.
     pub fn submit_key(&self, partition: PartitionId, key: &[u8], value: Option<&[u8]>, asker: KeyAsker) {
-        let queue = &mut *self.0.submitted.borrow_mut();
+        let queue = &mut *self.shared.submitted.borrow_mut();
         let start = queue.bytes.len();
         queue.bytes.extend_from_slice(key);
         queue.bytes.extend_from_slice(value.unwrap_or_default());
@@ -251,6 +267,13 @@ impl Gateway {
 
     pub async fn query(&self, partition: PartitionId, query: Query) -> Result<Reply, Failure> {
         let deadline_us = self.now().monotonic_us + DEADLINE_DEFAULT_US;
+        let query = match self.client {
+            Some(client) => Query::By {
+                client,
+                query: Box::new(query),
+            },
+            None => query,
+        };
         self.call(Request::Query { partition, query }, Reach::Cluster, deadline_us)
             .await
     }
@@ -287,13 +310,13 @@ impl Gateway {
     /// A name for a change this worker makes for somebody without a session of his own.
     /// [`Gateway::finish_request`] must follow when its answer is known.
     pub fn begin_request(&self, partition: PartitionId) -> RequestId {
-        let mut sequences = self.0.sequences.borrow_mut();
+        let mut sequences = self.shared.sequences.borrow_mut();
         let sequences = sequences.entry(partition).or_default();
         sequences.next += 1;
         sequences.unanswered.insert(sequences.next);
         let acknowledged_below = sequences.unanswered.first().copied().unwrap_or(sequences.next);
         RequestId {
-            client: self.0.client,
+            client: self.shared.client,
             sequence: sequences.next,
             acknowledged_below,
         }
@@ -303,7 +326,7 @@ impl Gateway {
     /// run, and ends with it. Some: other requests came between, so a new run begins under this name.
     pub(crate) fn name_in_run(&self, partition: PartitionId, last: Option<u64>) -> Option<RequestId> {
         if let Some(last) = last
-            && let Some(sequences) = self.0.sequences.borrow_mut().get_mut(&partition)
+            && let Some(sequences) = self.shared.sequences.borrow_mut().get_mut(&partition)
             && sequences.next == last
         {
             sequences.next += 1;
@@ -314,7 +337,7 @@ impl Gateway {
 
     /// A SET of a run goes on under its own name, to be ended by [`Gateway::finish_request`].
     pub(crate) fn resume_request(&self, partition: PartitionId, id: RequestId) {
-        let mut sequences = self.0.sequences.borrow_mut();
+        let mut sequences = self.shared.sequences.borrow_mut();
         sequences
             .entry(partition)
             .or_default()
@@ -323,7 +346,7 @@ impl Gateway {
     }
 
     pub fn finish_request(&self, partition: PartitionId, id: RequestId) {
-        if let Some(sequences) = self.0.sequences.borrow_mut().get_mut(&partition) {
+        if let Some(sequences) = self.shared.sequences.borrow_mut().get_mut(&partition) {
             sequences.unanswered.remove(&id.sequence);
         }
     }
@@ -332,7 +355,7 @@ impl Gateway {
     /// partition's log a thousand at a time; those left when the node stops are never used.
     pub(crate) async fn next_directory_inode(&self, home: PartitionId) -> Result<InodeId, Failure> {
         loop {
-            if let Some(numbers) = self.0.inode_numbers.borrow_mut().get_mut(&home)
+            if let Some(numbers) = self.shared.inode_numbers.borrow_mut().get_mut(&home)
                 && let Some(counter) = numbers.next()
             {
                 return Ok(InodeId::new(home, counter));
@@ -348,7 +371,7 @@ impl Gateway {
             {
                 Reply::Count(first) => {
                     let numbers = first..first + u64::from(INODE_NUMBERS_AT_ONCE);
-                    self.0.inode_numbers.borrow_mut().insert(home, numbers);
+                    self.shared.inode_numbers.borrow_mut().insert(home, numbers);
                 }
                 other => return Err(crate::request::unexpected(&other)),
             }
@@ -357,15 +380,18 @@ impl Gateway {
 
     /// A name for a block this worker makes for files of `home`.
     pub fn new_block(&self, home: PartitionId) -> BlockId {
-        let counter = self.0.block_count.get() + 1;
-        self.0.block_count.set(counter);
-        BlockId::new(self.0.client, home, counter)
+        let counter = self.shared.block_count.get() + 1;
+        self.shared.block_count.set(counter);
+        BlockId::new(self.shared.client, home, counter)
     }
 
     /// Waits in the worker's time.
     pub fn sleep(&self, duration_us: u64) -> Sleep {
-        self.0.timer_count.set(self.0.timer_count.get() + 1);
-        let key = (self.now().monotonic_us + duration_us, self.0.timer_count.get());
+        self.shared.timer_count.set(self.shared.timer_count.get() + 1);
+        let key = (
+            self.now().monotonic_us + duration_us,
+            self.shared.timer_count.get(),
+        );
         Sleep {
             gateway: self.clone(),
             key,
@@ -374,7 +400,7 @@ impl Gateway {
 
     /// When the next sleeper wants to be woken.
     pub(super) fn next_timer_us(&self) -> Option<u64> {
-        self.0
+        self.shared
             .timers
             .borrow()
             .keys()
@@ -385,7 +411,7 @@ impl Gateway {
     pub(super) fn wake_sleepers(&self) {
         let now = self.now().monotonic_us;
         loop {
-            let mut timers = self.0.timers.borrow_mut();
+            let mut timers = self.shared.timers.borrow_mut();
             match timers.first_entry() {
                 Some(first) if first.key().0 <= now => first.remove().wake(),
                 _ => break,
@@ -424,7 +450,7 @@ impl Future for Sleep {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let mut timers = self.gateway.0.timers.borrow_mut();
+        let mut timers = self.gateway.shared.timers.borrow_mut();
         if self.gateway.now().monotonic_us >= self.key.0 {
             timers.remove(&self.key);
             return Poll::Ready(());
@@ -436,6 +462,6 @@ impl Future for Sleep {
 
 impl Drop for Sleep {
     fn drop(&mut self) {
-        self.gateway.0.timers.borrow_mut().remove(&self.key);
+        self.gateway.shared.timers.borrow_mut().remove(&self.key);
     }
 }

@@ -27,6 +27,8 @@ pub mod gateway;
 mod keys;
 mod lanes;
 mod leaders;
+mod mending;
+mod recalls;
 mod router;
 mod space;
 mod upkeep;
@@ -39,7 +41,7 @@ use std::sync::Arc;
 pub use bark_schema::cluster_file::Durability;
 use bark_schema::ids::{NodeNumber, PartitionId};
 use bark_schema::message::{Heartbeat, PeerMessage, RaftMessage};
-use bark_schema::placement::NodeUse;
+use bark_schema::placement::{NodeUse, Ring};
 
 use crate::consensus::Outgoing;
 use crate::partition::event::{CallId, Completion, Output};
@@ -52,6 +54,7 @@ pub use cleaning::CleaningConfig;
 use coordinators::Coordinators;
 use event::{Effect, Input, SiblingMessage, StorageEvent, StorageRequest};
 use gateway::{Gateway, Reach, Waiter};
+use recalls::Recalls;
 
 /// Election clock: 10 of these without a leader start an election.
 pub const TICK_US: u64 = 40_000;
@@ -82,6 +85,8 @@ pub struct WorkerConfig {
     pub nodes: Arc<Vec<bark_schema::operation::NodeStatus>>,
     /// Replicas of each partition, the preferred leader first.
     pub placement: Arc<Vec<Vec<NodeNumber>>>,
+    /// Where copies of blocks belong.
+    pub ring: Arc<Ring>,
     pub cleaning: CleaningConfig,
     pub snapshots: SnapshotConfig,
 }
@@ -113,6 +118,7 @@ pub struct Worker {
     completed_calls: Rc<RefCell<Vec<Completion>>>,
     coordinators: Coordinators,
     allowances: Allowances,
+    recalls: Recalls,
     output: Output,
     heartbeats: Vec<Heartbeat>,
     lanes: lanes::Lanes,
@@ -129,17 +135,22 @@ impl Worker {
     /// `partitions`: those of this worker that have a replica on this node.
     pub fn new(config: WorkerConfig, partitions: Vec<Partition>, now: Now, random: Random) -> Worker {
         let gateway = Gateway::new(config.clone(), now, random);
+        let copies = usize::from(config.replicas);
         Worker {
             calls: Calls::new(config.worker, gateway.random()),
             gateway,
             partitions: partitions
                 .into_iter()
-                .map(|partition| (partition.id(), partition))
+                .map(|mut partition| {
+                    partition.watch_copies(copies);
+                    (partition.id(), partition)
+                })
                 .collect(),
             leader_hints: BTreeMap::new(),
             completed_calls: Rc::default(),
             coordinators: Coordinators::default(),
             allowances: Allowances::default(),
+            recalls: Recalls::default(),
             output: Output::default(),
             heartbeats: Vec::new(),
             lanes: lanes::Lanes::default(),
@@ -174,7 +185,9 @@ impl Worker {
         if self.partitions.values().any(Partition::has_backlog) {
             return 0;
         }
-        self.next_tick_us.min(timer).min(held)
+        let patient = self.partitions.values().filter_map(Partition::patient_until_us);
+        let patient = patient.min().unwrap_or(u64::MAX);
+        self.next_tick_us.min(timer).min(held).min(patient)
     }
 
     /// One turn; `inputs` is emptied, `effects` is added to.
@@ -182,7 +195,7 @@ impl Worker {
         self.gateway.shared().now.set(now);
         let commands_max = (COMMANDS_PER_TURN_MAX / self.partitions.len().max(1) as u64).max(1);
         for partition in self.partitions.values_mut() {
-            partition.begin_turn(commands_max);
+            partition.begin_turn(now, commands_max);
         }
         for input in inputs.drain(..) {
             self.collect(input);
@@ -203,6 +216,7 @@ impl Worker {
         match input {
             Input::PeerConnected { node } => {
                 self.gateway.shared().peers.borrow_mut().insert(node);
+                self.upkeep.mending.node_came();
             }
             Input::PeerDisconnected { node } => {
                 self.gateway.shared().peers.borrow_mut().remove(&node);
@@ -236,6 +250,7 @@ impl Worker {
                 self.with_partition(partition, |local| local.snapshot_event(event));
             }
             Input::Storage(StorageEvent::Space(known)) => self.disk = known,
+            Input::Storage(StorageEvent::BadCopies(bad)) => self.tell_bad_copies(bad),
         }
     }
 
@@ -395,6 +410,7 @@ impl Worker {
         }
         moved |= self.complete_coordinated();
         moved |= self.resume_granted();
+        moved |= self.release_recalled();
         moved |= self.route_submitted();
         for partition in self.partitions.values_mut() {
             if partition.has_batch() {

@@ -7,7 +7,7 @@
 //! - A change is repeated only under the id it was given, so it is applied at most once.
 //! - A call that must stay here ([`Reach::Here`]) is never forwarded: its asker learns the leader instead.
 
-use bark_schema::ids::{NodeNumber, PartitionId};
+use bark_schema::ids::{BlockId, NodeNumber, PartitionId};
 use bark_schema::message::PeerMessage;
 use bark_schema::operation::{Command, Failure, NodeRequest, Refusal, Reply, Request};
 
@@ -15,6 +15,7 @@ use super::Worker;
 use super::calls::{Call, Place};
 use super::event::{Effect, SiblingMessage};
 use super::gateway::{NO_SESSION, NewCall, Reach, Submitted, Waiter};
+use super::recalls::awaits_recall;
 use crate::partition::event::{CallId, Completion};
 use crate::request;
 
@@ -171,6 +172,10 @@ impl Worker {
             Request::Query { partition, query } => {
                 let query = query.clone();
                 let partition = *partition;
+                if let Some(client) = awaits_recall(&query) {
+                    self.await_recall(id, partition, client);
+                    return;
+                }
                 self.with_partition(partition, |local| local.submit_query(id, query));
             }
             Request::Command {
@@ -181,6 +186,7 @@ impl Worker {
                 call.maybe_applied = true;
                 let session = (*request_id != NO_SESSION).then_some(*request_id);
                 let (partition, command) = (*partition, command.clone());
+                let command = self.without_cooling(command);
                 self.with_partition(partition, |local| {
                     local.submit_command(now, Some(id), session, command)
                 });
@@ -218,11 +224,27 @@ impl Worker {
                 let call = id;
                 self.storage(super::event::StorageRequest::BlockList { call, after, limit });
             }
+            NodeRequest::BlockVerify { block, checksum } => {
+                let call = id;
+                self.storage(super::event::StorageRequest::BlockVerify {
+                    call,
+                    block,
+                    checksum,
+                });
+            }
+            NodeRequest::BlocksMissing { blocks } => {
+                self.storage(super::event::StorageRequest::BlocksMissing { call: id, blocks });
+            }
             NodeRequest::BlockCompact => {
                 self.storage(super::event::StorageRequest::BlockCompact { call: id });
             }
             NodeRequest::BlockDelete { blocks } => {
                 self.storage(super::event::StorageRequest::BlockDelete { call: id, blocks });
+            }
+            NodeRequest::BlockPut { block, .. } if self.knows_fenced(block) => {
+                // Not for ever: it will say that it knows.
+                let sentence = "the lease of the client's locks ran out".to_string();
+                self.complete(id, Err(Failure::Busy(sentence)));
             }
             NodeRequest::BlockPut {
                 block,
@@ -262,6 +284,13 @@ impl Worker {
                 });
             }
         }
+    }
+
+    /// Whether the client that cut the block is fenced, as far as this worker knows. Blocks of such a client would be
+    /// in no file, for their publication is refused; so nothing depends on every worker knowing.
+    fn knows_fenced(&self, block: BlockId) -> bool {
+        let home = block.home().and_then(|home| self.partitions.get(&home));
+        home.is_some_and(|partition| partition.state().is_fenced(block.client))
     }
 
     fn is_asked_by_sibling(&self, id: CallId) -> bool {
@@ -321,10 +350,17 @@ impl Worker {
             self.acquire_allowance(id, quota, bytes, inodes);
             return;
         }
+        if let Err(Failure::Delegated { directory, client }) = result
+            && self.await_directory(id, directory, client)
+        {
+            return;
+        }
         let Some(call) = self.calls.get_mut(id) else {
             return;
         };
-        let retry = call.reach == Reach::Cluster
+        // What is behind an ordered change waits for it, so it waits here and not at its client.
+        let stays = call.reach == Reach::Cluster || is_ordered(&call.request);
+        let retry = stays
             && !ends_attempt(&call.request, &result)
             && call.request.partition().is_some()
             && matches!(
@@ -332,6 +368,7 @@ impl Worker {
                 Err(Failure::NotLeader { .. }
                     | Failure::Busy(_)
                     | Failure::Locked { .. }
+                    | Failure::Delegated { .. }
                     | Failure::Unknown(_))
             );
         if let (Some(partition), Err(Failure::NotLeader { leader: Some(leader) })) =
@@ -459,6 +496,16 @@ fn is_repeatable(request: &Request) -> bool {
     !matches!(request, Request::Node(_))
 }
 
+fn is_ordered(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Command {
+            command: Command::Ordered { .. },
+            ..
+        }
+    )
+}
+
 /// A transaction that met a lock, or was aborted, is given up at once: waiting for a lock while holding others
 /// would let two transactions wait for each other.
 fn ends_attempt(request: &Request, result: &Result<Reply, Failure>) -> bool {
@@ -468,7 +515,10 @@ fn ends_attempt(request: &Request, result: &Result<Reply, Failure>) -> bool {
     matches!(
         command,
         Command::Prepare { .. } | Command::Decide { commit: true, .. }
-    ) && matches!(result, Err(Failure::Locked { .. } | Failure::Busy(_)))
+    ) && matches!(
+        result,
+        Err(Failure::Locked { .. } | Failure::Delegated { .. } | Failure::Busy(_))
+    )
 }
 
 /// Large answers are kept out of the way of heartbeats. Answers have ids, so their order means nothing; requests of one

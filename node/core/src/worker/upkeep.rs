@@ -9,14 +9,17 @@ use bark_schema::ids::TransactionId;
 use bark_schema::operation::ClusterStatus;
 
 use super::cleaning::Cleaning;
+use super::mending::Mending;
 use super::{Durability, TICK_US, Worker};
 use crate::request::recovery;
 use crate::time::Now;
 
 /// Every 5 ticks (200 ms): calls to moved leaders, unfinished transactions.
 const RECOVERY_TICKS: u64 = 5;
-/// Every 5 ticks (200 ms): patches to pack, blocks to drop.
+/// Every 5 ticks (200 ms): patches to pack, blocks to drop, copies to make.
 const CLEANING_TICKS: u64 = 5;
+/// With more calls under way somebody is waiting, and copies are made slowly.
+const CALLS_OF_QUIET_MAX: usize = 16;
 /// Every 50 ticks (2 s): what directories take. Those who ask do not wait for it, so that many changes of a
 /// directory become one report.
 const REPORT_TICKS: u64 = 50;
@@ -30,6 +33,7 @@ pub struct Upkeep {
     /// Transactions a coroutine of this worker is finishing.
     pub finishing: Rc<RefCell<BTreeSet<TransactionId>>>,
     pub cleaning: Cleaning,
+    pub mending: Mending,
 }
 
 impl Worker {
@@ -44,6 +48,7 @@ impl Worker {
             partition.tick(now);
         }
         self.expire_calls();
+        self.tend_recalls();
         self.look_at_nodes(now);
         if self.ticks.is_multiple_of(RECOVERY_TICKS) {
             self.follow_leaders();
@@ -71,18 +76,22 @@ impl Worker {
         }
     }
 
-    /// Packs patches and drops garbage of the partitions led here; cleans the node's block store.
+    /// Packs patches, drops garbage and mends copies of the partitions led here; cleans the node's block store.
     fn clean(&mut self, now: Now) {
         if self.config.worker == 0 {
             self.upkeep.cleaning.clean_store(&self.gateway, now);
         }
+        let Upkeep {
+            cleaning, mending, ..
+        } = &mut self.upkeep;
+        mending.begin(&self.gateway, now, self.calls.len() > CALLS_OF_QUIET_MAX);
         for partition in self.partitions.values() {
             if partition.is_leader() {
-                self.upkeep
-                    .cleaning
-                    .clean_partition(&self.gateway, partition, now);
+                cleaning.clean_partition(&self.gateway, partition, now);
+                mending.mend_partition(&self.gateway, partition, now);
             } else {
-                self.upkeep.cleaning.forget_partition(partition.id());
+                cleaning.forget_partition(partition.id());
+                mending.forget_partition(partition.id());
             }
         }
     }

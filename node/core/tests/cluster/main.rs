@@ -1,6 +1,7 @@
 //! Three nodes' workers joined by hand: the shortest proof that the parts fit. The simulator does the rest.
 
 mod blocks;
+mod delegations;
 mod files;
 mod leaders;
 mod namespace;
@@ -24,6 +25,7 @@ use bark_core::worker::gateway::Reach;
 use bark_core::worker::{CleaningConfig, Durability, Worker, WorkerConfig};
 use bark_schema::ids::{ClientId, InodeId, NodeNumber, PartitionId};
 use bark_schema::operation::*;
+use bark_schema::placement::Ring;
 use bark_schema::quota::{Quota, QuotaLimits};
 use bytes::Bytes;
 
@@ -34,6 +36,15 @@ struct Member {
     storage: Storage,
     disk: SimulatedDisk,
     inputs: Vec<Input>,
+}
+
+/// A request under way, and its answer.
+struct Asked(Rc<RefCell<Option<Result<Reply, Failure>>>>);
+
+impl Asked {
+    fn is_answered(&self) -> bool {
+        self.0.borrow().is_some()
+    }
 }
 
 struct Cluster {
@@ -63,6 +74,11 @@ impl Cluster {
             })
             .collect();
         let statuses: Arc<Vec<NodeStatus>> = Arc::new(numbers.iter().map(|number| status(*number)).collect());
+        let ring: Vec<_> = statuses
+            .iter()
+            .map(|node| (node.number, &node.id[..], ""))
+            .collect();
+        let ring = Arc::new(Ring::new(&ring, 128));
         let members = numbers.iter().map(|node| {
             let config = WorkerConfig {
                 cluster: "test".to_string(),
@@ -74,6 +90,7 @@ impl Cluster {
                 durability: Durability::Disk,
                 nodes: statuses.clone(),
                 placement: Arc::new(placement.clone()),
+                ring: ring.clone(),
                 cleaning: CleaningConfig::STANDARD,
                 snapshots: SnapshotConfig::default(),
             };
@@ -166,8 +183,8 @@ impl Cluster {
         }
     }
 
-    /// Asks a member and waits up to ten simulated seconds.
-    fn ask(&mut self, node: u16, request: Request) -> Result<Reply, Failure> {
+    /// Asks a member, which has ten simulated seconds to answer.
+    fn begin(&mut self, node: u16, request: Request) -> Asked {
         let gateway = self.members[&NodeNumber(node)].worker.gateway();
         let answer = Rc::new(RefCell::new(None));
         let (filled, asking) = (answer.clone(), gateway.clone());
@@ -176,13 +193,31 @@ impl Cluster {
             let result = asking.call(request, Reach::Cluster, deadline_us).await;
             *filled.borrow_mut() = Some(result);
         });
+        Asked(answer)
+    }
+
+    /// Waits for the answer.
+    fn end(&mut self, asked: &Asked) -> Result<Reply, Failure> {
         for _ in 0..11_000 {
             self.step();
-            if let Some(result) = answer.borrow_mut().take() {
+            if let Some(result) = asked.0.borrow_mut().take() {
                 return result;
             }
         }
         panic!("no answer within eleven seconds");
+    }
+
+    fn ask(&mut self, node: u16, request: Request) -> Result<Reply, Failure> {
+        let asked = self.begin(node, request);
+        self.end(&asked)
+    }
+
+    fn leader_of(&mut self, partition: PartitionId) -> NodeNumber {
+        let query = Query::PartitionStatus;
+        match self.ask(1, Request::Query { partition, query }) {
+            Ok(Reply::Partition(status)) => status.leader.expect("it answers"),
+            other => panic!("unexpected {other:?}"),
+        }
     }
 
     fn id(&mut self) -> RequestId {

@@ -19,6 +19,7 @@ use std::rc::{Rc, Weak};
 use bark_core::worker::gateway::{CompletionSink, Reach};
 use bark_schema::codec;
 use bark_schema::data::{DataCommand, DataQuery};
+use bark_schema::file_lock::LockCommand;
 use bark_schema::frame::FrameDecoder;
 use bark_schema::limits::{self, MIB};
 use bark_schema::message::{ClientMessage, ServerMessage};
@@ -297,11 +298,13 @@ fn refusal(request: &Request) -> Option<&'static str> {
             Command::Data(
                 DataCommand::Repack { .. }
                 | DataCommand::CondemnBlocks { .. }
+                | DataCommand::RecordCopies { .. }
                 | DataCommand::ForgetBlocks { .. },
             ) => Some("only nodes pack and drop blocks"),
             Command::Quota(_) => Some("only nodes keep quotas"),
             Command::Usage(_) => Some("only nodes report what directories take"),
             Command::ReapOrphans { .. } => Some("only the leader drops inodes without a name"),
+            Command::Lock(LockCommand::EndLeases { .. }) => Some("only the leader ends leases"),
             _ => None,
         },
         Request::Query {
@@ -316,8 +319,13 @@ fn refusal(request: &Request) -> Option<&'static str> {
             Some("a block is stored on all its replicas, not on one node")
         }
         Request::Node(
-            NodeRequest::BlockDelete { .. } | NodeRequest::BlockList { .. } | NodeRequest::BlockCompact,
-        ) => Some("blocks are dropped by the nodes, when no file has them"),
+            NodeRequest::BlockDelete { .. }
+            | NodeRequest::BlockList { .. }
+            | NodeRequest::BlockVerify { .. }
+            | NodeRequest::BlocksMissing { .. }
+            | NodeRequest::BlockFetch { .. }
+            | NodeRequest::BlockCompact,
+        ) => Some("the nodes keep and drop copies of blocks among themselves"),
         Request::Query { .. } | Request::Namespace { .. } | Request::Node(_) => None,
     }
 }

@@ -197,6 +197,7 @@ fn what_belongs_between_nodes_is_refused() {
             query: Query::TransactionOutcome { transaction },
         },
         Request::Node(NodeRequest::BlockDelete { blocks: Vec::new() }),
+        Request::Node(NodeRequest::BlocksMissing { blocks: Vec::new() }),
     ];
     for request in forbidden {
         let answer = client.ask(&mut node, request.clone());

@@ -29,6 +29,7 @@ use bark_core::worker::event::{Input, StorageRequest};
 use bark_core::worker::{CleaningConfig, Durability, Worker, WorkerConfig};
 use bark_schema::ids::NodeNumber;
 use bark_schema::operation::NodeStatus;
+use bark_schema::placement::Ring;
 
 pub use self::cell::{Answer, Asker, WorkerCell};
 use crate::fault::Damage;
@@ -45,6 +46,9 @@ const CLEANING: CleaningConfig = CleaningConfig {
     patch_age_us: 1_000_000,
     patch_space_max: 32 << 10,
     store_period_us: 1_000_000,
+    copies_period_us: 6_000_000,
+    away_us: 6_000_000,
+    mend_bytes_per_second: 8 << 20,
 };
 /// Where the monotonic clock of a process starts; only differences mean something.
 const MONOTONIC_ORIGIN_US: u64 = 5_000_000;
@@ -57,6 +61,7 @@ pub struct Shape {
     pub workers: u16,
     pub partitions: u16,
     pub placement: Arc<Vec<Vec<NodeNumber>>>,
+    pub ring: Arc<Ring>,
     pub snapshots: SnapshotConfig,
     pub durability: Durability,
     pub statuses: Arc<Vec<NodeStatus>>,
@@ -164,6 +169,7 @@ impl Node {
             durability: shape.durability,
             nodes: shape.statuses.clone(),
             placement: shape.placement.clone(),
+            ring: shape.ring.clone(),
             snapshots: shape.snapshots,
             cleaning: CLEANING,
         };
@@ -231,6 +237,10 @@ impl Node {
             .clone()
             .map(|cell| cell.worker.requests_joined())
             .sum::<u64>();
+        for mended in workers.clone().map(|cell| cell.worker.mend_counts()) {
+            counts.copies_made += mended.made;
+            counts.copies_found_bad += mended.found_bad;
+        }
         for partition in workers.flat_map(|cell| cell.worker.partitions()) {
             let snapshots = partition.snapshot_counts();
             counts.snapshots_taken += snapshots.taken;

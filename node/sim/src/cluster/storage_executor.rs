@@ -51,6 +51,6 @@ fn is_refused_for_space(event: &StorageEvent) -> bool {
             matches!(result, Err(Failure::Refused(Refusal::NoSpace, _)))
         }
         StorageEvent::Snapshot { event, .. } => matches!(event, SnapshotEvent::Failed { .. }),
-        StorageEvent::Space(_) => false,
+        StorageEvent::Space(_) | StorageEvent::BadCopies(_) => false,
     }
 }

@@ -86,16 +86,16 @@ impl Simulation {
             }
             return false;
         }
-        let clean = || ledger::check_clean(&self.states(), &self.stores());
+        let damaged = self.stage.damaged.get().map(NodeNumber);
+        let clean = || ledger::check_clean(&self.states(), &self.stores(), damaged);
         match self.rest().and_then(|()| clean()) {
             Ok(()) => {
                 let states = self.states();
-                let damaged = self.stage.damaged.get().map(NodeNumber);
                 if let Err(reason) = tree::check(&states).and_then(|()| usage::check(&states)) {
                     self.stage.fail(reason);
                 }
                 self.scan_states();
-                if let Err(reason) = ledger::check(&states, &self.stores(), damaged) {
+                if let Err(reason) = ledger::check(&states) {
                     self.stage.fail(reason);
                 }
                 true

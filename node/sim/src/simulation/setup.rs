@@ -15,6 +15,7 @@ use bark_core::worker::Durability;
 use bark_core::worker::gateway::Reach;
 use bark_schema::ids::{ClientId, NodeNumber};
 use bark_schema::operation::NodeStatus;
+use bark_schema::placement::Ring;
 
 use super::Simulation;
 use super::plain::Connection;
@@ -260,7 +261,13 @@ fn draw_shape(world: &mut World) -> Shape {
         disk_slow: false,
         refusal: None,
     };
+    let statuses: Vec<NodeStatus> = (1..=nodes).map(status).collect();
+    let members: Vec<_> = statuses
+        .iter()
+        .map(|node| (node.number, &node.id[..], ""))
+        .collect();
     Shape {
+        ring: Arc::new(Ring::new(&members, 128)),
         nodes,
         workers,
         partitions,
@@ -270,7 +277,7 @@ fn draw_shape(world: &mut World) -> Shape {
             true => Durability::Memory,
             false => Durability::Disk,
         },
-        statuses: Arc::new((1..=nodes).map(status).collect()),
+        statuses: Arc::new(statuses),
     }
 }
 

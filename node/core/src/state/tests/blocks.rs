@@ -1,7 +1,7 @@
 //! The ledger of blocks: sharing, dropping, condemning, forgetting.
 
 use super::*;
-use bark_schema::data::{DataCommand, DataQuery};
+use bark_schema::data::{CopyChange, DataCommand, DataQuery};
 
 const ROOT: InodeId = InodeId::ROOT;
 
@@ -136,5 +136,85 @@ fn extents_that_disagree_about_a_block_are_refused() {
     assert_eq!(
         refusal(machine.apply(publish(file, vec![homed(0, 10, 1), second]))),
         Refusal::InvalidArgument
+    );
+}
+
+fn copies(changes: &[(u64, u16, bool)]) -> Command {
+    let changes = changes.iter().map(|(counter, node, has)| CopyChange {
+        block: BlockId::new(ClientId(7), PartitionId(0), *counter),
+        node: NodeNumber(*node),
+        has: *has,
+    });
+    Command::Data(DataCommand::RecordCopies {
+        changes: changes.collect(),
+    })
+}
+
+fn named(machine: &Machine) -> Vec<Vec<u16>> {
+    let rows = machine.state.blocks();
+    rows.map(|(_, nodes)| nodes.iter().map(|node| node.0).collect())
+        .collect()
+}
+
+fn short(machine: &Machine) -> Vec<(usize, usize)> {
+    let rows = machine.state.short_of_copies(None);
+    rows.map(|copies| (copies.nodes.len(), copies.wanted)).collect()
+}
+
+#[test]
+fn a_record_loses_and_gains_copies_and_too_few_are_noticed() {
+    // Goal: what a record says follows the log, and blocks with too few copies are known whoever led before.
+    let mut machine = Machine::new();
+    machine.state.watch_copies(3);
+    let file = machine.create(ROOT, "a", b"");
+    let full = Extent {
+        nodes: [1, 2, 3].map(NodeNumber).to_vec(),
+        ..homed(0, 9_000, 1)
+    };
+    let late = Extent {
+        nodes: [1, 2].map(NodeNumber).to_vec(),
+        ..homed(9_000, 9_000, 2)
+    };
+    machine.apply(publish(file, vec![full, late])).unwrap();
+    assert_eq!(
+        short(&machine),
+        [(2, 3)],
+        "a node was down when the second was written"
+    );
+    let in_use = machine
+        .apply(copies(&[(1, 2, false), (2, 3, true), (9, 1, true)]))
+        .unwrap();
+    assert!(
+        matches!(in_use, Reply::Blocks(blocks) if blocks.len() == 2),
+        "9 is nobody's"
+    );
+    assert_eq!(named(&machine), [vec![1, 3], vec![1, 2, 3]]);
+    assert_eq!(short(&machine), [(2, 3)]);
+    machine.apply(copies(&[(1, 1, false), (1, 3, false)])).unwrap();
+    assert_eq!(
+        named(&machine)[0],
+        [3],
+        "the last one stays, whatever is said of it"
+    );
+    assert_eq!(short(&machine), [(1, 3)]);
+    assert_eq!(machine.state.audit(), Ok(()));
+    let kept = short(&machine);
+    machine.state.watch_copies(3);
+    assert_eq!(short(&machine), kept, "found again by looking at everything");
+    machine
+        .apply(copies(&[(1, 2, true), (1, 2, true), (1, 1, true)]))
+        .unwrap();
+    assert_eq!(named(&machine)[0], [3, 2, 1]);
+    assert_eq!(short(&machine), []);
+    machine.apply(copies(&[(1, 1, false), (1, 2, false)])).unwrap();
+    machine.apply(unlink("a")).unwrap();
+    machine.reap();
+    assert_eq!(short(&machine), [], "nobody needs copies of what is dropped");
+    machine.apply(copies(&[(1, 2, true)])).unwrap();
+    let rows = garbage(&machine);
+    let nodes = [3, 2].map(NodeNumber);
+    assert_eq!(
+        rows[0].1, nodes,
+        "a copy that came late is dropped with the others"
     );
 }

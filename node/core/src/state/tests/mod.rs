@@ -3,7 +3,9 @@
 mod access_time;
 mod blocks;
 mod data;
+mod delegations;
 mod equality;
+mod file_locks;
 mod files;
 mod forest;
 mod full_scan;

@@ -246,6 +246,7 @@ pub fn exception(failure: Failure) -> capnp::Error {
         passing @ (Failure::NotLeader { .. }
         | Failure::Busy(_)
         | Failure::Locked { .. }
+        | Failure::Delegated { .. }
         | Failure::OverAllowance { .. }) => capnp::Error::overloaded(format!("EAGAIN: {passing}")),
         other @ (Failure::CrossPartition | Failure::TooLargeForInline) => {
             capnp::Error::failed(format!("EIO: {other}"))

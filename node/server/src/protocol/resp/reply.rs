@@ -77,6 +77,7 @@ impl Answer {
             Failure::NotLeader { .. }
             | Failure::Busy(_)
             | Failure::Locked { .. }
+            | Failure::Delegated { .. }
             | Failure::OverAllowance { .. } => Answer::Error(format!("TRYAGAIN {failure}")),
             Failure::Unknown(_) => Answer::Error(format!("UNKNOWN {failure}")),
             Failure::Refused(Refusal::NoSpace, _) => Answer::Error(format!("OOM {failure}")),

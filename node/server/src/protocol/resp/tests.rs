@@ -58,6 +58,7 @@ impl Node {
             durability: Durability::None,
             nodes: Arc::default(),
             placement: Arc::new(vec![vec![node]; usize::from(PARTITIONS)]),
+            ring: Arc::default(),
             cleaning: CleaningConfig::STANDARD,
             snapshots: SnapshotConfig::default(),
         };

@@ -94,6 +94,7 @@ impl SingleNode {
             durability: Durability::None,
             nodes: Arc::new(Vec::new()),
             placement: Arc::new(vec![vec![NODE]; usize::from(PARTITIONS)]),
+            ring: Arc::default(),
             cleaning: CleaningConfig::STANDARD,
             snapshots: SnapshotConfig::default(),
         };

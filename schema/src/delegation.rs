@@ -1,0 +1,27 @@
+//! Directories that one client has for itself.
+//!
+//! A client that holds the delegation of a directory knows what is in it and decides by itself what happens to its
+//! names and to the files that count in it: it tells programs that a change is done, and sends the change after. Nobody
+//! else sees or changes any of that before the delegation came back.
+//!
+//! Invariant: what one partition holds back from others is only what is at home in it. A file elsewhere that has a
+//! name in a delegated directory is as open to everybody as before.
+
+use crate::ids::{ClientId, InodeId};
+
+/// A step in the life of delegations, by one log entry. Answers `Delegated`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DelegationCommand {
+    /// The client wants these directories for itself, and its lease here runs on for `lease_ms`. Answers which of
+    /// them it has now: those that another client has, or that are no directories of this partition, it does not get.
+    Take {
+        client: ClientId,
+        directories: Vec<InodeId>,
+        lease_ms: u32,
+    },
+    /// It has done all it wants to do in them. Answers those it gave back.
+    GiveBack {
+        client: ClientId,
+        directories: Vec<InodeId>,
+    },
+}
