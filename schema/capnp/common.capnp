@@ -123,6 +123,7 @@ struct Query @0x920c6259fcbe7f32 {
     awaitRecall @27 :UInt64;
     # Answered when a delegation of this client is wanted back.
     lock @28 :LockQuery;
+    audit @29 :AuditQuery;
   }
 }
 
@@ -619,6 +620,12 @@ struct NodeRequest @0xf578ba7322f2241e {
     # Whether this node shall lead nothing, until it is told otherwise or starts again.
     admit @31 :UInt16;
     # The node's next disk, or the one it came with, is its new one.
+    blockAudit :group {
+      # Blocks this node has, in order, with their sizes and checksums.
+      hasAfter @32 :Bool;
+      after @33 :BlockId;
+      limit @34 :UInt32;
+    }
   }
 }
 
@@ -805,6 +812,144 @@ struct DataQuery @0xbe07f3c1ee4cdb59 {
     }
     unknownBlocks @3 :List(BlockId);
   }
+}
+
+enum AuditPart @0xb7a2d6c41f93e580 {
+  # Which rows of a partition a page is about.
+  files @0;
+  # Inodes in order, each with its entries, names, extents and attributes.
+  blocks @1;
+  # What is recorded of blocks.
+  usages @2;
+  # What directories told of their sizes, and what was told to them.
+  counters @3;
+  # Everything that is a sum of rows. One page.
+  clients @4;
+  # Sessions, opens, leases and inodes without a name. One page.
+  locks @5;
+  # Transactions under way and what they hold. One page.
+}
+
+struct AuditQuery @0xcd4e0a97b2618f35 {
+  # Looks at rows of a partition and compares those that must agree. Answers `audit`.
+  union {
+    page :group {
+      part @0 :AuditPart;
+      fromHigh @1 :UInt64;
+      fromLow @2 :UInt64;
+      # Where it begins: 0 and 0, then what the page before said.
+      limit @3 :UInt32;
+      # Of rows, about.
+    }
+    entries :group {
+      # The entries of a directory that lead to an inode.
+      directory @4 :UInt64;
+      inode @5 :UInt64;
+    }
+    names @6 :UInt64;
+    # The names an inode counts; no rows if there is no such inode.
+  }
+}
+
+struct AuditPage @0x9e6b15c8d07f42a3 {
+  # What the rows of one partition say, all at the same log entry.
+  applied @0 :UInt64;
+  nowMs @1 :UInt64;
+  # By the leader's clock.
+  rows @2 :UInt64;
+  # That were looked at.
+  hasNext @3 :Bool;
+  nextHigh @4 :UInt64;
+  nextLow @5 :UInt64;
+  tooMany @6 :Bool;
+  # Too many rows for one page; nothing was looked at.
+  faults @7 :List(AuditFault);
+  entries @8 :List(AuditName);
+  # Names, as directories have them.
+  names @9 :List(AuditName);
+  # Names, as inodes have them.
+  blocks @10 :List(AuditBlock);
+  told @11 :List(UsageReport);
+  # What directories and files here say they take, to others.
+  taken @12 :List(UsageReport);
+  # What others said to directories here.
+  transactions @13 :List(AuditTransaction);
+}
+
+struct AuditName @0xf0c35b7a8412d96e {
+  inode @0 :UInt64;
+  directory @1 :UInt64;
+  kind @2 :FileKind;
+  count @3 :UInt32;
+  # How many names of the inode the directory has.
+  cookie @4 :UInt64;
+  # Of an entry.
+}
+
+struct AuditBlock @0xaa91e4d37c506bf8 {
+  block @0 :BlockId;
+  size @1 :UInt32;
+  checksum @2 :UInt32;
+  nodes @3 :List(UInt16);
+}
+
+struct AuditTransaction @0x8c2f7be05d19a464 {
+  transaction @0 :TransactionId;
+  primary @1 :UInt16;
+  since @2 :Int64;
+  # Nanoseconds since the Unix epoch.
+}
+
+enum AuditCheck @0xe51d08a6cf37b92c {
+  # What two things did not agree about.
+  entryCount @0;
+  directoryLinks @1;
+  entriesOfNothing @2;
+  entriesOfGone @3;
+  nameCount @4;
+  countedName @5;
+  orphanStays @6;
+  inodeNumber @7;
+  xattrCount @8;
+  xattrsOfNothing @9;
+  contentLength @10;
+  extentOverlap @11;
+  extentBeyondEnd @12;
+  extentOfNothing @13;
+  extentCount @14;
+  extentBytes @15;
+  extentBlock @16;
+  blockReferences @17;
+  blockInLedger @18;
+  blockSize @19;
+  allocatedBytes @20;
+  blockBytes @21;
+  garbageBytes @22;
+  patchBytes @23;
+  fileBytes @24;
+  orphanCount @25;
+  usageOwn @26;
+  usageBelow @27;
+  quotaUsed @28;
+  openIndex @29;
+  openCount @30;
+  orphanDue @31;
+  sessionReplies @32;
+  lockHolder @33;
+  delegation @34;
+  fileLock @35;
+}
+
+struct AuditFault @0xd8f64c2e7b0a3915 {
+  # Two things of a partition that do not agree.
+  check @0 :AuditCheck;
+  inode @1 :UInt64;
+  # Or the client or directory it is about.
+  offset @2 :UInt64;
+  block @3 :BlockId;
+  # Null: it is about none.
+  kept @4 :UInt64;
+  found @5 :UInt64;
 }
 
 struct Usage @0xa3f8d9e51fca5ec7 {
@@ -1077,6 +1222,7 @@ struct Reply @0xc5518b2f91c2927e {
     delegated @45 :List(UInt64);
     # Directories: those the client has, or those wanted back.
     lock @46 :LockAnswer;
+    audit @47 :AuditPage;
   }
 }
 

@@ -5,6 +5,7 @@
 pub mod access_list;
 pub mod access_time;
 pub mod allocator;
+pub mod audit;
 pub mod cluster_file;
 pub mod codec;
 pub mod data;

@@ -74,6 +74,10 @@ pub const LAYOUT_PATCH_BYTES_MAX: usize = MIB;
 pub const BLOCKS_PER_COMMAND_MAX: usize = 4096;
 /// Most reports of what directories take in one command or answer.
 pub const USAGE_REPORTS_MAX: usize = 4096;
+/// Most rows an audit looks at for one answer, but for those of one directory: some milliseconds of a worker.
+pub const AUDIT_ROWS_MAX: u32 = 16_384;
+/// Most rows of which sums are made anew for one answer.
+pub const AUDIT_SUM_ROWS_MAX: u64 = 500_000;
 /// Largest frame from a client that has not logged in.
 pub const FRAME_SIZE_GREETING_MAX: usize = 64 * KIB;
 /// Largest frame without a large value: one block and its envelope.

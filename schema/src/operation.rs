@@ -12,6 +12,7 @@
 use bytes::Bytes;
 
 use crate::access_time::Access;
+use crate::audit::{AuditPage, AuditQuery};
 use crate::data::{Copied, DataCommand, DataQuery, FileMap};
 use crate::delegation::DelegationCommand;
 pub use crate::failure::{Failure, Outcome, Refusal};
@@ -134,6 +135,8 @@ pub enum Query {
     },
     /// About advisory locks. Answers `Lock`.
     Lock(LockQuery),
+    /// Looks at rows and compares those that must agree. Answers `Audit`.
+    Audit(AuditQuery),
 }
 
 /// Where a page of a directory begins.
@@ -419,6 +422,11 @@ pub enum NodeRequest {
         checksum: u32,
         from: Vec<NodeNumber>,
     },
+    /// The same, with sizes and checksums, for those who compare them with what is recorded. Answers `Audit`.
+    BlockAudit {
+        after: Option<BlockId>,
+        limit: u32,
+    },
     /// Wins back the space of dropped blocks, of one segment at most. Between nodes only.
     BlockCompact,
     ClusterStatus,
@@ -543,6 +551,8 @@ pub enum Reply {
     /// Directories: those a client holds, gave back, or is wanted to give back.
     Delegated(Vec<InodeId>),
     Lock(LockAnswer),
+    /// Boxed, because it is larger than all others.
+    Audit(Box<AuditPage>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -46,7 +46,7 @@ fn through_the_wire<T, V>(
 fn every_message_comes_back_as_it_was() {
     // Goal: encode and decode are inverse. Method: seeded random messages, which cover every variant.
     let mut generator = Generator::new(1);
-    for _ in 0..4000 {
+    for _ in 0..8000 {
         let message = generator.peer();
         assert_eq!(through_the_wire(&message, encode_peer, decode_peer), message);
         let message = generator.client();

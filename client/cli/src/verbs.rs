@@ -5,6 +5,7 @@ mod chmod;
 mod chown;
 mod cp;
 mod df;
+mod doctor;
 mod du;
 mod get;
 mod key;
@@ -107,6 +108,8 @@ pub enum Verb {
     Partitions(partitions::Partitions),
     /// Say where a path or key lives.
     Locate(locate::Locate),
+    /// Check that everything the cluster keeps agrees.
+    Doctor(doctor::Doctor),
 }
 
 impl Verb {
@@ -141,6 +144,7 @@ impl Verb {
             Verb::Node(verb) => verb.name(),
             Verb::Partitions(_) => "partitions",
             Verb::Locate(_) => "locate",
+            Verb::Doctor(_) => "doctor",
         }
     }
 
@@ -174,6 +178,7 @@ impl Verb {
             Verb::Node(verb) => verb.run(client, output).await,
             Verb::Partitions(verb) => verb.run(client, output).await,
             Verb::Locate(verb) => verb.run(client, output).await,
+            Verb::Doctor(verb) => verb.run(client, output).await,
         }
     }
 }

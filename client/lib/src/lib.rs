@@ -18,6 +18,7 @@
 
 mod client;
 mod connection;
+pub mod doctor;
 pub mod error;
 pub mod files;
 pub mod keys;

@@ -10,7 +10,8 @@
 
 use std::collections::BTreeMap;
 
-use bark_schema::ids::{NodeNumber, PartitionId};
+use bark_schema::audit::{AuditBlock, AuditPage};
+use bark_schema::ids::{BlockId, NodeNumber, PartitionId};
 use bark_schema::limits::BLOCKS_PER_COMMAND_MAX;
 use bark_schema::operation::{Failure, Refusal, Reply};
 use bytes::Bytes;
@@ -107,6 +108,10 @@ impl Storage {
                     blocks.retain(|block| !self.blocks.is_sound(*block));
                     events.push((worker, block_event(call, Ok(Reply::Blocks(blocks)))));
                 }
+                StorageRequest::BlockAudit { call, after, limit } => {
+                    let page = self.audit_blocks(after, limit);
+                    events.push((worker, block_event(call, Ok(Reply::Audit(Box::new(page))))));
+                }
                 StorageRequest::BlockCompact { call } => {
                     let result = self.compact(disk).map_err(|error| failure(&error));
                     events.push((worker, block_event(call, result)));
@@ -128,6 +133,25 @@ impl Storage {
         let synced = self.blocks.sync(disk).map_err(|error| failure(&error));
         for (worker, call) in stored {
             events.push((worker, block_event(call, synced.clone().map(|()| Reply::Done))));
+        }
+    }
+
+    /// A page of the blocks that are here, as they were written.
+    fn audit_blocks(&self, after: Option<BlockId>, limit: u32) -> AuditPage {
+        let limit = (limit as usize).min(BLOCKS_PER_COMMAND_MAX);
+        let blocks = self.blocks.blocks_after(after, limit);
+        let described = blocks.into_iter().filter_map(|block| {
+            let (size, checksum) = self.blocks.describe(block)?;
+            Some(AuditBlock {
+                block,
+                size,
+                checksum,
+                nodes: Vec::new(),
+            })
+        });
+        AuditPage {
+            blocks: described.collect(),
+            ..AuditPage::default()
         }
     }
 

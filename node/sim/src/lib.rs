@@ -15,6 +15,7 @@ mod checker;
 mod client;
 mod cluster;
 mod counts;
+mod doctor;
 mod fault;
 mod files;
 mod keys;

@@ -12,6 +12,7 @@
 //! - No input makes a decoder panic. A variant this program does not know is an error, never a default.
 //! - Decoding checks form, not sense: sizes of names or keys are for the one who executes the request.
 
+mod audit;
 mod command;
 mod data;
 mod delegation;

@@ -78,6 +78,14 @@ pub fn write_node_request(request: &NodeRequest, mut builder: wire::node_request
             group.set_checksum(*checksum);
             write_nodes(from, group.init_from(from.len() as u32));
         }
+        NodeRequest::BlockAudit { after, limit } => {
+            let mut group = builder.init_block_audit();
+            group.set_limit(*limit);
+            group.set_has_after(after.is_some());
+            if let Some(after) = after {
+                write_block_id(after, group.init_after());
+            }
+        }
         NodeRequest::BlockCompact => builder.set_block_compact(()),
         NodeRequest::ClusterStatus => builder.set_cluster_status(()),
         NodeRequest::DirectoryUsage { directory } => builder.set_directory_usage(directory.0),
@@ -135,6 +143,13 @@ pub fn read_node_request(reader: wire::node_request::Reader<'_>, source: Source<
             size: group.get_size(),
             checksum: group.get_checksum(),
             from: read::nodes(group.get_from())?,
+        },
+        wire::node_request::BlockAudit(group) => NodeRequest::BlockAudit {
+            after: match group.get_has_after() {
+                true => Some(read::block_id(group.get_after()?)),
+                false => None,
+            },
+            limit: group.get_limit(),
         },
         wire::node_request::BlockCompact(()) => NodeRequest::BlockCompact,
         wire::node_request::ClusterStatus(()) => NodeRequest::ClusterStatus,

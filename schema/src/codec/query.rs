@@ -1,5 +1,6 @@
 //! Reads of one partition.
 
+use super::audit::{read_audit_query, write_audit_query};
 use super::data::{read_data_query, write_data_query};
 use super::file_lock::{read_lock_query, write_lock_query};
 use super::quota::{read_quota_query, write_quota_query};
@@ -72,6 +73,7 @@ pub fn write_query(query: &Query, mut builder: wire::query::Builder<'_>) {
         }
         Query::AwaitRecall { client } => builder.set_await_recall(client.0),
         Query::Lock(query) => write_lock_query(query, builder.init_lock()),
+        Query::Audit(query) => write_audit_query(query, builder.init_audit()),
     }
 }
 
@@ -143,5 +145,6 @@ pub fn read_query(reader: wire::query::Reader<'_>, source: Source<'_>) -> Result
         wire::query::Usage(query) => Query::Usage(read_usage_query(query?)?),
         wire::query::Quota(query) => Query::Quota(read_quota_query(query?)?),
         wire::query::Lock(query) => Query::Lock(read_lock_query(query?)?),
+        wire::query::Audit(query) => Query::Audit(read_audit_query(query?)?),
     })
 }

@@ -1,6 +1,7 @@
 //! Replies, failures and everything they carry.
 
 use super::Result;
+use super::audit::{read_audit_page, write_audit_page};
 use super::data::{read_block_ids, read_content, write_block_ids, write_content};
 use super::file_lock::{read_lock_answer, write_lock_answer};
 use super::inode::{read_kind, write_kind};
@@ -137,6 +138,7 @@ pub fn write_reply(reply: &Reply, mut builder: wire::reply::Builder<'_>) {
             write_inodes(directories, builder.init_delegated(directories.len() as u32));
         }
         Reply::Lock(answer) => write_lock_answer(answer, builder.init_lock()),
+        Reply::Audit(page) => write_audit_page(page, builder.init_audit()),
     }
 }
 
@@ -218,6 +220,7 @@ pub fn read_reply(reader: wire::reply::Reader<'_>, source: Source<'_>) -> Result
         wire::reply::Quota(quota) => Reply::Quota(read_quota(quota?)?),
         wire::reply::Delegated(directories) => Reply::Delegated(read::inodes(directories)?),
         wire::reply::Lock(answer) => Reply::Lock(read_lock_answer(answer?)?),
+        wire::reply::Audit(page) => Reply::Audit(Box::new(read_audit_page(page?)?)),
     })
 }
 

@@ -27,6 +27,10 @@ const ACCESS_WORDS: usize = 2;
 const PACKED_PIECE_WORDS: usize = 10;
 const TRANSACTION_ID_WORDS: usize = 3;
 const USAGE_REPORT_WORDS: usize = 7;
+const AUDIT_FAULT_WORDS: usize = 9;
+const AUDIT_NAME_WORDS: usize = 4;
+const AUDIT_BLOCK_WORDS: usize = 7;
+const AUDIT_TRANSACTION_WORDS: usize = 7;
 /// Of an update, with its change of attributes and less its bytes.
 const UPDATE_WORDS: usize = 20;
 /// A query or command inside another.
@@ -128,6 +132,7 @@ fn request(request: &Request) -> usize {
             NodeRequest::BlockGet { .. }
             | NodeRequest::BlockVerify { .. }
             | NodeRequest::BlockList { .. }
+            | NodeRequest::BlockAudit { .. }
             | NodeRequest::BlockCompact
             | NodeRequest::DirectoryUsage { .. }
             | NodeRequest::SetQuota { .. }
@@ -300,6 +305,17 @@ fn reply(reply: &Reply) -> usize {
             transactions,
             ..
         } => (reports.len() + next.len()) * USAGE_REPORT_WORDS + transactions.len() * TRANSACTION_ID_WORDS,
+        Reply::Audit(page) => {
+            let blocks = page
+                .blocks
+                .iter()
+                .map(|block| AUDIT_BLOCK_WORDS + block.nodes.len() / 4);
+            page.faults.len() * AUDIT_FAULT_WORDS
+                + (page.entries.len() + page.names.len()) * AUDIT_NAME_WORDS
+                + blocks.sum::<usize>()
+                + (page.told.len() + page.taken.len()) * USAGE_REPORT_WORDS
+                + page.transactions.len() * AUDIT_TRANSACTION_WORDS
+        }
         Reply::Stored { nodes } => nodes.len(),
         Reply::Delegated(directories) => directories.len(),
         Reply::Cluster(status) => {

@@ -1,5 +1,6 @@
 //! Seeded random messages of every variant.
 
+mod audit;
 mod data;
 mod locks;
 mod messages;

@@ -30,7 +30,7 @@ impl Generator {
     }
 
     pub(super) fn query(&mut self) -> Query {
-        match self.choose("Query", 20) {
+        match self.choose("Query", 21) {
             0 => Query::KeyGet { key: self.data() },
             1 => Query::KeyGetMany {
                 keys: self.list(Self::data),
@@ -75,6 +75,7 @@ impl Generator {
                 1 => QuotaQuery::Limits { quota: self.inode() },
                 _ => QuotaQuery::Used { quota: self.inode() },
             }),
+            19 => Query::Audit(self.audit_query()),
             14 => Query::Usage(match self.choose("UsageQuery", 3) {
                 0 => UsageQuery::Total {
                     directory: self.inode(),
@@ -279,7 +280,7 @@ impl Generator {
     }
 
     pub(super) fn node_request(&mut self) -> NodeRequest {
-        match self.choose("NodeRequest", 15) {
+        match self.choose("NodeRequest", 16) {
             0 => NodeRequest::Walk {
                 start: self.inode(),
                 path: self.data(),
@@ -302,6 +303,10 @@ impl Generator {
                 blocks: self.list(Self::block),
             },
             4 => NodeRequest::BlockList {
+                after: self.option(Self::block),
+                limit: self.u32(),
+            },
+            14 => NodeRequest::BlockAudit {
                 after: self.option(Self::block),
                 limit: self.u32(),
             },

@@ -471,6 +471,7 @@ impl State {
             | NodeRequest::BlockVerify { .. }
             | NodeRequest::BlocksMissing { .. }
             | NodeRequest::BlockFetch { .. }
+            | NodeRequest::BlockAudit { .. }
             | NodeRequest::BlockCompact => panic!("clients leave the block store alone"),
         }
     }

@@ -43,6 +43,7 @@ pub async fn carry_out(
         | NodeRequest::BlocksMissing { .. }
         | NodeRequest::BlockDelete { .. }
         | NodeRequest::BlockList { .. }
+        | NodeRequest::BlockAudit { .. }
         | NodeRequest::BlockCompact
         | NodeRequest::Drain { .. }
         | NodeRequest::Admit { .. } => Err(Failure::refused(

@@ -97,11 +97,11 @@ const BLOCK_UNIT: u64 = 512;
 /// What one inode adds to the counters of the partition.
 #[derive(Clone, Copy)]
 pub(super) struct Counted {
-    file_bytes: u64,
+    pub(super) file_bytes: u64,
     pub(super) allocated_bytes: u64,
     pub(super) orphans: u64,
     /// The directory it counts in, and what it counts there.
-    directory: InodeId,
+    pub(super) directory: InodeId,
     pub(super) usage: Usage,
 }
 

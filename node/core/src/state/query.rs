@@ -98,6 +98,7 @@ impl State {
                 "not a question about the state",
             )),
             Query::Lock(query) => self.query_locks(query),
+            Query::Audit(query) => self.query_audit(now_ms, query),
         }
     }
 

@@ -277,7 +277,15 @@ impl State {
     /// What the row of a directory has to report, if it has not been taken yet.
     fn report(&self, directory: InodeId) -> Option<UsageReport> {
         let row = self.usages.get(&directory)?;
-        if row.version == row.reported {
+        match row.version == row.reported {
+            true => None,
+            false => self.usage_told(directory, row),
+        }
+    }
+
+    /// What the row of a directory tells, and to which directory; the root tells nobody.
+    pub(super) fn usage_told(&self, directory: InodeId, row: &UsageRow) -> Option<UsageReport> {
+        if directory == InodeId::ROOT && is_at_home(directory, self.partition) {
             return None;
         }
         let (to, contributor) = if is_at_home(directory, self.partition) {

@@ -118,6 +118,11 @@ pub enum StorageRequest {
         call: CallId,
         blocks: Vec<BlockId>,
     },
+    BlockAudit {
+        call: CallId,
+        after: Option<BlockId>,
+        limit: u32,
+    },
     /// Compacts one segment, if one is worth it.
     BlockCompact {
         call: CallId,

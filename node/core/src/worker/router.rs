@@ -235,6 +235,10 @@ impl Worker {
             NodeRequest::BlocksMissing { blocks } => {
                 self.storage(super::event::StorageRequest::BlocksMissing { call: id, blocks });
             }
+            NodeRequest::BlockAudit { after, limit } => {
+                let call = id;
+                self.storage(super::event::StorageRequest::BlockAudit { call, after, limit });
+            }
             NodeRequest::BlockCompact => {
                 self.storage(super::event::StorageRequest::BlockCompact { call: id });
             }

@@ -19,6 +19,7 @@ use bark_schema::operation::{Query, Reply};
 
 use super::{AUDIT_INTERVAL_US, REST_US_MAX, Simulation};
 use crate::client::Phase;
+use crate::doctor;
 use crate::ledger;
 use crate::tree;
 use crate::usage;
@@ -96,6 +97,9 @@ impl Simulation {
                 }
                 self.scan_states();
                 if let Err(reason) = ledger::check(&states) {
+                    self.stage.fail(reason);
+                }
+                if let Err(reason) = doctor::check(&states, &self.stores(), damaged) {
                     self.stage.fail(reason);
                 }
                 true
