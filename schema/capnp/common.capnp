@@ -626,6 +626,8 @@ struct NodeRequest @0xf578ba7322f2241e {
       after @33 :BlockId;
       limit @34 :UInt32;
     }
+    traced @35 :Request;
+    # Another request, to be told where its time went. Goes where that one goes; not one of these itself.
   }
 }
 
@@ -812,6 +814,44 @@ struct DataQuery @0xbe07f3c1ee4cdb59 {
     }
     unknownBlocks @3 :List(BlockId);
   }
+}
+
+enum TracePhase @0xb3f05ac81d27e649 {
+  # What a request was about in a span of its time.
+  request @0;
+  # All of it on this node.
+  worker @1;
+  # Until its partition, disk or coordinator took it.
+  batch @2;
+  # Gathered with others into one log entry.
+  sync @3;
+  # Until the leader's own log had it on disk.
+  follower @4;
+  # Until another node had it on disk and said so.
+  commit @5;
+  # Until a quorum had it and it was applied.
+  confirm @6;
+  # Until a quorum said that the leader still leads.
+  blockStore @7;
+}
+
+struct Span @0xe8d1746fb05c932a {
+  phase @0 :TracePhase;
+  node @1 :UInt16;
+  partition @2 :UInt16;
+  # 65535: none.
+  depth @3 :UInt16;
+  # Those behind a span with a greater depth are parts of it.
+  fromUs @4 :UInt64;
+  untilUs @5 :UInt64;
+  # Since the node that answers took up the request.
+  what @6 :Text;
+  # Of a request.
+}
+
+struct Traced @0x9d42c6fb138ae075 {
+  reply @0 :Reply;
+  spans @1 :List(Span);
 }
 
 enum AuditPart @0xb7a2d6c41f93e580 {
@@ -1223,6 +1263,7 @@ struct Reply @0xc5518b2f91c2927e {
     # Directories: those the client has, or those wanted back.
     lock @46 :LockAnswer;
     audit @47 :AuditPage;
+    traced @48 :Traced;
   }
 }
 

@@ -24,4 +24,5 @@ pub mod policy;
 pub mod quota;
 pub mod status;
 pub mod step;
+pub mod trace;
 pub mod usage;

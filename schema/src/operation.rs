@@ -26,6 +26,7 @@ pub use crate::inode::{
 use crate::quota::{Allowance, Quota, QuotaCommand, QuotaLimits, QuotaQuery};
 pub use crate::status::{ClusterStatus, DiskRefusal, NodeStatus, PartitionStatus};
 pub use crate::step::Step;
+use crate::trace::Traced;
 use crate::usage::{Usage, UsageCommand, UsageQuery, UsageReport};
 
 /// Names one change for the exactly-once tables.
@@ -427,6 +428,10 @@ pub enum NodeRequest {
         after: Option<BlockId>,
         limit: u32,
     },
+    /// Another request, to be told where its time went; goes where that one goes. Answers `Traced`. Not one of these.
+    Traced {
+        request: Box<Request>,
+    },
     /// Wins back the space of dropped blocks, of one segment at most. Between nodes only.
     BlockCompact,
     ClusterStatus,
@@ -553,6 +558,7 @@ pub enum Reply {
     Lock(LockAnswer),
     /// Boxed, because it is larger than all others.
     Audit(Box<AuditPage>),
+    Traced(Box<Traced>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -602,6 +608,7 @@ impl Request {
         match self {
             Request::Query { partition, .. } | Request::Command { partition, .. } => Some(*partition),
             Request::Namespace { operation, .. } => Some(operation.primary()),
+            Request::Node(NodeRequest::Traced { request }) => request.partition(),
             Request::Node(_) => None,
         }
     }

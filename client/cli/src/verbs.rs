@@ -7,6 +7,7 @@ mod cp;
 mod df;
 mod doctor;
 mod du;
+mod explain;
 mod get;
 mod key;
 mod ln;
@@ -110,6 +111,8 @@ pub enum Verb {
     Locate(locate::Locate),
     /// Check that everything the cluster keeps agrees.
     Doctor(doctor::Doctor),
+    /// Do something once and show where its time went.
+    Explain(explain::Explain),
 }
 
 impl Verb {
@@ -145,6 +148,7 @@ impl Verb {
             Verb::Partitions(_) => "partitions",
             Verb::Locate(_) => "locate",
             Verb::Doctor(_) => "doctor",
+            Verb::Explain(_) => "explain",
         }
     }
 
@@ -179,6 +183,7 @@ impl Verb {
             Verb::Partitions(verb) => verb.run(client, output).await,
             Verb::Locate(verb) => verb.run(client, output).await,
             Verb::Doctor(verb) => verb.run(client, output).await,
+            Verb::Explain(verb) => verb.run(client, output).await,
         }
     }
 }

@@ -243,3 +243,53 @@ fn closed_pipe_ends_quietly() {
     assert_eq!(text(&output.stderr), "");
     assert_eq!(output.status.code(), Some(0));
 }
+
+#[test]
+fn explain_does_what_the_verb_does_and_leaves_nothing_behind() {
+    // Goal: every verb is explained, its parts are no longer than the whole, and nothing stays. Method: each of them.
+    let fixture = Fixture::start();
+    fixture.run(&["mkdir", "/directory"]);
+    assert!(
+        fixture
+            .run_with_input(&["put", "-", "/directory/file"], b"hello")
+            .status
+            .success()
+    );
+    let before = fixture.run(&["ls", "-la", "/directory"]);
+    for (verb, path, part) in [
+        ("stat", "/directory/file", "walk a path"),
+        ("ls", "/directory", "list a directory"),
+        ("cat", "/directory/file", "walk a path"),
+        ("write", "/directory", "create"),
+        ("write", "/directory/file", "create"),
+        ("mkdir", "/directory", "make a directory"),
+    ] {
+        let explained = json(&fixture.run(&["explain", verb, path, "--json"]));
+        assert_eq!(explained["verb"], verb);
+        let whole = explained["elapsed_us"].as_u64().expect("a number");
+        let requests = explained["requests"].as_array().expect("a list");
+        assert!(
+            requests.iter().any(|request| request["what"] == part),
+            "{explained}"
+        );
+        for request in requests {
+            let elapsed = request["elapsed_us"].as_u64().expect("a number");
+            assert!(elapsed <= whole, "{explained}");
+            assert!(request["network_us"].as_u64().expect("a number") <= elapsed);
+            assert_eq!(request["spans"][0]["phase"], "request");
+        }
+        let text = fixture.run(&["explain", verb, path]);
+        assert!(text.starts_with(&format!("{verb} {path}: ")), "{text}");
+        assert!(text.contains("network, there and back"), "{text}");
+        assert_eq!(
+            fixture.run(&["ls", "-la", "/directory"]),
+            before,
+            "{verb} {path} left something"
+        );
+    }
+    fixture.fails(
+        &["explain", "stat", "/missing"],
+        1,
+        "bark: explain: /missing: No such file or directory",
+    );
+}

@@ -33,6 +33,7 @@ use crate::keys::Keys;
 use crate::placing::Placing;
 use crate::router::Router;
 use crate::session::{self, Call, CallId, Session, SessionConfig};
+use crate::trace::TracedCall;
 
 /// Enough for eight blocks each of a dozen files at once.
 const BYTES_IN_FLIGHT_MAX: usize = 64 * MIB;
@@ -59,6 +60,8 @@ pub struct ClientConfig {
     /// Owner and group of what this client creates.
     pub owner: u32,
     pub group: u32,
+    /// Every call is looked at on its way, for [`Client::take_traces`].
+    pub traced: bool,
 }
 
 impl ClientConfig {
@@ -71,6 +74,7 @@ impl ClientConfig {
             token: Bytes::new(),
             owner: process.as_ref().map_or(0, MetadataExt::uid),
             group: process.as_ref().map_or(0, MetadataExt::gid),
+            traced: false,
         }
     }
 }
@@ -103,6 +107,8 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     budget: Semaphore,
     timer: Arc<Notify>,
+    /// Of calls that ended, if they are traced.
+    traces: Mutex<Vec<TracedCall>>,
 }
 
 #[derive(Debug)]
@@ -143,10 +149,9 @@ impl Client {
         let random = || RandomState::new().hash_one(std::process::id());
         let client = ClientId(random());
         let router = Router::new(&welcome);
-        let session = Session::new(
-            SessionConfig::new(client, random()),
-            router.topology(welcome.node),
-        );
+        let mut session_config = SessionConfig::new(client, random());
+        session_config.traced = config.traced;
+        let session = Session::new(session_config, router.topology(welcome.node));
         let shared = Arc::new(Shared {
             router,
             client,
@@ -161,6 +166,7 @@ impl Client {
             }),
             budget: Semaphore::new(BYTES_IN_FLIGHT_MAX / KIB),
             timer: Arc::new(Notify::new()),
+            traces: Mutex::default(),
             config,
             welcome,
         });
@@ -270,6 +276,11 @@ impl Client {
         let cost = (cost_bytes(&call).min(BYTES_IN_FLIGHT_MAX) / KIB) as u32;
         let _permit = self.shared.budget.acquire_many(cost).await;
         let (sender, receiver) = oneshot::channel();
+        let mut traced = self
+            .shared
+            .config
+            .traced
+            .then(|| TracedCall::begin(&call, self.shared.started));
         let id = {
             let mut state = self.shared.lock();
             let now = self.shared.now();
@@ -287,7 +298,21 @@ impl Client {
         };
         let result = receiver.await;
         drop(guard);
+        if let Some(mut traced) = traced.take() {
+            traced.end(self.shared.lock().session.take_trace(id), self.shared.started);
+            self.traces().push(traced);
+        }
         result.unwrap_or_else(|_| Err(Failure::Unknown("the client is shutting down".into())))
+    }
+
+    /// Where the time of the calls went that ended since it was asked last, if the configuration says so.
+    pub fn take_traces(&self) -> Vec<TracedCall> {
+        std::mem::take(&mut *self.traces())
+    }
+
+    fn traces(&self) -> MutexGuard<'_, Vec<TracedCall>> {
+        // Pushing to it and taking it are all that happens to it.
+        self.shared.traces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) async fn query(&self, partition: PartitionId, query: Query) -> Result<Reply, Failure> {

@@ -26,7 +26,9 @@ pub mod path;
 mod placing;
 mod router;
 pub mod session;
+mod trace;
 
 pub use client::{Client, ClientConfig, Source};
 pub use error::Error;
 pub use path::ClusterPath;
+pub use trace::TracedCall;

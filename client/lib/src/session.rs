@@ -24,7 +24,8 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bark_schema::ids::{ClientId, NodeNumber, PartitionId};
-use bark_schema::operation::{ClusterStatus, Failure, Refusal, Reply, Request, RequestId};
+use bark_schema::operation::{ClusterStatus, Failure, NodeRequest, Refusal, Reply, Request, RequestId};
+use bark_schema::trace::Span;
 
 pub use self::call::{Call, Outgoing, transfer_ms};
 pub use self::config::{SessionConfig, Topology};
@@ -95,6 +96,8 @@ pub struct Session {
     timers: BTreeSet<(u64, CallId)>,
     ready: VecDeque<CallId>,
     completed: VecDeque<(CallId, Result<Reply, Failure>)>,
+    /// Where the time of calls went that were answered, until somebody takes it.
+    traces: BTreeMap<CallId, (NodeNumber, Vec<Span>)>,
 }
 
 impl Session {
@@ -113,6 +116,7 @@ impl Session {
             timers: BTreeSet::new(),
             ready: VecDeque::new(),
             completed: VecDeque::new(),
+            traces: BTreeMap::new(),
             config,
             topology,
         }
@@ -129,6 +133,11 @@ impl Session {
     /// The leader this session would ask first, if it has learnt one.
     pub fn leader(&self, partition: PartitionId) -> Option<NodeNumber> {
         self.leaders.get(&partition).copied()
+    }
+
+    /// Where the time of a call went that ended, and who answered it; if traces are asked for.
+    pub fn take_trace(&mut self, call: CallId) -> Option<(NodeNumber, Vec<Span>)> {
+        self.traces.remove(&call)
     }
 
     /// Takes the leaders a node knows.
@@ -241,7 +250,12 @@ impl Session {
             node,
             frame_id,
             deadline_ms: u32::try_from(until - now).unwrap_or(u32::MAX),
-            request: pending.request.clone(),
+            request: match self.config.traced {
+                true => Request::Node(NodeRequest::Traced {
+                    request: Box::new(pending.request.clone()),
+                }),
+                false => pending.request.clone(),
+            },
         };
         self.frames.insert(frame_id, call);
         self.set_timer(call, until);
@@ -262,6 +276,13 @@ impl Session {
         let current = matches!(pending.phase, Phase::Sent { frame_id: sent, .. } if sent == frame_id);
         let failure = match result {
             Ok(reply) => {
+                let reply = match reply {
+                    Reply::Traced(traced) => {
+                        self.traces.insert(call, (node, traced.spans));
+                        traced.reply
+                    }
+                    reply => reply,
+                };
                 if let (Some(partition), true) = (partition, current) {
                     self.leaders.insert(partition, node);
                 }

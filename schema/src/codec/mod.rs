@@ -29,6 +29,7 @@ mod reply;
 mod request;
 mod size;
 mod step;
+mod trace;
 mod usage;
 mod write;
 

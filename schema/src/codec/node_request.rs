@@ -3,6 +3,7 @@
 use super::Result;
 use super::data::{read_block_ids, write_block_ids};
 use super::read::{self, Source};
+use super::request::{read_request, write_request};
 use super::write::{write_block_id, write_nodes};
 use crate::generated::common_capnp as wire;
 use crate::ids::{InodeId, NodeNumber};
@@ -86,6 +87,7 @@ pub fn write_node_request(request: &NodeRequest, mut builder: wire::node_request
                 write_block_id(after, group.init_after());
             }
         }
+        NodeRequest::Traced { request } => write_request(request, builder.init_traced()),
         NodeRequest::BlockCompact => builder.set_block_compact(()),
         NodeRequest::ClusterStatus => builder.set_cluster_status(()),
         NodeRequest::DirectoryUsage { directory } => builder.set_directory_usage(directory.0),
@@ -150,6 +152,9 @@ pub fn read_node_request(reader: wire::node_request::Reader<'_>, source: Source<
                 false => None,
             },
             limit: group.get_limit(),
+        },
+        wire::node_request::Traced(request) => NodeRequest::Traced {
+            request: Box::new(read_request(request?, source)?),
         },
         wire::node_request::BlockCompact(()) => NodeRequest::BlockCompact,
         wire::node_request::ClusterStatus(()) => NodeRequest::ClusterStatus,

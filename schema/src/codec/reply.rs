@@ -8,6 +8,7 @@ use super::inode::{read_kind, write_kind};
 use super::policy::{read_allocate, write_allocate};
 use super::quota::{read_allowance, read_quota, write_allowance, write_quota};
 use super::read::{self, Source};
+use super::trace::{read_traced, write_traced};
 use super::usage::{read_reports, read_usage, write_reports, write_usage};
 use super::write::{write_inodes, write_keys, write_nodes, write_transaction_id};
 use crate::data::Copied;
@@ -139,6 +140,7 @@ pub fn write_reply(reply: &Reply, mut builder: wire::reply::Builder<'_>) {
         }
         Reply::Lock(answer) => write_lock_answer(answer, builder.init_lock()),
         Reply::Audit(page) => write_audit_page(page, builder.init_audit()),
+        Reply::Traced(traced) => write_traced(traced, builder.init_traced()),
     }
 }
 
@@ -221,6 +223,7 @@ pub fn read_reply(reader: wire::reply::Reader<'_>, source: Source<'_>) -> Result
         wire::reply::Delegated(directories) => Reply::Delegated(read::inodes(directories)?),
         wire::reply::Lock(answer) => Reply::Lock(read_lock_answer(answer?)?),
         wire::reply::Audit(page) => Reply::Audit(Box::new(read_audit_page(page?)?)),
+        wire::reply::Traced(traced) => Reply::Traced(Box::new(read_traced(traced?, source)?)),
     })
 }
 

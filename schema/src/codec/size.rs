@@ -27,6 +27,7 @@ const ACCESS_WORDS: usize = 2;
 const PACKED_PIECE_WORDS: usize = 10;
 const TRANSACTION_ID_WORDS: usize = 3;
 const USAGE_REPORT_WORDS: usize = 7;
+const SPAN_WORDS: usize = 6;
 const AUDIT_FAULT_WORDS: usize = 9;
 const AUDIT_NAME_WORDS: usize = 4;
 const AUDIT_BLOCK_WORDS: usize = 7;
@@ -129,6 +130,7 @@ fn request(request: &Request) -> usize {
                 blocks.len() * BLOCK_ID_WORDS
             }
             NodeRequest::BlockFetch { from, .. } => from.len(),
+            NodeRequest::Traced { request: asked } => FIXED_WORDS + self::request(asked),
             NodeRequest::BlockGet { .. }
             | NodeRequest::BlockVerify { .. }
             | NodeRequest::BlockList { .. }
@@ -315,6 +317,15 @@ fn reply(reply: &Reply) -> usize {
                 + blocks.sum::<usize>()
                 + (page.told.len() + page.taken.len()) * USAGE_REPORT_WORDS
                 + page.transactions.len() * AUDIT_TRANSACTION_WORDS
+        }
+        Reply::Traced(traced) => {
+            FIXED_WORDS
+                + self::reply(&traced.reply)
+                + traced
+                    .spans
+                    .iter()
+                    .map(|span| SPAN_WORDS + span.what.len() / 8)
+                    .sum::<usize>()
         }
         Reply::Stored { nodes } => nodes.len(),
         Reply::Delegated(directories) => directories.len(),

@@ -6,6 +6,7 @@ mod locks;
 mod messages;
 mod replies;
 mod requests;
+mod trace;
 mod values;
 
 use std::collections::BTreeSet;

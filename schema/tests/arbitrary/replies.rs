@@ -9,7 +9,7 @@ use super::Generator;
 
 impl Generator {
     pub(super) fn reply(&mut self) -> Reply {
-        match self.choose("Reply", 32) {
+        match self.choose("Reply", 33) {
             0 => Reply::Done,
             1 => Reply::Value(self.option(|generator| KeyValue {
                 value: generator.data(),
@@ -102,6 +102,7 @@ impl Generator {
                 allowed: self.option(Self::allowance),
             }),
             30 => Reply::Audit(Box::new(self.audit_page())),
+            31 => Reply::Traced(Box::new(self.traced())),
             24 => Reply::Usage(self.usage()),
             29 => Reply::Lock(self.lock_answer()),
             25 => Reply::UsageReports {

@@ -280,7 +280,7 @@ impl Generator {
     }
 
     pub(super) fn node_request(&mut self) -> NodeRequest {
-        match self.choose("NodeRequest", 16) {
+        match self.choose("NodeRequest", 17) {
             0 => NodeRequest::Walk {
                 start: self.inode(),
                 path: self.data(),
@@ -309,6 +309,9 @@ impl Generator {
             14 => NodeRequest::BlockAudit {
                 after: self.option(Self::block),
                 limit: self.u32(),
+            },
+            15 => NodeRequest::Traced {
+                request: Box::new(self.request()),
             },
             5 => NodeRequest::BlockCompact,
             7 => NodeRequest::SetQuota {

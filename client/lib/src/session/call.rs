@@ -86,11 +86,16 @@ pub struct Outgoing {
 impl Outgoing {
     /// Bytes of the user's that it carries.
     pub fn bulk_bytes(&self) -> usize {
-        match &self.request {
-            Request::Node(request) => bulk_of_node_request(request),
-            Request::Command { command, .. } => bulk_of_command(command),
-            Request::Namespace { operation, .. } => bulk_of_namespace(operation),
-            Request::Query { .. } => 0,
-        }
+        bulk_of_request(&self.request)
+    }
+}
+
+fn bulk_of_request(request: &Request) -> usize {
+    match request {
+        Request::Node(NodeRequest::Traced { request }) => bulk_of_request(request),
+        Request::Node(request) => bulk_of_node_request(request),
+        Request::Command { command, .. } => bulk_of_command(command),
+        Request::Namespace { operation, .. } => bulk_of_namespace(operation),
+        Request::Query { .. } => 0,
     }
 }

@@ -16,6 +16,8 @@ pub struct SessionConfig {
     pub backoff_max_ms: u64,
     /// Changes are not repeated after this; well below what nodes remember (10 minutes).
     pub retention_ms: u64,
+    /// Nodes are asked to tell where the time of each request goes.
+    pub traced: bool,
 }
 
 impl SessionConfig {
@@ -29,6 +31,7 @@ impl SessionConfig {
             backoff_min_ms: 10,
             backoff_max_ms: 500,
             retention_ms: 120_000,
+            traced: false,
         }
     }
 }

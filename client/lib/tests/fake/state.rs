@@ -6,6 +6,7 @@ use bark_schema::data::{DataCommand, FileMap, Patch};
 use bark_schema::ids::{BlockId, InodeId, NodeNumber, PartitionId};
 use bark_schema::message::WelcomeNode;
 use bark_schema::operation::*;
+use bark_schema::trace::{Span, TracePhase, Traced, describe};
 use bytes::Bytes;
 
 #[derive(Clone, Debug)]
@@ -84,6 +85,19 @@ impl State {
         }
         match request {
             Request::Query { query, .. } => self.query(query),
+            Request::Node(NodeRequest::Traced { request }) => {
+                let reply = self.apply(node, request)?;
+                let spans = vec![Span {
+                    phase: TracePhase::Request,
+                    node,
+                    partition: request.partition(),
+                    depth: 0,
+                    from_us: 0,
+                    until_us: 1,
+                    what: describe(request).into(),
+                }];
+                Ok(Reply::Traced(Box::new(Traced { reply, spans })))
+            }
             Request::Node(request) => self.node(node, request),
             Request::Command { id, command, .. } => self.once(id, |state| state.command(command)),
             Request::Namespace { id, operation } => self.once(id, |state| state.namespace(operation)),
@@ -466,6 +480,7 @@ impl State {
             | NodeRequest::GetQuota { .. }
             | NodeRequest::Drain { .. }
             | NodeRequest::Admit { .. } => panic!("nobody asks the fake what a directory takes"),
+            NodeRequest::Traced { .. } => panic!("it is taken apart before"),
             NodeRequest::BlockDelete { .. }
             | NodeRequest::BlockList { .. }
             | NodeRequest::BlockVerify { .. }

@@ -26,6 +26,7 @@ mod rejoin;
 mod snapshot;
 mod snapshot_config;
 mod start;
+mod watch;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -48,6 +49,7 @@ use lease_grace::LeaseGrace;
 use pending::{Batch, Pending, Position, Read, WaitingEntry, WaitingRead};
 pub use snapshot_config::{SnapshotConfig, SnapshotCounts};
 pub use start::Start;
+pub use watch::Watched;
 
 /// A batch that reached this size is proposed before the turn ends.
 const BATCH_SIZE_BYTES_MAX: usize = 1 << 20;
@@ -101,6 +103,8 @@ pub struct Partition {
     /// For the state's hash map; not replicated.
     hash_seed: u64,
     turn_us: u64,
+    /// Calls whose asker wants to know where the time goes; none as a rule.
+    watched: Vec<Watched>,
     lease_grace: LeaseGrace,
     /// Of blocks without a policy of their own; 0: not told.
     copies: usize,
@@ -251,6 +255,9 @@ impl Partition {
             self.refuse_not_leader(Some(call));
             return;
         }
+        if !self.watched.is_empty() {
+            self.note_read(call);
+        }
         self.push_read(Read::Query { call, query });
     }
 
@@ -330,6 +337,9 @@ impl Partition {
             if partition.step_rejoin(&message) {
                 return;
             }
+            if !partition.watched.is_empty() {
+                partition.note_acknowledged(&message);
+            }
             let Some(message) = consensus::from_raft_message(message) else {
                 return;
             };
@@ -369,7 +379,12 @@ impl Partition {
 
     /// Log batches up to `batch` are durable.
     pub fn persisted(&mut self, batch: u64, output: &mut Output) {
-        self.guard(|partition| partition.group.persisted(batch, &mut output.messages));
+        self.guard(|partition| {
+            partition.group.persisted(batch, &mut output.messages);
+            if !partition.watched.is_empty() {
+                partition.note_synced();
+            }
+        });
     }
 
     /// Until the next turn about so many commands are applied: whole entries, at least one. A replica that catches
@@ -470,6 +485,9 @@ impl Partition {
         match self.group.propose(data) {
             Ok(index) => {
                 assert_eq!(index, index_expected, "an entry takes the next index");
+                if !self.watched.is_empty() {
+                    self.note_proposed(index, &entry.calls);
+                }
                 self.pending.waiting.push_back(entry);
             }
             Err(error) => {

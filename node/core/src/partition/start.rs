@@ -79,6 +79,7 @@ impl Partition {
             hand_over: None,
             hash_seed,
             turn_us: now.monotonic_us,
+            watched: Vec::new(),
             lease_grace: LeaseGrace::default(),
             copies: 0,
         };

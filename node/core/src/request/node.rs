@@ -38,7 +38,8 @@ pub async fn carry_out(
             checksum,
             from,
         } => mend::fetch(gateway, block, size, checksum, from).await,
-        NodeRequest::BlockGet { .. }
+        NodeRequest::Traced { .. }
+        | NodeRequest::BlockGet { .. }
         | NodeRequest::BlockVerify { .. }
         | NodeRequest::BlocksMissing { .. }
         | NodeRequest::BlockDelete { .. }

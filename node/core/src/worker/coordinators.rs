@@ -88,7 +88,7 @@ impl Worker {
             return;
         }
         self.coordinators.waiting.insert(coordination, vec![call]);
-        let gateway = self.gateway.clone();
+        let gateway = self.gateway_for(call);
         let mut ending = Ending {
             coordination,
             result: None,

@@ -24,6 +24,7 @@ pub use crate::partition::event::{CompletionSink, FoundKey, KeyAsker, KeySink};
 use crate::random::Random;
 use crate::time::Now;
 use crate::worker::WorkerConfig;
+use crate::worker::traces::{Note, Recorder};
 
 /// How long a call may take unless the caller says otherwise.
 pub const DEADLINE_DEFAULT_US: u64 = 10_000_000;
@@ -65,6 +66,10 @@ pub enum Waiter {
     Peer {
         node: NodeNumber,
         id: u64,
+    },
+    /// The call it came in, whose asker wants to know where the time goes.
+    Traced {
+        outer: crate::partition::event::CallId,
     },
     Sibling {
         worker: u16,
@@ -147,6 +152,8 @@ pub struct Gateway {
     shared: Rc<Shared>,
     /// The client whose request is carried out.
     client: Option<ClientId>,
+    /// What is asked is noted here, for somebody who wants to know where the time goes.
+    recorder: Option<Recorder>,
 }
 
 impl Gateway {
@@ -170,14 +177,23 @@ impl Gateway {
         Gateway {
             shared: Rc::new(shared),
             client: None,
+            recorder: None,
         }
     }
 
     /// Asks in the name of a client, who may have directories for itself.
     pub fn on_behalf_of(&self, client: ClientId) -> Gateway {
         Gateway {
-            shared: self.shared.clone(),
             client: Some(client),
+            ..self.clone()
+        }
+    }
+
+    /// Notes what is asked.
+    pub(super) fn recording(&self, recorder: Recorder) -> Gateway {
+        Gateway {
+            recorder: Some(recorder),
+            ..self.clone()
         }
     }
 
@@ -256,13 +272,24 @@ impl Gateway {
     pub fn call(&self, request: Request, reach: Reach, deadline_us: u64) -> Answer {
         let slot = Rc::new(RefCell::new(Slot::default()));
         let waiter = Waiter::Future(slot.clone());
+        let (request, note) = match &self.recorder {
+            None => (request, None),
+            Some(recorder) => {
+                let node = match reach {
+                    Reach::Node(node) => node,
+                    _ => self.shared.config.node,
+                };
+                let (request, note) = recorder.note(request, node, self.now().monotonic_us);
+                (request, Some(Box::new((note, self.shared.clone()))))
+            }
+        };
         self.submit_call(NewCall {
             request,
             reach,
             deadline_us,
             waiter,
         });
-        Answer { slot }
+        Answer { slot, note }
     }
 
     pub async fn query(&self, partition: PartitionId, query: Query) -> Result<Reply, Failure> {
@@ -423,20 +450,30 @@ impl Gateway {
 /// Resolves when the call was answered.
 pub struct Answer {
     slot: Rc<RefCell<Slot>>,
+    note: Option<Box<(Note, Rc<Shared>)>>,
 }
 
 impl Future for Answer {
     type Output = Result<Reply, Failure>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut slot = self.slot.borrow_mut();
-        match slot.result.take() {
-            Some(result) => Poll::Ready(result),
-            None => {
-                slot.waker = Some(context.waker().clone());
-                Poll::Pending
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let result = {
+            let mut slot = self.slot.borrow_mut();
+            match slot.result.take() {
+                Some(result) => result,
+                None => {
+                    slot.waker = Some(context.waker().clone());
+                    return Poll::Pending;
+                }
             }
-        }
+        };
+        Poll::Ready(match self.note.take() {
+            None => result,
+            Some(noted) => {
+                let (note, shared) = *noted;
+                note.end(result, shared.now.get().monotonic_us)
+            }
+        })
     }
 }
 

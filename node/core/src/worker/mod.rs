@@ -31,6 +31,7 @@ mod mending;
 mod recalls;
 mod router;
 mod space;
+mod traces;
 mod upkeep;
 
 use std::cell::RefCell;
@@ -119,6 +120,7 @@ pub struct Worker {
     coordinators: Coordinators,
     allowances: Allowances,
     recalls: Recalls,
+    traces: traces::Traces,
     output: Output,
     heartbeats: Vec<Heartbeat>,
     lanes: lanes::Lanes,
@@ -151,6 +153,7 @@ impl Worker {
             coordinators: Coordinators::default(),
             allowances: Allowances::default(),
             recalls: Recalls::default(),
+            traces: traces::Traces::default(),
             output: Output::default(),
             heartbeats: Vec::new(),
             lanes: lanes::Lanes::default(),

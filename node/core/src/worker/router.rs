@@ -163,6 +163,7 @@ impl Worker {
             self.complete(id, Err(failure));
             return;
         }
+        self.note_handed(id);
         let Some(call) = self.calls.get_mut(id) else {
             return;
         };
@@ -239,6 +240,7 @@ impl Worker {
                 let call = id;
                 self.storage(super::event::StorageRequest::BlockAudit { call, after, limit });
             }
+            NodeRequest::Traced { request } => self.begin_traced(id, *request),
             NodeRequest::BlockCompact => {
                 self.storage(super::event::StorageRequest::BlockCompact { call: id });
             }
@@ -279,7 +281,7 @@ impl Worker {
                 self.complete(id, Ok(Reply::Done));
             }
             request => {
-                let gateway = self.gateway.clone();
+                let gateway = self.gateway_for(id);
                 let done = self.completed_calls.clone();
                 let local_status = matches!(request, NodeRequest::ClusterStatus).then(|| self.local_status());
                 self.gateway.spawn(async move {
@@ -401,8 +403,10 @@ impl Worker {
     }
 
     fn end(&mut self, id: CallId, result: Result<Reply, Failure>) {
-        if let Some(call) = self.calls.remove(id) {
-            self.finish(call.waiter, result);
+        let Some(call) = self.calls.remove(id) else { return };
+        match call.waiter {
+            Waiter::Traced { outer } => self.end_traced(id, outer, &call.request, result),
+            waiter => self.finish(waiter, result),
         }
     }
 
@@ -410,6 +414,7 @@ impl Worker {
         match waiter {
             Waiter::Future(slot) => slot.borrow_mut().fill(result),
             Waiter::Sink { sink, token } => sink.complete(token, result),
+            Waiter::Traced { outer } => self.complete(outer, result),
             Waiter::KeySet { asker, partition, id } => {
                 self.gateway.finish_request(partition, id);
                 asker.sink.complete(asker.token, result);

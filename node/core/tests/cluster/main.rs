@@ -7,6 +7,7 @@ mod leaders;
 mod namespace;
 mod policies;
 mod short_way;
+mod traces;
 mod usage;
 
 use std::cell::RefCell;

@@ -282,6 +282,7 @@ fn answer_size_bytes(request: &Request) -> usize {
     match request {
         Request::Node(NodeRequest::BlockGet { length, .. }) => *length as usize,
         Request::Node(NodeRequest::Walk { first_bytes, .. }) => *first_bytes as usize,
+        Request::Node(NodeRequest::Traced { request }) => answer_size_bytes(request),
         _ => 0,
     }
 }
@@ -315,6 +316,7 @@ fn refusal(request: &Request) -> Option<&'static str> {
             query: Query::Data(DataQuery::UnknownBlocks { .. }),
             ..
         } => Some("the ledger of blocks is for nodes only"),
+        Request::Node(NodeRequest::Traced { request }) => refusal(request),
         Request::Node(NodeRequest::BlockPut { local_only: true, .. }) => {
             Some("a block is stored on all its replicas, not on one node")
         }

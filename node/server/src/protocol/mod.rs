@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use bark_core::worker::event::Input;
 use bark_core::worker::gateway::Gateway;
-use bark_schema::operation::{Command, Failure, Namespace, Refusal, Request};
+use bark_schema::operation::{Command, Failure, Namespace, NodeRequest, Refusal, Request};
 use futures::FutureExt;
 
 use crate::pipeline::ConnectionKind;
@@ -107,6 +107,7 @@ impl Settings {
             } => pairs
                 .iter()
                 .try_for_each(|(_, _, value)| self.check_value(value.len())),
+            Request::Node(NodeRequest::Traced { request }) => self.check_values(request),
             _ => Ok(()),
         }
     }
