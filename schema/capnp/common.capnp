@@ -1260,7 +1260,7 @@ struct Reply @0xc5518b2f91c2927e {
     allowance @43 :Allowance;
     quota @44 :Quota;
     delegated @45 :List(UInt64);
-    # Directories: those the client has, or those wanted back.
+    # Directories that are wanted back.
     lock @46 :LockAnswer;
     audit @47 :AuditPage;
     traced @48 :Traced;

@@ -9,17 +9,18 @@
 
 use crate::ids::{ClientId, InodeId};
 
-/// A step in the life of delegations, by one log entry. Answers `Delegated`.
+/// A step in the life of delegations, by one log entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DelegationCommand {
-    /// The client wants these directories for itself, and its lease here runs on for `lease_ms`. Answers which of
-    /// them it has now: those that another client has, or that are no directories of this partition, it does not get.
+    /// The client wants these directories for itself, and its lease here runs on for `lease_ms`. Answers `Opens`: as
+    /// missing those it does not get, because another client has them, because they are under a quota or no
+    /// directories of this partition; and whether its lease had not run out. If it had, nothing taken before counts.
     Take {
         client: ClientId,
         directories: Vec<InodeId>,
         lease_ms: u32,
     },
-    /// It has done all it wants to do in them. Answers those it gave back.
+    /// It has done all it wants to do in them. Answers `Done`, whoever had them.
     GiveBack {
         client: ClientId,
         directories: Vec<InodeId>,

@@ -42,7 +42,7 @@ pub const OPENS_PER_COMMAND_MAX: usize = 4096;
 pub const ACCESSES_PER_COMMAND_MAX: usize = 4096;
 /// How long a client may stay silent before what it has open is released; bounds of what it asks for.
 pub const LEASE_MS_MIN: u32 = 1_000;
-pub const LEASE_MS_DEFAULT: u32 = 30_000;
+pub const LEASE_MS_DEFAULT: u32 = 10_000;
 pub const LEASE_MS_MAX: u32 = 600_000;
 /// Directories in one command about delegations, and those one client has of one partition.
 pub const DELEGATIONS_PER_COMMAND_MAX: usize = 1024;

@@ -553,7 +553,7 @@ pub enum Reply {
     },
     Allowance(Allowance),
     Quota(Quota),
-    /// Directories: those a client holds, gave back, or is wanted to give back.
+    /// Directories a client is wanted to give back.
     Delegated(Vec<InodeId>),
     Lock(LockAnswer),
     /// Boxed, because it is larger than all others.
@@ -583,6 +583,16 @@ pub enum TransactionOutcome {
     Aborted,
     /// No decision yet and the coordinator is still at it.
     Undecided,
+}
+
+impl Command {
+    /// What it does, whether or not it is told before it is sent.
+    pub fn inner(&self) -> &Command {
+        match self {
+            Command::Ordered { command, .. } => command,
+            command => command,
+        }
+    }
 }
 
 impl Namespace {

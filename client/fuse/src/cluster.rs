@@ -4,6 +4,9 @@
 //! Here lives the policy for that moment: `Soft` hands the failure on, `Hard` asks again for as long as it
 //! takes. A change whose outcome is not known is never asked again: that would be a second change.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use bark_client::Client;
 use bark_client::session::Call;
 use bark_schema::access_time::Access;
@@ -11,11 +14,13 @@ use bark_schema::data::{Allocation, Copied, DataCommand, DataQuery, FileUpdate, 
 use bark_schema::ids::{InodeId, PartitionId};
 use bark_schema::operation::{
     AttributeChange, Attributes, ClusterStatus, Command, Condition, Content, DirectoryEntry, Entry, Extent,
-    Failure, ListPosition, Namespace, NewContent, NewInode, NodeRequest, PartitionStatus, Query, Reply,
-    Xattr,
+    Failure, ListPosition, Namespace, NewContent, NewInode, NodeRequest, PartitionStatus, Query, Refusal,
+    Reply, Xattr,
 };
 use bark_schema::quota::Quota;
 use bytes::Bytes;
+
+use crate::delegations::{Delegations, Known};
 
 /// What happens when an operation reaches its deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +35,7 @@ pub enum Patience {
 pub(crate) struct Cluster {
     client: Client,
     patience: Patience,
+    pub(crate) delegations: Arc<Delegations>,
 }
 
 /// One page of a directory.
@@ -40,8 +46,13 @@ pub(crate) struct Page {
 }
 
 impl Cluster {
-    pub(crate) fn new(client: Client, patience: Patience) -> Cluster {
-        Cluster { client, patience }
+    /// `delegates`: changes may be told to be done before they are in the cluster.
+    pub(crate) fn new(client: Client, patience: Patience, delegates: bool) -> Cluster {
+        Cluster {
+            delegations: Delegations::new(client.clone(), delegates),
+            client,
+            patience,
+        }
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -49,6 +60,19 @@ impl Cluster {
     }
 
     pub(crate) async fn lookup(&self, directory: InodeId, name: Bytes) -> Result<Attributes, Failure> {
+        match self.delegations.lookup(directory, &name).await {
+            Known::Attributes(attributes) => return Ok(*attributes),
+            Known::Nothing => return Err(Failure::refused(Refusal::NotFound, "no such file or directory")),
+            Known::Inode(inode) => return self.attributes(inode).await,
+            Known::Unknown => {}
+        }
+        let asked = self.delegations.ask(directory);
+        let answer = self.ask_name(directory, name.clone()).await;
+        self.delegations.learn_name((directory, name), asked, &answer);
+        answer
+    }
+
+    async fn ask_name(&self, directory: InodeId, name: Bytes) -> Result<Attributes, Failure> {
         let query = Query::Lookup { directory, name };
         match self.query(directory.home(), query).await? {
             Reply::Entry {
@@ -61,7 +85,13 @@ impl Cluster {
     }
 
     pub(crate) async fn attributes(&self, inode: InodeId) -> Result<Attributes, Failure> {
-        attributes_of(self.query(inode.home(), Query::Attributes { inode }).await?)
+        if let Some(attributes) = self.delegations.attributes(inode).await {
+            return Ok(attributes);
+        }
+        let asked = self.delegations.ask(inode);
+        let attributes = attributes_of(self.query(inode.home(), Query::Attributes { inode }).await?)?;
+        self.delegations.learn(asked, &attributes);
+        Ok(attributes)
     }
 
     pub(crate) async fn read_link(&self, inode: InodeId) -> Result<Bytes, Failure> {
@@ -77,6 +107,7 @@ impl Cluster {
         after: ListPosition,
         limit: u32,
     ) -> Result<Page, Failure> {
+        self.delegations.settle_changes_of(directory).await;
         let query = Query::ReadDirectory {
             directory,
             after,
@@ -103,6 +134,7 @@ impl Cluster {
         offset: u64,
         length: u64,
     ) -> Result<(Attributes, Content), Failure> {
+        self.delegations.settle_changes_of(inode).await;
         let query = Query::Layout {
             inode,
             offset,
@@ -122,6 +154,13 @@ impl Cluster {
         content: NewContent,
         exclusive: bool,
     ) -> Result<(Attributes, bool), Failure> {
+        let decided = self
+            .delegations
+            .create(&entry, &attributes, &content, exclusive)
+            .await;
+        if let Some(decided) = decided {
+            return decided;
+        }
         let home = entry.directory.home();
         let command = Command::Create {
             directory: entry.directory,
@@ -157,6 +196,32 @@ impl Cluster {
     }
 
     pub(crate) async fn namespace(&self, operation: Namespace) -> Result<Reply, Failure> {
+        let decided = match &operation {
+            Namespace::Unlink { directory, name } => {
+                let entry = Entry {
+                    directory: *directory,
+                    name: name.clone(),
+                };
+                self.delegations.unlink(&entry).await
+            }
+            Namespace::Rename { from, to, mode } => self.delegations.rename(from, to, *mode).await,
+            _ => None,
+        };
+        if let Some(decided) = decided {
+            return decided.map(|()| Reply::Done);
+        }
+        let replaced = match &operation {
+            Namespace::RemoveDirectory { directory, name } => Some((*directory, name.clone())),
+            Namespace::Rename { to, .. } => Some((to.directory, to.name.clone())),
+            _ => None,
+        };
+        if let Some((directory, name)) = replaced
+            && self.delegations.has_any()
+            && let Ok(attributes) = self.lookup(directory, name).await
+        {
+            self.delegations.removes(attributes.inode).await;
+        }
+        let _touched = self.delegations.touch_by_operation(&operation).await;
         self.call(Call::Namespace(operation)).await
     }
 
@@ -171,6 +236,9 @@ impl Cluster {
 
     /// Bytes and attributes of one inode, at once.
     pub(crate) async fn update(&self, update: FileUpdate) -> Result<Attributes, Failure> {
+        if let Some(decided) = self.delegations.update(&update).await {
+            return decided;
+        }
         attributes_of(
             self.data(update.inode, DataCommand::Update(Box::new(update)))
                 .await?,
@@ -310,8 +378,12 @@ impl Cluster {
             closed,
             lease_ms,
         };
+        let asked_at = Instant::now();
         match self.command(partition, command).await? {
-            Reply::Opens { renewed, .. } => Ok(renewed),
+            Reply::Opens { renewed, .. } => {
+                self.delegations.lease_answered(partition, asked_at, renewed);
+                Ok(renewed)
+            }
             other => Err(unexpected(&other)),
         }
     }
@@ -355,10 +427,15 @@ impl Cluster {
     }
 
     async fn query(&self, partition: PartitionId, query: Query) -> Result<Reply, Failure> {
+        let query = Query::By {
+            client: self.client.id(),
+            query: Box::new(query),
+        };
         self.call(Call::Query { partition, query }).await
     }
 
     async fn command(&self, partition: PartitionId, command: Command) -> Result<Reply, Failure> {
+        let _touched = self.delegations.touch_by_command(&command).await;
         self.call(Call::Command { partition, command }).await
     }
 

@@ -386,7 +386,7 @@ impl fuser::Filesystem for Filesystem {
     fn fsync(&self, _request: &Request, _inode: INodeNo, handle: FileHandle, _data: bool, reply: ReplyEmpty) {
         let file = opened!(self, handle, reply);
         self.start(|volume| async move {
-            answer!(reply, volume.publish(&file).await, () => reply.ok());
+            answer!(reply, volume.make_durable(&file).await, () => reply.ok());
         });
     }
 
@@ -438,8 +438,7 @@ impl fuser::Filesystem for Filesystem {
         reply.ok();
     }
 
-    /// Changes of names are in the cluster before they are answered; of the root this writes out everything,
-    /// which is what unmounting asks for.
+    /// Of the root this writes out everything, which is what unmounting asks for.
     fn fsyncdir(
         &self,
         _request: &Request,
@@ -448,12 +447,14 @@ impl fuser::Filesystem for Filesystem {
         _data: bool,
         reply: ReplyEmpty,
     ) {
-        if inode != INodeNo::ROOT {
-            return reply.ok();
-        }
         self.start(|volume| async move {
-            volume.settle_all().await;
-            reply.ok();
+            if inode == INodeNo::ROOT {
+                volume.settle_all().await;
+            }
+            let directory = volume.inode(inode);
+            let delegations = &volume.cluster.delegations;
+            delegations.settle(directory.home()).await;
+            answer!(reply, delegations.take_error(directory), () => reply.ok());
         });
     }
 

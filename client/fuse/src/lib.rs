@@ -1,7 +1,8 @@
 //! The mount: a BarkFS cluster as a file system of the kernel, through FUSE.
 //!
 //! Reading order, in the direction of a request: `filesystem` takes it from the kernel, `volume` says what it
-//! means, `cluster` asks. The content of open files takes a longer way: `open_file` keeps what was written,
+//! means, `cluster` asks; but first `delegations`, where what happens in directories that only this mount uses is decided
+//! without asking. The content of open files takes a longer way: `open_file` keeps what was written,
 //! `publish` and `append` make it part of the file, `read` puts both together; `range_buffer`, `extent_map` and `layout`
 //! are what they count with.
 //!
@@ -12,8 +13,9 @@
 //! gather several.
 //!
 //! Invariants:
-//! - Acknowledged names and attributes are in the cluster; acknowledged bytes, and the attributes of a file that was
-//!   just made here, are there after close or fsync, or a second later.
+//! - Acknowledged names and attributes are in the cluster, or on their way to it and with the kernel, so that they arrive
+//!   when this process is killed; acknowledged bytes, and the attributes of a file that was just made here, after close
+//!   or fsync, or a second later. After fsync they are as durable as the cluster makes things.
 //! - An error of a write in the background is told by the next fsync or close of the file.
 //! - A request waits in a task, never on a thread that others need.
 
@@ -23,6 +25,7 @@ mod attributes;
 mod capabilities;
 mod capacity;
 mod cluster;
+mod delegations;
 mod directories;
 mod directory;
 mod errno;

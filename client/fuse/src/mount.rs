@@ -109,7 +109,7 @@ impl Mount {
             });
         }
         let (notices, queue) = Notices::new();
-        let cluster = Cluster::new(client, options.patience);
+        let cluster = Cluster::new(client, options.patience, !options.synchronous);
         let settings = Settings {
             is_synchronous: options.synchronous,
             moves_access_times: options.access_times && !options.read_only,
@@ -164,7 +164,7 @@ impl Mount {
             _ = terminate.recv() => detach(&self.directory),
             _ = interrupt.recv() => detach(&self.directory),
         }
-        if tokio::time::timeout(PUBLISH_AT_END, self.volume.settle_all())
+        if tokio::time::timeout(PUBLISH_AT_END, self.volume.end())
             .await
             .is_err()
         {

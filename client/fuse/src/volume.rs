@@ -5,8 +5,8 @@
 //! file system are what new inodes inherit (`inheritance`) and the bits a change of owner or size takes away.
 //!
 //! Invariants:
-//! - A change of names or attributes is done in the cluster before it is answered; but attributes of a file this
-//!   mount made and has not published yet wait for that.
+//! - A change of names or attributes is answered when it is decided ([`crate::delegations`]) or done in the cluster; but
+//!   attributes of a file this mount made and has not published yet wait for that.
 //! - What was written is published before its times or size are set by anybody else.
 
 use std::sync::Arc;
@@ -491,14 +491,29 @@ impl Volume {
     /// Tells the cluster all that is kept here.
     pub(crate) async fn settle_all(&self) {
         self.files.publish_all().await;
+        self.cluster.delegations.settle_all().await;
         self.tell_kept_access_times().await;
+    }
+
+    /// The mount ends: others need not wait for it.
+    pub(crate) async fn end(&self) {
+        self.settle_all().await;
+        self.cluster.delegations.give_all_back().await;
     }
 
     /// Publishes what was written, and tells what the background could not.
     pub(crate) async fn publish(&self, file: &Arc<OpenFile>) -> Result<(), Errno> {
         let result = file.publish().await;
         let earlier = file.take_error();
-        result.and(earlier)
+        let lost = self.cluster.delegations.take_error(file.inode);
+        result.and(earlier).and(lost)
+    }
+
+    /// The same, and waits until all of it is as durable as the cluster makes things.
+    pub(crate) async fn make_durable(&self, file: &Arc<OpenFile>) -> Result<(), Errno> {
+        let published = self.publish(file).await;
+        self.cluster.delegations.settle(file.inode.home()).await;
+        published.and(self.cluster.delegations.take_error(file.inode))
     }
 }
 

@@ -16,17 +16,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bark_schema::cluster_file;
-use bark_schema::ids::{BlockId, ClientId, NodeNumber, PartitionId};
+use bark_schema::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId};
 use bark_schema::limits::{KIB, MIB};
 use bark_schema::message::Welcome;
 use bark_schema::operation::{
-    ClusterStatus, Command, Failure, Namespace, NodeRequest, PartitionStatus, Query, Reply,
+    ClusterStatus, Command, Failure, Namespace, NodeRequest, PartitionStatus, Query, Reply, UnixNanos,
 };
 use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::Instant;
 
-use crate::connection::{self, Connection, Established, Login};
+use crate::connection::{self, Connection, Established, Handover, Login};
 use crate::error::Error;
 use crate::files::Files;
 use crate::keys::Keys;
@@ -115,9 +115,38 @@ pub(crate) struct Shared {
 struct State {
     session: Session,
     connections: BTreeMap<NodeNumber, Connection>,
-    waiting: HashMap<CallId, oneshot::Sender<Result<Reply, Failure>>>,
+    waiting: HashMap<CallId, Waiting>,
     /// What the timer task sleeps until; told when the session wants to be woken earlier.
     timer_at: Option<u64>,
+}
+
+/// Who is told how a call ended.
+enum Waiting {
+    Caller(oneshot::Sender<Result<Reply, Failure>>),
+    Ordered(OrderedEnd),
+}
+
+impl std::fmt::Debug for Waiting {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Waiting::Caller(_) => "Caller",
+            Waiting::Ordered(_) => "Ordered",
+        })
+    }
+}
+
+/// Is told the end of an ordered change, while the client is locked: it must not call the client.
+pub type OrderedEnd = Box<dyn FnOnce(Result<Reply, Failure>) + Send>;
+
+/// A change under a delegation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OrderedChange {
+    pub partition: PartitionId,
+    /// When programs were told that it is done.
+    pub time: UnixNanos,
+    /// The number, set aside before, of the inode it makes.
+    pub inode: Option<InodeId>,
+    pub command: Command,
 }
 
 impl Client {
@@ -288,7 +317,7 @@ impl Client {
                 .saturating_add(self.shared.config.deadline.as_millis() as u64)
                 .saturating_add(transfer_ms);
             let id = state.session.begin(now, call, deadline);
-            state.waiting.insert(id, sender);
+            state.waiting.insert(id, Waiting::Caller(sender));
             self.shared.pump(&mut state, now);
             id
         };
@@ -313,6 +342,34 @@ impl Client {
     fn traces(&self) -> MutexGuard<'_, Vec<TracedCall>> {
         // Pushing to it and taking it are all that happens to it.
         self.shared.traces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a change and comes back at once; `end` hears how it ended. Says whether the kernel has it already, and
+    /// so sends it even if this process ends. Changes of one partition are sent in the order of the calls of this.
+    pub fn send_ordered(&self, change: OrderedChange, end: OrderedEnd) -> bool {
+        let OrderedChange {
+            partition,
+            time,
+            inode,
+            command,
+        } = change;
+        let mut state = self.shared.lock();
+        let now = self.shared.now();
+        let call = Call::Ordered {
+            partition,
+            time,
+            inode,
+            command,
+        };
+        // The session ends it in time.
+        let id = state.session.begin(now, call, u64::MAX);
+        state.waiting.insert(id, Waiting::Ordered(end));
+        self.shared.pump(&mut state, now)
+    }
+
+    /// The ordered changes of a partition that were out have ended: the next one counts on none of them.
+    pub fn end_order(&self, partition: PartitionId) {
+        self.shared.lock().session.end_order(partition);
     }
 
     pub(crate) async fn query(&self, partition: PartitionId, query: Query) -> Result<Reply, Failure> {
@@ -385,19 +442,24 @@ impl Shared {
         self.pump(&mut state, now);
     }
 
-    /// Carries out what the session wants after an event.
-    fn pump(&self, state: &mut State, now: u64) {
+    /// Carries out what the session wants after an event. Says whether the kernel has everything that was sent.
+    fn pump(&self, state: &mut State, now: u64) -> bool {
+        let mut are_written = true;
         while let Some(outgoing) = state.session.poll_send(now) {
             let (node, frame_id) = (outgoing.node, outgoing.frame_id);
             let connection = state.connections.get(&node);
-            if !connection.is_some_and(|connection| connection.send(outgoing)) {
+            let handover = connection.map_or(Handover::Refused, |connection| connection.send(outgoing));
+            are_written &= handover == Handover::Written;
+            if handover == Handover::Refused {
                 state.session.on_unsent(now, node, frame_id);
             }
         }
         while let Some((call, result)) = state.session.take_completed() {
-            if let Some(waiting) = state.waiting.remove(&call) {
-                // The waiter may have gone away between; nobody is left to tell.
-                let _ = waiting.send(result);
+            match state.waiting.remove(&call) {
+                // The caller may have gone away between; nobody is left to tell.
+                Some(Waiting::Caller(caller)) => drop(caller.send(result)),
+                Some(Waiting::Ordered(end)) => end(result),
+                None => {}
             }
         }
         let wanted = state.session.next_wake();
@@ -405,6 +467,7 @@ impl Shared {
             state.timer_at = wanted;
             self.timer.notify_one();
         }
+        are_written
     }
 
     fn now(&self) -> u64 {

@@ -257,20 +257,33 @@ impl Connection {
         Connection { outbox, direct }
     }
 
-    /// Hands a request over; false if the task has ended.
-    pub(crate) fn send(&self, outgoing: Outgoing) -> bool {
+    /// Hands a request over.
+    pub(crate) fn send(&self, outgoing: Outgoing) -> Handover {
         let mut direct = self.direct.lock();
         let handed = match direct.as_mut() {
             None => Handed::Request(outgoing),
             Some(open) => match open.send(outgoing) {
-                None => return true,
+                None => return Handover::Written,
                 Some(handed) => handed,
             },
         };
         // What comes next goes behind it, until the task has written everything.
         *direct = None;
-        self.outbox.send(handed).is_ok()
+        match self.outbox.send(handed) {
+            Ok(()) => Handover::Queued,
+            Err(_) => Handover::Refused,
+        }
     }
+}
+
+/// What became of a request that was handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Handover {
+    /// The kernel has it, and sends it whatever becomes of this process.
+    Written,
+    Queued,
+    /// The connection's task has ended.
+    Refused,
 }
 
 struct ConnectionTask {

@@ -28,7 +28,7 @@ mod router;
 pub mod session;
 mod trace;
 
-pub use client::{Client, ClientConfig, Source};
+pub use client::{Client, ClientConfig, OrderedChange, OrderedEnd, Source};
 pub use error::Error;
 pub use path::ClusterPath;
 pub use trace::TracedCall;

@@ -18,13 +18,16 @@
 mod call;
 mod config;
 mod pace;
+mod routing;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bark_schema::ids::{ClientId, NodeNumber, PartitionId};
-use bark_schema::operation::{ClusterStatus, Failure, NodeRequest, Refusal, Reply, Request, RequestId};
+use bark_schema::operation::{
+    ClusterStatus, Command, Failure, NodeRequest, Refusal, Reply, Request, RequestId,
+};
 use bark_schema::trace::Span;
 
 pub use self::call::{Call, Outgoing, transfer_ms};
@@ -35,6 +38,19 @@ use self::pace::{Random, RetryBudget};
 const AVOID_MS: u64 = 100;
 /// Hints followed without a pause; more in a row mean the replicas disagree, and backing off helps them.
 const REDIRECTS_MAX: u32 = 3;
+
+/// Ordered changes that were not applied are tried again when the clock reaches a multiple of this.
+const ORDERED_PAUSE_MS: u64 = 25;
+
+fn is_ordered(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Command {
+            command: Command::Ordered { .. },
+            ..
+        }
+    )
+}
 
 /// One call in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,6 +114,8 @@ pub struct Session {
     completed: VecDeque<(CallId, Result<Reply, Failure>)>,
     /// Where the time of calls went that were answered, until somebody takes it.
     traces: BTreeMap<CallId, (NodeNumber, Vec<Span>)>,
+    /// The sequence of the last ordered change of each partition.
+    ordered: BTreeMap<PartitionId, u64>,
 }
 
 impl Session {
@@ -117,6 +135,7 @@ impl Session {
             ready: VecDeque::new(),
             completed: VecDeque::new(),
             traces: BTreeMap::new(),
+            ordered: BTreeMap::new(),
             config,
             topology,
         }
@@ -171,6 +190,27 @@ impl Session {
                     command,
                 }
             }
+            Call::Ordered {
+                partition,
+                time,
+                inode,
+                command,
+            } => {
+                deadline = deadline.min(now + self.config.retention_ms);
+                let id = self.new_request_id();
+                let after = self.ordered.insert(partition, id.sequence).unwrap_or(0);
+                let command = Command::Ordered {
+                    after,
+                    time,
+                    inode,
+                    command: Box::new(command),
+                };
+                Request::Command {
+                    partition,
+                    id,
+                    command,
+                }
+            }
             Call::Namespace(operation) => {
                 deadline = deadline.min(now + self.config.retention_ms);
                 Request::Namespace {
@@ -202,6 +242,11 @@ impl Session {
         self.timers.insert((deadline, call));
         self.ready.push_back(call);
         call
+    }
+
+    /// The next ordered change of a partition counts on none before it: those that were out have ended.
+    pub fn end_order(&mut self, partition: PartitionId) {
+        self.ordered.remove(&partition);
     }
 
     /// Forgets a call nobody waits for any more. A change that is out may still be applied.
@@ -447,83 +492,6 @@ impl Session {
         }
     }
 
-    /// Where the next attempt goes: the hint, else the leader, else the replica after the last one tried.
-    fn choose(&self, now: u64, call: CallId) -> Option<NodeNumber> {
-        let pending = self.calls.get(&call)?;
-        if let Some(node) = pending.named.or(pending.hint) {
-            return Some(node);
-        }
-        let partition = pending.request.partition();
-        let candidates = match partition {
-            Some(partition) => self
-                .topology
-                .replicas
-                .get(usize::from(partition.0))
-                .filter(|replicas| !replicas.is_empty())
-                .unwrap_or(&self.topology.nodes),
-            None => &self.topology.nodes,
-        };
-        let avoided = |node: &NodeNumber| self.avoided.get(node).is_some_and(|until| *until > now);
-        let leader = partition.and_then(|partition| self.leader(partition));
-        if let Some(leader) = leader.filter(|leader| !avoided(leader)) {
-            return Some(leader);
-        }
-        let start = match pending
-            .tried
-            .and_then(|tried| candidates.iter().position(|node| *node == tried))
-        {
-            Some(position) => position + 1,
-            None => 0,
-        };
-        let in_turn = (0..candidates.len()).map(|step| candidates[(start + step) % candidates.len()]);
-        in_turn
-            .clone()
-            .find(|node| !avoided(node))
-            .or_else(|| in_turn.clone().next())
-    }
-
-    fn learn_redirect(
-        &mut self,
-        partition: Option<PartitionId>,
-        node: NodeNumber,
-        leader: Option<NodeNumber>,
-    ) {
-        let Some(partition) = partition else { return };
-        match leader {
-            Some(leader) if leader != node && self.topology.nodes.contains(&leader) => {
-                self.leaders.insert(partition, leader);
-            }
-            _ => self.forget_leader(partition, node),
-        }
-    }
-
-    fn forget_leader(&mut self, partition: PartitionId, node: NodeNumber) {
-        if self.leaders.get(&partition) == Some(&node) {
-            self.leaders.remove(&partition);
-        }
-    }
-
-    fn redirect(&mut self, now: u64, call: CallId, node: NodeNumber, leader: Option<NodeNumber>) {
-        let Some(pending) = self.calls.get_mut(&call) else {
-            return;
-        };
-        pending.last_failure = Some(Failure::Busy("the partition has no leader".into()));
-        let hint = leader.filter(|leader| *leader != node && self.topology.nodes.contains(leader));
-        if let Some(hint) = hint
-            && pending.redirects < REDIRECTS_MAX
-            && self.avoided.get(&hint).is_none_or(|until| *until <= now)
-        {
-            pending.redirects += 1;
-            pending.hint = Some(hint);
-            pending.phase = Phase::Ready;
-            self.ready.push_back(call);
-            self.set_timer(call, u64::MAX);
-            return;
-        }
-        pending.redirects = 0;
-        self.back_off(now, call);
-    }
-
     /// An attempt ended without a decision: try again later, unless a newer attempt is out.
     fn fail_attempt(&mut self, now: u64, call: CallId, current: bool, failure: Failure, node: NodeState) {
         let Some(pending) = self.calls.get_mut(&call) else {
@@ -554,9 +522,12 @@ impl Session {
         let doublings = pending.attempts.saturating_sub(1).min(16);
         let ceiling = (self.config.backoff_min_ms << doublings).clamp(1, self.config.backoff_max_ms);
         let delay = ceiling / 2 + self.random.below(ceiling / 2 + 1);
-        let paced = self.budget.take(now);
         pending.phase = Phase::Waiting;
-        let until = (now + delay.max(1)).max(paced);
+        let until = match is_ordered(&pending.request) {
+            // All of them together and in their order: one that comes before its turn comes in vain.
+            true => (now / ORDERED_PAUSE_MS + 1) * ORDERED_PAUSE_MS,
+            false => (now + delay.max(1)).max(self.budget.take(now)),
+        };
         self.set_timer(call, until);
     }
 

@@ -71,7 +71,10 @@ fn name(call: &Call) -> (&'static str, Option<PartitionId>) {
     };
     let request = match call.clone() {
         Call::Query { partition, query } => Request::Query { partition, query },
-        Call::Command { partition, command } => Request::Command {
+        Call::Command { partition, command }
+        | Call::Ordered {
+            partition, command, ..
+        } => Request::Command {
             partition,
             id,
             command,

@@ -41,6 +41,10 @@ pub struct Counts {
     pub listings: u64,
     /// Reads of the file that all append to.
     pub append_reads: u64,
+    /// Changes told to be done before they were sent.
+    pub ordered_changes: u64,
+    /// Times a client was told that its directory is wanted back.
+    pub recalls: u64,
 }
 
 impl Add for Counts {
@@ -66,6 +70,8 @@ impl Add for Counts {
             unnamed_reads: self.unnamed_reads + other.unnamed_reads,
             listings: self.listings + other.listings,
             append_reads: self.append_reads + other.append_reads,
+            ordered_changes: self.ordered_changes + other.ordered_changes,
+            recalls: self.recalls + other.recalls,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What is asked of a session, and what it asks of a node.
 
 use bark_schema::data::{DataCommand, NewBytes};
-use bark_schema::ids::{NodeNumber, PartitionId};
-use bark_schema::operation::{Command, Namespace, NodeRequest, Query, Request};
+use bark_schema::ids::{InodeId, NodeNumber, PartitionId};
+use bark_schema::operation::{Command, Namespace, NewContent, NodeRequest, Query, Request, UnixNanos};
 
 /// 8 MB/s: to a node, to its followers and to the disks of a quorum, on the slowest line worth serving.
 const TRANSFER_BYTES_PER_MS: usize = 8_000;
@@ -19,6 +19,13 @@ pub enum Call {
         partition: PartitionId,
         command: Command,
     },
+    /// A change under a delegation, told to be done before it is sent. Sent in the order in which the calls begin.
+    Ordered {
+        partition: PartitionId,
+        time: UnixNanos,
+        inode: Option<InodeId>,
+        command: Command,
+    },
     Namespace(Namespace),
     /// Any node will do.
     AnyNode(NodeRequest),
@@ -31,7 +38,7 @@ impl Call {
     pub fn bulk_bytes(&self) -> usize {
         match self {
             Call::NamedNode(_, request) | Call::AnyNode(request) => bulk_of_node_request(request),
-            Call::Command { command, .. } => bulk_of_command(command),
+            Call::Command { command, .. } | Call::Ordered { command, .. } => bulk_of_command(command),
             Call::Namespace(operation) => bulk_of_namespace(operation),
             Call::Query { .. } => 0,
         }
@@ -46,7 +53,11 @@ fn bulk_of_node_request(request: &NodeRequest) -> usize {
 }
 
 fn bulk_of_command(command: &Command) -> usize {
-    match command {
+    match command.inner() {
+        Command::Create {
+            content: NewContent::Inline(data),
+            ..
+        } => data.len(),
         Command::KeySet { value, .. } => value.len(),
         Command::WriteInline { data, .. } | Command::Data(DataCommand::Write { data, .. }) => data.len(),
         Command::Publish { extents, .. } => extents.len() * EXTENT_SIZE,

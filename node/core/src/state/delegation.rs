@@ -48,17 +48,20 @@ impl State {
             let sentence = "too many directories in one command";
             return Err(Failure::refused(Refusal::InvalidArgument, sentence));
         }
-        let mut changed = directories.clone();
         match *command {
             DelegationCommand::Take { client, lease_ms, .. } => {
-                self.renew_lease(client, lease_ms);
-                changed.retain(|directory| self.take_delegation(client, *directory));
+                let renewed = self.renew_lease(client, lease_ms);
+                let mut missing = directories.clone();
+                missing.retain(|directory| !self.take_delegation(client, *directory));
+                Ok(Reply::Opens { missing, renewed })
             }
             DelegationCommand::GiveBack { client, .. } => {
-                changed.retain(|directory| self.end_delegation(client, *directory));
+                for directory in directories {
+                    self.end_delegation(client, *directory);
+                }
+                Ok(Reply::Done)
             }
         }
-        Ok(Reply::Delegated(changed))
     }
 
     fn take_delegation(&mut self, client: ClientId, directory: InodeId) -> bool {
@@ -71,7 +74,9 @@ impl State {
             .range(held)
             .nth(DELEGATIONS_PER_CLIENT_MAX - 1)
             .is_none();
-        if !has_room || self.directory(directory).is_err() || self.is_locked_within(directory) {
+        // Under a quota a change may be refused that was told to be done.
+        let is_limited = self.quota_of(directory).is_some();
+        if !has_room || is_limited || self.directory(directory).is_err() || self.is_locked_within(directory) {
             return false;
         }
         self.delegations.insert(directory, client);
@@ -133,7 +138,11 @@ impl State {
     ) -> Result<Reply, Failure> {
         let over = || Failure::refused(Refusal::Conflict, "the delegation is over");
         let lease = self.leases.get(&id.client).ok_or_else(over)?;
-        if after != 0 && after != lease.ordered {
+        let before = RequestId {
+            sequence: after,
+            ..*id
+        };
+        if after != 0 && after != lease.ordered && self.recorded(&before).is_none() {
             return Err(Failure::Busy("a change before this one is missing".to_owned()));
         }
         let held = self.check_held(id.client, command);

@@ -11,7 +11,7 @@ impl Worker {
     /// Why a request that arrived here must not be carried out for the policy it brings.
     pub(super) fn refusal_for_copies(&self, request: &Request) -> Option<Failure> {
         let policy = match request {
-            Request::Command { command, .. } => match command {
+            Request::Command { command, .. } => match command.inner() {
                 Command::SetAttributes { change, .. } => &change.policy,
                 Command::Create { attributes, .. } => &attributes.policy,
                 _ => return None,

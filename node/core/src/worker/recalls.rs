@@ -174,21 +174,19 @@ impl Worker {
         }
     }
 
-    /// The command, without the directories that others asked for a moment ago.
-    pub(super) fn without_cooling(&self, command: Command) -> Command {
-        let Command::Delegation(DelegationCommand::Take {
-            client,
-            mut directories,
-            lease_ms,
-        }) = command
+    /// The answer to a command that takes directories, if others asked for one of them a moment ago: it gets none.
+    pub(super) fn refusal_for_cooling(&self, request: &Request) -> Option<Reply> {
+        let Request::Command {
+            command: Command::Delegation(DelegationCommand::Take { directories, .. }),
+            ..
+        } = request
         else {
-            return command;
+            return None;
         };
-        directories.retain(|directory| !self.recalls.cooling.contains_key(directory));
-        Command::Delegation(DelegationCommand::Take {
-            client,
-            directories,
-            lease_ms,
+        let is_cooling = |directory| self.recalls.cooling.contains_key(directory);
+        directories.iter().any(is_cooling).then(|| Reply::Opens {
+            missing: directories.clone(),
+            renewed: true,
         })
     }
 }

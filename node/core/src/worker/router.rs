@@ -18,6 +18,7 @@ use super::gateway::{NO_SESSION, NewCall, Reach, Submitted, Waiter};
 use super::recalls::awaits_recall;
 use crate::partition::event::{CallId, Completion};
 use crate::request;
+use crate::state::refusal::refuse;
 
 /// Answers from here on travel with the blocks.
 const BULK_SIZE_MIN: usize = 32 << 10;
@@ -160,7 +161,15 @@ impl Worker {
                 .refusal_for_space(&call.request)
                 .or_else(|| self.refusal_for_copies(&call.request))
         {
-            self.complete(id, Err(failure));
+            if let Err(failure) = self.record_refusal(id, failure) {
+                self.complete(id, Err(failure));
+            }
+            return;
+        }
+        if let Some(call) = self.calls.get(id)
+            && let Some(reply) = self.refusal_for_cooling(&call.request)
+        {
+            self.complete(id, Ok(reply));
             return;
         }
         self.note_handed(id);
@@ -187,7 +196,6 @@ impl Worker {
                 call.maybe_applied = true;
                 let session = (*request_id != NO_SESSION).then_some(*request_id);
                 let (partition, command) = (*partition, command.clone());
-                let command = self.without_cooling(command);
                 self.with_partition(partition, |local| {
                     local.submit_command(now, Some(id), session, command)
                 });
@@ -204,6 +212,29 @@ impl Worker {
                 let request = request.clone();
                 self.carry_out_node_request(id, request);
             }
+        }
+    }
+
+    /// What is behind an ordered change counts on its answer being in the log, so its refusal goes there.
+    fn record_refusal(&mut self, id: CallId, failure: Failure) -> Result<(), Failure> {
+        let now = self.gateway.now();
+        match (self.calls.get_mut(id), failure) {
+            (Some(call), Failure::Refused(refusal, sentence)) if is_ordered(&call.request) => {
+                let Request::Command {
+                    partition, id: name, ..
+                } = call.request
+                else {
+                    return Err(Failure::Refused(refusal, sentence));
+                };
+                call.place = Place::Here;
+                call.maybe_applied = true;
+                let refusal = refuse(name, refusal, sentence);
+                self.with_partition(partition, |local| {
+                    local.submit_command(now, Some(id), None, refusal);
+                });
+                Ok(())
+            }
+            (_, failure) => Err(failure),
         }
     }
 

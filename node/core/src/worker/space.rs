@@ -63,6 +63,7 @@ impl Worker {
 fn grows(request: &Request) -> bool {
     match request {
         Request::Command { command, .. } => {
+            let command = command.inner();
             matches!(
                 command,
                 Command::KeySet { .. }

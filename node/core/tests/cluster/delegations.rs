@@ -58,7 +58,9 @@ fn delegated(cluster: &mut Cluster) -> InodeId {
         cluster.create(directory, name, 3).expect("create");
     }
     let taken = cluster.command(1, directory.home().0, take(directory));
-    assert_eq!(taken, Ok(Reply::Delegated(vec![directory])));
+    let missing = vec![];
+    let renewed = false;
+    assert_eq!(taken, Ok(Reply::Opens { missing, renewed }));
     directory
 }
 
@@ -81,7 +83,11 @@ fn whoever_asks_waits_until_the_holder_was_told_and_gave_back() {
             query: lookup,
         },
     );
-    let id = cluster.id();
+    let id = RequestId {
+        client: ClientId(6),
+        sequence: 1,
+        acknowledged_below: 0,
+    };
     let operation = Namespace::MakeDirectory {
         directory,
         name: bytes("sub"),
@@ -93,7 +99,7 @@ fn whoever_asks_waits_until_the_holder_was_told_and_gave_back() {
     assert_eq!(unlinked, Ok(Reply::Done));
     assert!(!query.is_answered() && !made.is_answered());
     let given = cluster.command(1, partition.0, give_back(directory));
-    assert_eq!(given, Ok(Reply::Delegated(vec![directory])));
+    assert_eq!(given, Ok(Reply::Done));
     let found = cluster.end(&query);
     assert!(
         matches!(found, Err(Failure::Refused(Refusal::NotFound, _))),
@@ -102,7 +108,12 @@ fn whoever_asks_waits_until_the_holder_was_told_and_gave_back() {
     let made = cluster.end(&made);
     assert!(matches!(made, Ok(Reply::Created { .. })), "{made:?}");
     let again = cluster.command(1, partition.0, take(directory));
-    assert_eq!(again, Ok(Reply::Delegated(vec![])), "others asked a moment ago");
+    let (missing, renewed) = (vec![directory], true);
+    assert_eq!(
+        again,
+        Ok(Reply::Opens { missing, renewed }),
+        "others asked a moment ago"
+    );
 }
 
 #[test]
@@ -148,7 +159,7 @@ fn a_new_leader_knows_who_holds_what() {
     assert_eq!(cluster.end(&told), Ok(Reply::Delegated(vec![directory])));
     assert!(!asked.is_answered());
     let given = cluster.command(others[0], partition.0, give_back(directory));
-    assert_eq!(given, Ok(Reply::Delegated(vec![directory])));
+    assert_eq!(given, Ok(Reply::Done));
     cluster.end(&asked).expect("attributes");
 }
 

@@ -7,6 +7,7 @@
 //! | `unnamed` | its own, open and without a name | kept as long as a lease says, with what was written |
 //! | `listing` | a directory that changes while it is listed | what is there throughout is listed once |
 //! | `append` | one that all append to | whole records, each once, where its answer said |
+//! | `delegated` | a directory that clients have for themselves in turn | what was told to be done is found |
 //! | `contested` | few names for all | each name's history is linearizable |
 //! | `crowd` | few names for all | the tree it leaves behind |
 //!
@@ -21,6 +22,7 @@ use bytes::Bytes;
 mod append;
 mod contested;
 mod crowd;
+mod delegated;
 mod listing;
 mod owner;
 mod ranges;
@@ -31,6 +33,7 @@ mod unnamed;
 pub use self::append::{SharedFile, append};
 pub use self::contested::{Contest, contested};
 pub use self::crowd::{SharedTree, crowd};
+pub use self::delegated::{SharedDirectory, await_recalls, delegated};
 pub use self::listing::{SharedListing, change, list};
 pub use self::owner::own;
 pub use self::ranges::ranges;

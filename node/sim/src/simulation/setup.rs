@@ -23,7 +23,7 @@ use crate::Options;
 use crate::client::{Client, Phase, Stage};
 use crate::cluster::{Node, Shape};
 use crate::fault::Mix;
-use crate::files::{self, Contest, SharedFile, SharedListing, SharedTree};
+use crate::files::{self, Contest, SharedDirectory, SharedFile, SharedListing, SharedTree};
 use crate::keys::{self, History, KeySpace};
 use crate::network::Network;
 use crate::world::{Event, World};
@@ -40,6 +40,7 @@ struct Shared {
     tree: Rc<RefCell<SharedTree>>,
     contest: Rc<Contest>,
     file: Rc<SharedFile>,
+    directory: Rc<SharedDirectory>,
 }
 
 /// What one client does.
@@ -130,6 +131,7 @@ impl Simulation {
             tree: Rc::default(),
             contest: Rc::default(),
             file: Rc::default(),
+            directory: Rc::default(),
         };
         for (job, count) in jobs {
             for _ in 0..count {
@@ -152,7 +154,7 @@ impl Simulation {
             nodes,
             replicas: self.shape.placement.to_vec(),
         };
-        let id = ClientId(1000 + number as u64);
+        let id = client_id(number);
         let config = SessionConfig::new(id, self.world.random.next_u64());
         let mut client = Client::new(Session::new(config, topology), self.stage.clone());
         match job {
@@ -234,7 +236,13 @@ impl Simulation {
         }
         if self.is_drawn(focus, 3) {
             let random = self.random();
-            client.run(files::append(port, random, number, shared.file.clone()));
+            client.run(files::append(port.clone(), random, number, shared.file.clone()));
+        }
+        if self.is_drawn(focus, 2) {
+            let random = self.random();
+            let (id, directory) = (client_id(number), shared.directory.clone());
+            client.run(files::delegated(port.clone(), random, id, directory.clone()));
+            client.run(files::await_recalls(port, id, directory));
         }
     }
 
@@ -242,6 +250,10 @@ impl Simulation {
     fn is_drawn(&mut self, focus: Focus, odds: u64) -> bool {
         focus == Focus::Files || self.world.random.chance(odds)
     }
+}
+
+fn client_id(number: usize) -> ClientId {
+    ClientId(1000 + number as u64)
 }
 
 fn draw_shape(world: &mut World) -> Shape {

@@ -26,8 +26,9 @@ fn give_back(client: ClientId, directories: &[InodeId]) -> Command {
     })
 }
 
-fn delegated(directories: &[InodeId]) -> Result<Reply, Failure> {
-    Ok(Reply::Delegated(directories.to_vec()))
+fn taken(missing: &[InodeId], renewed: bool) -> Result<Reply, Failure> {
+    let missing = missing.to_vec();
+    Ok(Reply::Opens { missing, renewed })
 }
 
 fn by(client: ClientId, sequence: u64) -> Option<RequestId> {
@@ -84,7 +85,7 @@ fn ordered(after: u64, time: i64, inode: Option<InodeId>, command: Command) -> C
 /// The root is delegated to the holder, who has set some inode numbers aside.
 fn delegated_machine() -> (Machine, Sender, u64) {
     let mut machine = Machine::new();
-    assert_eq!(machine.apply(take(HOLDER, &[ROOT])), delegated(&[ROOT]));
+    assert_eq!(machine.apply(take(HOLDER, &[ROOT])), taken(&[], false));
     let Ok(Reply::Count(first)) = machine.apply(Command::ReserveInodes { count: 100 }) else {
         panic!("no numbers");
     };
@@ -188,13 +189,14 @@ fn a_directory_has_one_holder_until_it_gives_it_back() {
     // Goal: taking again is harmless, taking from another is not possible, giving back opens it to all.
     let mut machine = Machine::new();
     let file = machine.create(ROOT, "f", b"");
-    assert_eq!(machine.apply(take(HOLDER, &[ROOT, file])), delegated(&[ROOT]));
-    assert_eq!(machine.apply(take(HOLDER, &[ROOT])), delegated(&[ROOT]));
-    assert_eq!(machine.apply(take(OTHER, &[ROOT])), delegated(&[]));
-    assert_eq!(machine.apply(give_back(OTHER, &[ROOT])), delegated(&[]));
-    assert_eq!(machine.apply(give_back(HOLDER, &[ROOT])), delegated(&[ROOT]));
+    assert_eq!(machine.apply(take(HOLDER, &[ROOT, file])), taken(&[file], false));
+    assert_eq!(machine.apply(take(HOLDER, &[ROOT])), taken(&[], true));
+    assert_eq!(machine.apply(take(OTHER, &[ROOT])), taken(&[ROOT], false));
+    assert_eq!(machine.apply(give_back(OTHER, &[ROOT])), Ok(Reply::Done));
+    assert_eq!(machine.apply(take(OTHER, &[ROOT])), taken(&[ROOT], true));
+    assert_eq!(machine.apply(give_back(HOLDER, &[ROOT])), Ok(Reply::Done));
     machine.lookup(ROOT, "f").unwrap();
-    assert_eq!(machine.apply(take(OTHER, &[ROOT])), delegated(&[ROOT]));
+    assert_eq!(machine.apply(take(OTHER, &[ROOT])), taken(&[], true));
 }
 
 #[test]
@@ -220,10 +222,10 @@ fn what_a_transaction_has_locked_is_not_delegated() {
         steps,
     };
     machine.apply(prepare).unwrap();
-    assert_eq!(machine.apply(take(HOLDER, &[ROOT])), delegated(&[]));
+    assert_eq!(machine.apply(take(HOLDER, &[ROOT])), taken(&[ROOT], false));
     let commit = true;
     machine.apply(Command::Finish { transaction, commit }).unwrap();
-    assert_eq!(machine.apply(take(HOLDER, &[ROOT])), delegated(&[ROOT]));
+    assert_eq!(machine.apply(take(HOLDER, &[ROOT])), taken(&[], true));
 }
 
 #[test]

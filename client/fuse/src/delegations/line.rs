@@ -1,0 +1,295 @@
+//! What is on its way to one partition, and until when its leader's word counts.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use bark_client::OrderedChange;
+use bark_client::session::Call;
+use bark_schema::ids::{InodeId, PartitionId};
+use bark_schema::limits::LEASE_MS_DEFAULT;
+use bark_schema::operation::{Command, Failure, Query, Reply, UnixNanos};
+use tokio::sync::{RwLock, mpsc};
+
+use super::read::is_decided_here;
+use super::{Delegations, Table};
+use crate::errno::errno;
+
+/// Changes on their way to one partition at once; the cluster remembers the answers of as many.
+const OUT_MAX: usize = 1024;
+const OUT_BYTES_MAX: usize = 8 << 20;
+/// So long after it was asked the leader's word counts: a client stops itself well before its lease is over.
+const CONFIRMED: Duration = Duration::from_millis(LEASE_MS_DEFAULT as u64 / 2);
+
+#[derive(Debug)]
+pub(super) struct Line {
+    /// Inode numbers set aside for files made here.
+    pub(super) numbers: VecDeque<Range<u64>>,
+    /// By ticket, with their sizes.
+    out: BTreeMap<u64, usize>,
+    out_bytes: usize,
+    next_ticket: u64,
+    /// Counts whatever the table did or was made to forget, so that late answers are not believed.
+    pub(super) changes: u64,
+    confirmed_at: Option<Instant>,
+    /// The cluster knows a lease of this client.
+    pub(super) has_lease: bool,
+    pub(super) is_watched: bool,
+    /// A change was refused: nothing more is decided here until all is given back.
+    pub(super) is_broken: bool,
+    /// Held while a directory is taken, and shared by whatever changes something in the cluster directly.
+    pub(super) gate: Arc<RwLock<()>>,
+}
+
+impl Default for Line {
+    fn default() -> Line {
+        Line {
+            numbers: VecDeque::new(),
+            out: BTreeMap::new(),
+            out_bytes: 0,
+            next_ticket: 1,
+            changes: 0,
+            confirmed_at: None,
+            has_lease: false,
+            is_watched: false,
+            is_broken: false,
+            gate: Arc::new(RwLock::new(())),
+        }
+    }
+}
+
+/// A change to be sent: to which inodes of the table, when, how large.
+pub(super) struct Change {
+    pub(super) partition: PartitionId,
+    pub(super) time: UnixNanos,
+    pub(super) number: Option<InodeId>,
+    pub(super) command: Command,
+    /// A member and directories it is counted at as pending.
+    pub(super) member: Option<InodeId>,
+    pub(super) directories: Vec<InodeId>,
+}
+
+/// How a change ended.
+pub(super) struct End {
+    partition: PartitionId,
+    ticket: u64,
+    member: Option<InodeId>,
+    directories: Vec<InodeId>,
+    result: Result<Reply, Failure>,
+}
+
+/// A change that is not with the kernel yet: who was not answered waits for its end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ticket {
+    partition: PartitionId,
+    number: u64,
+}
+
+impl Line {
+    pub(super) fn is_valid(&self, now: Instant) -> bool {
+        let is_confirmed = self.confirmed_at.is_some_and(|at| now < at + CONFIRMED);
+        is_confirmed && !self.is_broken
+    }
+
+    /// The cluster answered what was asked at that time.
+    pub(super) fn confirm(&mut self, asked_at: Instant) {
+        self.confirmed_at = self.confirmed_at.max(Some(asked_at));
+    }
+
+    pub(super) fn doubt(&mut self) {
+        self.confirmed_at = None;
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.out.len() < OUT_MAX && self.out_bytes < OUT_BYTES_MAX
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.out.is_empty()
+    }
+
+    pub(super) fn take_number(&mut self, partition: PartitionId) -> Option<InodeId> {
+        let first = self.numbers.front_mut()?;
+        let number = first.next();
+        if first.is_empty() {
+            self.numbers.pop_front();
+        }
+        number.map(|counter| InodeId::new(partition, counter))
+    }
+
+    pub(super) fn numbers_left(&self) -> u64 {
+        self.numbers.iter().map(|range| range.end - range.start).sum()
+    }
+}
+
+impl Delegations {
+    /// Sends what was decided, under the table's lock. None: the kernel has it.
+    pub(super) fn send(&self, table: &mut Table, change: Change, size: usize) -> Option<Ticket> {
+        let Change {
+            partition,
+            time,
+            number,
+            command,
+            member,
+            directories,
+        } = change;
+        let line = table.lines.entry(partition).or_default();
+        let ticket = line.next_ticket;
+        line.next_ticket += 1;
+        line.changes += 1;
+        line.out.insert(ticket, size);
+        line.out_bytes += size;
+        let ends = self.ends.clone();
+        let end = Box::new(move |result| {
+            // Without the mount nobody is left to tell.
+            let _ = ends.send(End {
+                partition,
+                ticket,
+                member,
+                directories,
+                result,
+            });
+        });
+        let inode = number;
+        let change = OrderedChange {
+            partition,
+            time,
+            inode,
+            command,
+        };
+        match self.client.send_ordered(change, end) {
+            true => None,
+            false => Some(Ticket {
+                partition,
+                number: ticket,
+            }),
+        }
+    }
+
+    /// Waits until a change is applied that the kernel did not have when it was sent.
+    pub(super) async fn wait_for(&self, ticket: Option<Ticket>) {
+        if let Some(Ticket { partition, number }) = ticket {
+            self.wait_until(partition, |line| !line.out.contains_key(&number))
+                .await;
+        }
+    }
+
+    /// Waits until what was sent to a partition before is applied, and has it applied now. With that it is as durable as
+    /// the cluster makes things.
+    pub(crate) async fn settle(&self, partition: PartitionId) {
+        let last = match self.lock().lines.get(&partition) {
+            Some(line) if !line.is_idle() => line.next_ticket,
+            _ => return,
+        };
+        // Any question ends the leader's wait for more; this one costs it least.
+        let query = Query::KeyCount;
+        let asked = self.client.call(Call::Query { partition, query });
+        let done = self.wait_until(partition, |line| {
+            line.out.first_key_value().is_none_or(|(first, _)| *first >= last)
+        });
+        // Whatever is answered: the changes' own ends count.
+        let (_, ()) = tokio::join!(asked, done);
+    }
+
+    /// The same, if something was decided of the inode that has not arrived yet.
+    pub(crate) async fn settle_changes_of(&self, inode: InodeId) {
+        let is_pending = {
+            let table = self.lock();
+            let member = table.files.get(&inode).map(|member| member.pending);
+            let directory = table.directories.get(&inode).map(|directory| directory.pending);
+            member.or(directory).is_some_and(|pending| pending > 0)
+        };
+        if is_pending {
+            self.settle(inode.home()).await;
+        }
+    }
+
+    pub(super) fn gate(&self, partition: PartitionId) -> Arc<RwLock<()>> {
+        self.lock().lines.entry(partition).or_default().gate.clone()
+    }
+
+    pub(crate) async fn settle_all(&self) {
+        let partitions: Vec<PartitionId> = self.lock().lines.keys().copied().collect();
+        futures::future::join_all(partitions.into_iter().map(|partition| self.settle(partition))).await;
+    }
+
+    async fn wait_until(&self, partition: PartitionId, is_over: impl Fn(&Line) -> bool) {
+        loop {
+            let progress = self.progress.notified();
+            tokio::pin!(progress);
+            progress.as_mut().enable();
+            if self.lock().lines.get(&partition).is_none_or(&is_over) {
+                return;
+            }
+            progress.await;
+        }
+    }
+}
+
+/// Takes the ends of changes into the table, for as long as the mount lives.
+pub(super) async fn take_ends(delegations: Weak<Delegations>, mut ends: mpsc::UnboundedReceiver<End>) {
+    let mut some = Vec::new();
+    while ends.recv_many(&mut some, OUT_MAX).await > 0 {
+        let Some(delegations) = delegations.upgrade() else {
+            return;
+        };
+        let mut broken = Vec::new();
+        {
+            let mut table = delegations.lock();
+            for end in some.drain(..) {
+                let partition = end.partition;
+                if !table.end(end) {
+                    broken.push(partition);
+                }
+            }
+        }
+        delegations.progress.notify_waiters();
+        broken.dedup();
+        for partition in broken {
+            tokio::spawn(delegations.clone().abandon(partition));
+        }
+    }
+}
+
+impl Table {
+    /// False if a change was refused.
+    fn end(&mut self, end: End) -> bool {
+        if let Some(line) = self.lines.get_mut(&end.partition)
+            && let Some(size) = line.out.remove(&end.ticket)
+        {
+            line.out_bytes -= size;
+        }
+        for directory in &end.directories {
+            if let Some(directory) = self.directories.get_mut(directory) {
+                directory.pending = directory.pending.saturating_sub(1);
+            }
+        }
+        if let Some(member) = end.member.and_then(|inode| self.files.get_mut(&inode)) {
+            member.pending = member.pending.saturating_sub(1);
+            // What the cluster says now is what it is; but for what was decided here since.
+            if let Ok(Reply::Attributes(attributes) | Reply::Created { attributes, .. }) = &end.result
+                && member.pending == 0
+                && is_decided_here(attributes)
+                && member.attributes.is_some()
+            {
+                member.attributes = Some(attributes.clone());
+            }
+        }
+        let Err(failure) = end.result else { return true };
+        tracing::error!(
+            partition = end.partition.0,
+            inode = end.member.map(|inode| inode.0),
+            %failure,
+            "a change that was told to be done is lost"
+        );
+        let error = errno(failure);
+        for inode in end.member.iter().chain(&end.directories) {
+            self.note_error(*inode, error);
+        }
+        if let Some(line) = self.lines.get_mut(&end.partition) {
+            line.is_broken = true;
+        }
+        false
+    }
+}

@@ -1,0 +1,165 @@
+//! Answers from the table, and what the table learns from the cluster's answers.
+
+use std::sync::Arc;
+
+use bark_schema::ids::InodeId;
+use bark_schema::operation::{Attributes, Failure, FileKind, Refusal};
+use bytes::Bytes;
+
+use super::{Delegations, Name, Phase, Table};
+
+/// What is known here of something that is asked for.
+pub(crate) enum Known {
+    Attributes(Box<Attributes>),
+    /// It is not there.
+    Nothing,
+    /// A name leads to something whose attributes are to be asked for.
+    Inode(InodeId),
+    /// The cluster must be asked.
+    Unknown,
+}
+
+impl Delegations {
+    /// What a name leads to.
+    pub(crate) async fn lookup(self: &Arc<Self>, directory: InodeId, name: &Bytes) -> Known {
+        self.wait_until_ready(directory).await;
+        let mut table = self.lock();
+        let Some(found) = table.ready(directory) else {
+            drop(table);
+            self.note_interest(directory, super::take::LOOKUP);
+            return Known::Unknown;
+        };
+        match found.name(name) {
+            Name::Nothing => Known::Nothing,
+            Name::Unknown { .. } => Known::Unknown,
+            Name::Elsewhere(inode) => Known::Inode(inode),
+            Name::Member(inode) => match table
+                .files
+                .get(&inode)
+                .and_then(|member| member.attributes.as_ref())
+            {
+                Some(attributes) => Known::Attributes(Box::new(attributes.clone())),
+                None => Known::Inode(inode),
+            },
+        }
+    }
+
+    pub(crate) async fn attributes(&self, inode: InodeId) -> Option<Attributes> {
+        self.wait_until_ready(inode).await;
+        let mut table = self.lock();
+        if let Some(directory) = table.ready(inode) {
+            return directory.attributes.clone();
+        }
+        let member = table.files.get(&inode)?;
+        let (directory, attributes) = (member.directory, member.attributes.clone());
+        table.ready(directory)?;
+        attributes
+    }
+
+    /// Whether the table may learn what the cluster says of a name or an inode that is asked for from now on.
+    pub(crate) fn ask(&self, inode: InodeId) -> Asked {
+        Asked {
+            changes: self.lock().changes_of(inode),
+        }
+    }
+
+    /// What the cluster said of a name.
+    pub(crate) fn learn_name(
+        &self,
+        (directory, name): (InodeId, Bytes),
+        asked: Asked,
+        answer: &Result<Attributes, Failure>,
+    ) {
+        let mut table = self.lock();
+        if table.changes_of(directory) != asked.changes {
+            return;
+        }
+        let Some(found) = table.ready(directory) else {
+            return;
+        };
+        if found.name(&name) != (Name::Unknown { touched: 0 }) {
+            return;
+        }
+        match answer {
+            Err(Failure::Refused(Refusal::NotFound, _)) => found.set(name, Name::Nothing),
+            Err(_) => {}
+            Ok(attributes) => {
+                let known = table.add(directory, attributes);
+                if let Some(found) = table.ready(directory) {
+                    found.set(name, known);
+                }
+            }
+        }
+    }
+
+    /// What the cluster said of an inode, after it was asked.
+    pub(crate) fn learn(&self, asked: Asked, attributes: &Attributes) {
+        let mut table = self.lock();
+        let inode = attributes.inode;
+        if table.changes_of(inode) != asked.changes {
+            return;
+        }
+        if let Some(directory) = table.ready(inode) {
+            if directory.pending == 0 {
+                directory.attributes = Some(attributes.clone());
+            }
+        } else if let Some(member) = table.files.get_mut(&inode)
+            && member.pending == 0
+            && is_decided_here(attributes)
+        {
+            member.attributes = Some(attributes.clone());
+        }
+    }
+
+    /// Waits until a directory that is asked for or read is ready.
+    async fn wait_until_ready(&self, directory: InodeId) {
+        loop {
+            let progress = self.progress.notified();
+            tokio::pin!(progress);
+            progress.as_mut().enable();
+            {
+                let table = self.lock();
+                match table.directories.get(&directory) {
+                    Some(found) if found.phase == Phase::Loading => {}
+                    _ => return,
+                }
+            }
+            progress.await;
+        }
+    }
+}
+
+/// A moment at which the cluster was asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    changes: u64,
+}
+
+/// Whether the table can tell what becomes of it: it has one name, and that in a directory of its own partition.
+pub(super) fn is_decided_here(attributes: &Attributes) -> bool {
+    attributes.link_count == 1 && attributes.kind != FileKind::Directory
+}
+
+impl Table {
+    fn changes_of(&self, inode: InodeId) -> u64 {
+        self.lines.get(&inode.home()).map_or(0, |line| line.changes)
+    }
+
+    /// Takes what a name of a directory leads to into the table.
+    pub(super) fn add(&mut self, directory: InodeId, attributes: &Attributes) -> Name {
+        let inode = attributes.inode;
+        if inode.home() != directory.home() || !is_decided_here(attributes) {
+            return Name::Elsewhere(inode);
+        }
+        let member = self.files.entry(inode).or_insert(super::Member {
+            directory,
+            attributes: None,
+            pending: 0,
+        });
+        member.directory = directory;
+        if member.pending == 0 {
+            member.attributes = Some(attributes.clone());
+        }
+        Name::Member(inode)
+    }
+}

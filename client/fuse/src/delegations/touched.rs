@@ -1,0 +1,191 @@
+//! Keeping the table out of the way of a change that goes to the cluster.
+//!
+//! While it is under way nothing is taken for itself in its partitions, what it touches is unknown to the table, and what was
+//! decided here before has arrived; when it has ended, whoever needs what it touched asks.
+
+use std::sync::Arc;
+
+use bark_schema::data::DataCommand;
+use bark_schema::ids::{InodeId, PartitionId};
+use bark_schema::operation::{Command, Entry, Namespace};
+use bytes::Bytes;
+use tokio::sync::OwnedRwLockReadGuard;
+
+use super::{Delegations, Name};
+
+/// What a change touches: names, directories and files.
+#[derive(Debug, Default)]
+struct Things {
+    names: Vec<(InodeId, Bytes)>,
+    inodes: Vec<InodeId>,
+}
+
+/// As long as it lives the change is under way.
+pub(crate) struct Touched {
+    delegations: Arc<Delegations>,
+    things: Things,
+    _gates: Vec<OwnedRwLockReadGuard<()>>,
+}
+
+impl Drop for Touched {
+    fn drop(&mut self) {
+        let mut table = self.delegations.lock();
+        for (directory, name) in &self.things.names {
+            if let Some(directory) = table.directories.get_mut(directory)
+                && let Some(Name::Unknown { touched }) = directory.names.get_mut(name)
+            {
+                *touched = touched.saturating_sub(1);
+            }
+        }
+        table.make_unknown(&self.things);
+    }
+}
+
+impl Delegations {
+    pub(crate) async fn touch_by_command(self: &Arc<Self>, command: &Command) -> Option<Touched> {
+        let things = Things::of_command(command)?;
+        Some(self.touch(things).await)
+    }
+
+    pub(crate) async fn touch_by_operation(self: &Arc<Self>, operation: &Namespace) -> Option<Touched> {
+        let things = Things::of_operation(operation)?;
+        Some(self.touch(things).await)
+    }
+
+    /// A directory is about to be removed: nothing more is decided in it.
+    pub(crate) async fn removes(&self, directory: InodeId) {
+        let was_held = {
+            let mut table = self.lock();
+            let was_held = table.directories.contains_key(&directory);
+            table.forget(directory);
+            was_held
+        };
+        if was_held {
+            self.settle(directory.home()).await;
+        }
+    }
+
+    /// Whether anything is held.
+    pub(crate) fn has_any(&self) -> bool {
+        !self.lock().directories.is_empty()
+    }
+
+    async fn touch(self: &Arc<Self>, things: Things) -> Touched {
+        let mut partitions: Vec<PartitionId> = things.directories().map(InodeId::home).collect();
+        partitions.sort_unstable();
+        partitions.dedup();
+        let mut gates = Vec::new();
+        for partition in &partitions {
+            gates.push(self.gate(*partition).read_owned().await);
+        }
+        {
+            let mut table = self.lock();
+            table.make_unknown(&things);
+            for (directory, name) in &things.names {
+                let Some(directory) = table.directories.get_mut(directory) else {
+                    continue;
+                };
+                let touched = match directory.name(name) {
+                    Name::Unknown { touched } => touched + 1,
+                    _ => 1,
+                };
+                directory.names.insert(name.clone(), Name::Unknown { touched });
+            }
+        }
+        for partition in partitions {
+            self.settle(partition).await;
+        }
+        Touched {
+            delegations: self.clone(),
+            things,
+            _gates: gates,
+        }
+    }
+}
+
+impl super::Table {
+    fn make_unknown(&mut self, things: &Things) {
+        for inode in things.directories() {
+            if let Some(line) = self.lines.get_mut(&inode.home()) {
+                line.changes += 1;
+            }
+            if let Some(directory) = self.directories.get_mut(&inode) {
+                directory.attributes = None;
+            }
+            if let Some(member) = self.files.get_mut(&inode) {
+                member.attributes = None;
+            }
+        }
+        for (directory, name) in &things.names {
+            let Some(found) = self.directories.get_mut(directory) else {
+                continue;
+            };
+            if let Name::Member(inode) = found.name(name) {
+                self.files.remove(&inode);
+            }
+            if !matches!(found.name(name), Name::Unknown { .. }) {
+                found.names.insert(name.clone(), Name::Unknown { touched: 0 });
+            }
+        }
+    }
+}
+
+impl Things {
+    /// The directories of names, and the inodes.
+    fn directories(&self) -> impl Iterator<Item = InodeId> {
+        let names = self.names.iter().map(|(directory, _)| *directory);
+        names.chain(self.inodes.iter().copied())
+    }
+
+    fn inode(inode: InodeId) -> Things {
+        Things {
+            names: Vec::new(),
+            inodes: vec![inode],
+        }
+    }
+
+    fn names<const N: usize>(names: [(InodeId, &Bytes); N]) -> Things {
+        Things {
+            names: names.map(|(directory, name)| (directory, name.clone())).to_vec(),
+            inodes: Vec::new(),
+        }
+    }
+
+    fn of_command(command: &Command) -> Option<Things> {
+        Some(match command {
+            Command::Create { directory, name, .. } => Things::names([(*directory, name)]),
+            Command::SetAttributes { inode, .. }
+            | Command::Publish { inode, .. }
+            | Command::XattrSet { inode, .. }
+            | Command::XattrRemove { inode, .. }
+            | Command::Data(DataCommand::Write { inode, .. } | DataCommand::Allocate { inode, .. }) => {
+                Things::inode(*inode)
+            }
+            Command::Data(DataCommand::Update(update)) => Things::inode(update.inode),
+            Command::Data(DataCommand::CopyRange { from, to, .. }) => Things {
+                names: Vec::new(),
+                inodes: vec![*from, *to],
+            },
+            _ => return None,
+        })
+    }
+
+    fn of_operation(operation: &Namespace) -> Option<Things> {
+        let of = |entry: &Entry| (entry.directory, entry.name.clone());
+        Some(match operation {
+            Namespace::MakeDirectory { directory, name, .. } | Namespace::Unlink { directory, name } => {
+                Things::names([(*directory, name)])
+            }
+            Namespace::RemoveDirectory { directory, name } => Things::names([(*directory, name)]),
+            Namespace::Rename { from, to, .. } => Things {
+                names: vec![of(from), of(to)],
+                inodes: Vec::new(),
+            },
+            Namespace::Link { inode, to } => Things {
+                names: vec![of(to)],
+                inodes: vec![*inode],
+            },
+            Namespace::KeySetMany { .. } | Namespace::KeyDeleteMany { .. } => return None,
+        })
+    }
+}
