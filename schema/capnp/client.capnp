@@ -98,12 +98,15 @@ interface Admin @0xd87f2c6f25ed9c47 {
   # Of every partition, each as its leader has it where there is one.
   locate @3 (target :Target) -> (partition :UInt16, leader :UInt16, replicas :List(UInt16), inode :UInt64);
   # Which partition holds a path or a key; leader 0: not known; inode 0: a key.
-
   drain @4 (node :UInt16, undo :Bool) -> ();
   # The node hands everything it leads to others, and leads nothing until this is undone or it starts again.
   replace @5 (node :UInt16) -> (nodes :List(UInt16));
   # The node came back, or will, with another disk, or an older copy of its own: the others take it as a blank one.
   # Answers which of them did.
+  scrub @6 (start :Bool) -> (nodes :List(Common.ScrubStatus));
+  # How the reading of all copies of blocks goes on each node that answers; `start`: it begins anew.
+  orphans @7 (giveUp :Bool) -> (nodes :List(Common.Orphans));
+  # Blocks of each node that answers that no record knows; `giveUp`: those that are old enough are dropped.
 
   struct Target @0xc02fe2de92303efc {
     union {

@@ -606,6 +606,8 @@ struct NodeRequest @0xf578ba7322f2241e {
       # Reads all of a block this node has.
       block @23 :BlockId;
       checksum @24 :UInt32;
+      hasChecksum @36 :Bool;
+      # Else the one it was stored with.
     }
     blocksMissing @25 :List(BlockId);
     # Which of these this node has no good copy of.
@@ -628,6 +630,10 @@ struct NodeRequest @0xf578ba7322f2241e {
     }
     traced @35 :Request;
     # Another request, to be told where its time went. Goes where that one goes; not one of these itself.
+    scrub @37 :Bool;
+    # How the node's reading of all its copies goes; true: begins anew.
+    orphans @38 :Bool;
+    # Blocks of the node that no record knows; true: gives up those that are old enough.
   }
 }
 
@@ -789,6 +795,86 @@ struct CopyChange @0xb02513a81b67e2df {
   has @2 :Bool;
 }
 
+struct ScrubStatus @0xe999df31c0d615ff {
+  # How far a node is with reading all its copies of blocks.
+  node @0 :UInt16;
+  cycle @1 :UInt64;
+  # Counts the cycles since the node started; 0: none yet.
+  running @2 :Bool;
+  checkedBlocks @3 :UInt64;
+  checkedBytes @4 :UInt64;
+  totalBytes @5 :UInt64;
+  # What the blocks of the node take.
+  badCount @6 :UInt64;
+  bad @7 :List(BadCopy);
+  # The first of them.
+}
+
+enum CopyHealth @0x93d2f812a00a10ac {
+  waiting @0;
+  # Bad; to be made anew.
+  healed @1;
+  unneeded @2;
+  # Bad, and no file has the block.
+}
+
+struct BadCopy @0xa76709ca5e95cfe8 {
+  block @0 :BlockId;
+  segment @1 :UInt32;
+  # The file is this number in eight hexadecimal digits, with .blocks behind.
+  offset @2 :UInt64;
+  inode @3 :UInt64;
+  # A file that has the block; 0: none, or not known.
+  health @4 :CopyHealth;
+}
+
+struct Orphans @0xea20dac1a71b8804 {
+  # Blocks a node has and no record knows: written and not published, or not yet.
+  count @0 :UInt64;
+  bytes @1 :UInt64;
+  givenUp @2 :UInt64;
+  # Of these, put in the ledger now.
+  node @4 :UInt16;
+  orphans @3 :List(Orphan);
+  # The first of them.
+}
+
+struct Orphan @0xc7cd026a5b0a7330 {
+  block @0 :BlockId;
+  size @1 :UInt32;
+  ageMs @2 :UInt64;
+  # Since the node noticed.
+  isOld @3 :Bool;
+  # Nobody can be at it any more: it may be given up.
+}
+
+struct Ledger @0xcea8a72293613498 {
+  rows @0 :List(LedgerRow);
+  more @1 :Bool;
+}
+
+struct LedgerRow @0xedd891d8a0c37485 {
+  block @0 :BlockId;
+  size @1 :UInt32;
+  since @2 :Int64;
+  condemned @3 :Bool;
+  # Nobody ever published it.
+  nodes @4 :List(UInt16);
+}
+
+struct BlockFiles @0x9fb20383813731cf {
+  found @0 :List(BlockFile);
+  more @1 :Bool;
+  # Then the next place to look from follows.
+  inode @2 :UInt64;
+  offset @3 :UInt64;
+}
+
+struct BlockFile @0xe8ceaa07ca863fb2 {
+  block @0 :BlockId;
+  inode @1 :UInt64;
+}
+
 struct NewBytes @0xd8f7a9d1c3b5e602 {
   # Bytes of an update.
   union {
@@ -813,6 +899,18 @@ struct DataQuery @0xbe07f3c1ee4cdb59 {
       target @2 :SeekTarget;
     }
     unknownBlocks @3 :List(BlockId);
+    ledger :group {
+      # Blocks nobody needs that are not dropped yet.
+      hasAfter @4 :Bool;
+      after @5 :BlockId;
+      limit @6 :UInt32;
+    }
+    blockFiles :group {
+      # Which files have these blocks, looking from a place in the maps of files on.
+      blocks @7 :List(BlockId);
+      inode @8 :UInt64;
+      offset @9 :UInt64;
+    }
   }
 }
 
@@ -1264,6 +1362,10 @@ struct Reply @0xc5518b2f91c2927e {
     lock @46 :LockAnswer;
     audit @47 :AuditPage;
     traced @48 :Traced;
+    scrub @49 :ScrubStatus;
+    orphans @50 :Orphans;
+    ledger @51 :Ledger;
+    blockFiles @52 :BlockFiles;
   }
 }
 

@@ -121,6 +121,14 @@ pub enum DataQuery {
     },
     /// Which of these blocks the partition neither uses nor has in its ledger. Answers `Blocks`.
     UnknownBlocks { blocks: Vec<BlockId> },
+    /// Blocks nobody needs that are not dropped yet, in order behind `after`. Answers `Ledger`.
+    Ledger { after: Option<BlockId>, limit: u32 },
+    /// Which files have these blocks. Looks at a bounded part of the maps of files, from `from` on. Answers
+    /// `BlockFiles`.
+    BlockFiles {
+        blocks: Vec<BlockId>,
+        from: (InodeId, u64),
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

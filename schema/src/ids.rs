@@ -7,7 +7,7 @@
 use std::fmt;
 
 /// A member of the cluster: its 1-based place in the cluster file. The order there is append-only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeNumber(pub u16);
 
 /// One Raft group with its share of the inodes and keys; 0-based.

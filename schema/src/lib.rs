@@ -25,4 +25,5 @@ pub mod quota;
 pub mod status;
 pub mod step;
 pub mod trace;
+pub mod upkeep;
 pub mod usage;

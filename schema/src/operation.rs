@@ -27,6 +27,7 @@ use crate::quota::{Allowance, Quota, QuotaCommand, QuotaLimits, QuotaQuery};
 pub use crate::status::{ClusterStatus, DiskRefusal, NodeStatus, PartitionStatus};
 pub use crate::step::Step;
 use crate::trace::Traced;
+use crate::upkeep::{BlockFiles, LedgerRow, Orphans, ScrubStatus};
 use crate::usage::{Usage, UsageCommand, UsageQuery, UsageReport};
 
 /// Names one change for the exactly-once tables.
@@ -407,10 +408,20 @@ pub enum NodeRequest {
         after: Option<BlockId>,
         limit: u32,
     },
-    /// Reads all of a block this node has; `Corrupt` unless that is its checksum. Between nodes only.
+    /// Reads all of a block this node has; `Corrupt` unless its checksum is this one, or the one it was stored with.
+    /// Answers `Count`, its size. Between nodes only.
     BlockVerify {
         block: BlockId,
-        checksum: u32,
+        checksum: Option<u32>,
+    },
+    /// How the node's reading of all its copies goes; with `start` it begins anew. Answers `Scrub`.
+    Scrub {
+        start: bool,
+    },
+    /// Blocks of this node that no record knows; with `give_up` those that are old enough are put in the ledger.
+    /// Answers `Orphans`.
+    Orphans {
+        give_up: bool,
     },
     /// Which of these this node has no good copy of, as far as it knows. Answers `Blocks`. Between nodes only.
     BlocksMissing {
@@ -543,6 +554,13 @@ pub enum Reply {
     },
     Copied(Copied),
     Blocks(Vec<BlockId>),
+    Scrub(ScrubStatus),
+    Orphans(Orphans),
+    Ledger {
+        rows: Vec<LedgerRow>,
+        more: bool,
+    },
+    BlockFiles(BlockFiles),
     Usage(Usage),
     /// Answers of [`UsageCommand`] and [`UsageQuery`], which say what is in them.
     UsageReports {

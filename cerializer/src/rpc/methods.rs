@@ -189,6 +189,10 @@ pub static INTERFACES: [Interface; 7] = [
         "nodes" nodes_params nodes_results,
         "partitions" partitions_params partitions_results,
         "locate" locate_params locate_results,
+        "drain" drain_params drain_results,
+        "replace" replace_params replace_results,
+        "scrub" scrub_params scrub_results,
+        "orphans" orphans_params orphans_results,
     ]),
 ];
 

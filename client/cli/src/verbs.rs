@@ -8,6 +8,7 @@ mod df;
 mod doctor;
 mod du;
 mod explain;
+mod gc;
 mod get;
 mod key;
 mod ln;
@@ -23,6 +24,7 @@ mod policy;
 mod put;
 mod quota;
 mod rm;
+mod scrub;
 mod stat;
 mod status;
 mod touch;
@@ -113,6 +115,10 @@ pub enum Verb {
     Doctor(doctor::Doctor),
     /// Do something once and show where its time went.
     Explain(explain::Explain),
+    /// Read every copy of every block, name the bad ones and wait until they are made anew.
+    Scrub(scrub::Scrub),
+    /// Show blocks that nobody needs, and drop those that may go.
+    Gc(gc::Gc),
 }
 
 impl Verb {
@@ -149,6 +155,8 @@ impl Verb {
             Verb::Locate(_) => "locate",
             Verb::Doctor(_) => "doctor",
             Verb::Explain(_) => "explain",
+            Verb::Scrub(_) => "scrub",
+            Verb::Gc(_) => "gc",
         }
     }
 
@@ -184,6 +192,8 @@ impl Verb {
             Verb::Locate(verb) => verb.run(client, output).await,
             Verb::Doctor(verb) => verb.run(client, output).await,
             Verb::Explain(verb) => verb.run(client, output).await,
+            Verb::Scrub(verb) => verb.run(client, output).await,
+            Verb::Gc(verb) => verb.run(client, output).await,
         }
     }
 }

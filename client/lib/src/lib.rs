@@ -27,6 +27,7 @@ mod placing;
 mod router;
 pub mod session;
 mod trace;
+mod upkeep;
 
 pub use client::{Client, ClientConfig, OrderedChange, OrderedEnd, Source};
 pub use error::Error;

@@ -100,7 +100,9 @@ impl Storage {
                     checksum,
                 } => {
                     let result = self.blocks.verify(disk, block, checksum);
-                    let result = result.map(|()| Reply::Done).map_err(|error| failure(&error));
+                    let result = result
+                        .map(|size| Reply::Count(u64::from(size)))
+                        .map_err(|error| failure(&error));
                     events.push((worker, block_event(call, result)));
                 }
                 StorageRequest::BlocksMissing { call, mut blocks } => {

@@ -315,7 +315,7 @@ fn a_bad_copy_is_told_once_and_replaced_by_the_next_put() {
         let read = store.get(&mut disk, id(1), 0, first.len() as u64);
         assert!(matches!(read, Err(Error::Corrupt { segment: 1, .. })), "{read:?}");
     }
-    let verified = store.verify(&mut disk, id(2), crc32c(&[&second]));
+    let verified = store.verify(&mut disk, id(2), Some(crc32c(&[&second])));
     assert!(verified.is_ok(), "{verified:?}");
     let found = store.take_found();
     assert_eq!(found.iter().map(|bad| bad.block).collect::<Vec<_>>(), [id(1)]);

@@ -1,7 +1,7 @@
 //! What must hold of blocks when the cluster has come to rest.
 //!
 //! Invariants checked:
-//! - Every node that is named as having a block in use has a good copy, whatever its disk did: it was made anew,
+//! - Every node that is named as having a block in use has a good copy, all of whose bytes verify, whatever its disk did: it was made anew,
 //!   unless it was the only one.
 //! - A block in use is on as many nodes as the policies of its files ask for.
 //! - No block is in use and in the ledger.
@@ -10,8 +10,12 @@
 use std::collections::BTreeMap;
 
 use bark_core::block_store::BlockStore;
+use bark_core::disk::simulated::SimulatedDisk;
 use bark_core::state::State;
+use bark_core::storage::BLOCK_DIRECTORY;
 use bark_schema::ids::{NodeNumber, PartitionId};
+
+use crate::cluster::BLOCK_CONFIG;
 
 /// Of blocks of files without a policy.
 const REPLICAS: usize = 3;
@@ -50,6 +54,31 @@ pub fn check_clean(
             let home = block.home().and_then(|home| states.get(&home));
             if home.is_some_and(|state| !state.is_referenced(block)) {
                 return Err(format!("{node} still has {block}, which nobody needs"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether every copy that a record names verifies on its disk, as a node that is started anew finds it.
+pub fn check_copies(
+    states: &BTreeMap<PartitionId, &State>,
+    node: NodeNumber,
+    disk: &SimulatedDisk,
+    is_damaged: bool,
+) -> Result<(), String> {
+    let mut disk = disk.clone();
+    let opened = BlockStore::open(&mut disk, BLOCK_DIRECTORY, BLOCK_CONFIG);
+    let (mut store, _) = opened.map_err(|error| format!("the blocks of {node}: {error}"))?;
+    for (partition, state) in states {
+        for (block, nodes) in state.blocks().filter(|(_, nodes)| nodes.contains(&node)) {
+            let is_lost = is_damaged && nodes.len() == 1;
+            if let Err(error) = store.verify(&mut disk, block, None)
+                && !is_lost
+            {
+                return Err(format!(
+                    "{node} of {nodes:?} has no good copy for {partition}: {error}"
+                ));
             }
         }
     }

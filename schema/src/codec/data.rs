@@ -200,6 +200,20 @@ pub fn write_data_query(query: &DataQuery, builder: wire::data_query::Builder<'_
         DataQuery::UnknownBlocks { blocks } => {
             write_block_ids(blocks, builder.init_unknown_blocks(blocks.len() as u32));
         }
+        DataQuery::Ledger { after, limit } => {
+            let mut group = builder.init_ledger();
+            group.set_limit(*limit);
+            group.set_has_after(after.is_some());
+            if let Some(after) = after {
+                write_block_id(after, group.init_after());
+            }
+        }
+        DataQuery::BlockFiles { blocks, from } => {
+            let mut group = builder.init_block_files();
+            group.set_inode(from.0.0);
+            group.set_offset(from.1);
+            write_block_ids(blocks, group.init_blocks(blocks.len() as u32));
+        }
     }
 }
 
@@ -215,6 +229,17 @@ pub fn read_data_query(reader: wire::data_query::Reader<'_>) -> Result<DataQuery
         },
         wire::data_query::UnknownBlocks(blocks) => DataQuery::UnknownBlocks {
             blocks: read_block_ids(blocks)?,
+        },
+        wire::data_query::Ledger(group) => DataQuery::Ledger {
+            after: match group.get_has_after() {
+                true => Some(read::block_id(group.get_after()?)),
+                false => None,
+            },
+            limit: group.get_limit(),
+        },
+        wire::data_query::BlockFiles(group) => DataQuery::BlockFiles {
+            blocks: read_block_ids(group.get_blocks())?,
+            from: (InodeId(group.get_inode()), group.get_offset()),
         },
     })
 }

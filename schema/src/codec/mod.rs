@@ -30,6 +30,7 @@ mod request;
 mod size;
 mod step;
 mod trace;
+mod upkeep;
 mod usage;
 mod write;
 
@@ -48,6 +49,7 @@ pub use reply::{
     write_failure, write_node_status, write_optional, write_partition_status, write_reply,
 };
 pub use request::{read_request, write_request};
+pub use upkeep::{write_orphans, write_scrub_status};
 
 /// The bytes are not a message of ours.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -62,8 +62,11 @@ pub fn write_node_request(request: &NodeRequest, mut builder: wire::node_request
         NodeRequest::BlockVerify { block, checksum } => {
             let mut group = builder.init_block_verify();
             write_block_id(block, group.reborrow().init_block());
-            group.set_checksum(*checksum);
+            group.set_checksum(checksum.unwrap_or(0));
+            group.set_has_checksum(checksum.is_some());
         }
+        NodeRequest::Scrub { start } => builder.set_scrub(*start),
+        NodeRequest::Orphans { give_up } => builder.set_orphans(*give_up),
         NodeRequest::BlocksMissing { blocks } => {
             write_block_ids(blocks, builder.init_blocks_missing(blocks.len() as u32));
         }
@@ -135,8 +138,10 @@ pub fn read_node_request(reader: wire::node_request::Reader<'_>, source: Source<
         },
         wire::node_request::BlockVerify(group) => NodeRequest::BlockVerify {
             block: read::block_id(group.get_block()?),
-            checksum: group.get_checksum(),
+            checksum: group.get_has_checksum().then(|| group.get_checksum()),
         },
+        wire::node_request::Scrub(start) => NodeRequest::Scrub { start },
+        wire::node_request::Orphans(give_up) => NodeRequest::Orphans { give_up },
         wire::node_request::BlocksMissing(blocks) => NodeRequest::BlocksMissing {
             blocks: read_block_ids(blocks)?,
         },

@@ -9,6 +9,10 @@ use super::policy::{read_allocate, write_allocate};
 use super::quota::{read_allowance, read_quota, write_allowance, write_quota};
 use super::read::{self, Source};
 use super::trace::{read_traced, write_traced};
+use super::upkeep::{
+    read_block_files, read_ledger, read_orphans, read_scrub_status, write_block_files, write_ledger,
+    write_orphans, write_scrub_status,
+};
 use super::usage::{read_reports, read_usage, write_reports, write_usage};
 use super::write::{write_inodes, write_keys, write_nodes, write_transaction_id};
 use crate::data::Copied;
@@ -116,6 +120,10 @@ pub fn write_reply(reply: &Reply, mut builder: wire::reply::Builder<'_>) {
             group.set_length(copied.length);
             write_attributes(&copied.attributes, group.init_attributes());
         }
+        Reply::Scrub(status) => write_scrub_status(status, builder.init_scrub()),
+        Reply::Orphans(orphans) => write_orphans(orphans, builder.init_orphans()),
+        Reply::Ledger { rows, more } => write_ledger(rows, *more, builder.init_ledger()),
+        Reply::BlockFiles(files) => write_block_files(files, builder.init_block_files()),
         Reply::Blocks(blocks) => write_block_ids(blocks, builder.init_blocks(blocks.len() as u32)),
         Reply::Usage(usage) => write_usage(usage, builder.init_usage()),
         Reply::UsageReports {
@@ -210,6 +218,13 @@ pub fn read_reply(reader: wire::reply::Reader<'_>, source: Source<'_>) -> Result
             length: group.get_length(),
             attributes: read_attributes(group.get_attributes()?)?,
         }),
+        wire::reply::Scrub(status) => Reply::Scrub(read_scrub_status(status?)?),
+        wire::reply::Orphans(orphans) => Reply::Orphans(read_orphans(orphans?)?),
+        wire::reply::Ledger(ledger) => {
+            let (rows, more) = read_ledger(ledger?)?;
+            Reply::Ledger { rows, more }
+        }
+        wire::reply::BlockFiles(files) => Reply::BlockFiles(read_block_files(files?)?),
         wire::reply::Blocks(blocks) => Reply::Blocks(read_block_ids(blocks)?),
         wire::reply::Usage(usage) => Reply::Usage(read_usage(usage?)),
         wire::reply::UsageReports(group) => Reply::UsageReports {

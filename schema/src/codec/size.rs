@@ -21,6 +21,8 @@ const DIRECTORY_ENTRY_WORDS: usize = 21;
 const STEP_WORDS: usize = 20;
 const STATUS_WORDS: usize = 20;
 const BLOCK_ID_WORDS: usize = 2;
+/// Of a bad copy, an orphan, a row of the ledger or a file of a block, with the block.
+const UPKEEP_ROW_WORDS: usize = 9;
 /// With its block.
 const COPY_CHANGE_WORDS: usize = 4;
 const ACCESS_WORDS: usize = 2;
@@ -133,6 +135,8 @@ fn request(request: &Request) -> usize {
             NodeRequest::Traced { request: asked } => FIXED_WORDS + self::request(asked),
             NodeRequest::BlockGet { .. }
             | NodeRequest::BlockVerify { .. }
+            | NodeRequest::Scrub { .. }
+            | NodeRequest::Orphans { .. }
             | NodeRequest::BlockList { .. }
             | NodeRequest::BlockAudit { .. }
             | NodeRequest::BlockCompact
@@ -157,7 +161,9 @@ fn query(asked: &Query) -> usize {
             ..
         }
         | Query::XattrGet { name, .. } => data(name),
-        Query::Data(DataQuery::UnknownBlocks { blocks }) => blocks.len() * BLOCK_ID_WORDS,
+        Query::Data(DataQuery::UnknownBlocks { blocks } | DataQuery::BlockFiles { blocks, .. }) => {
+            blocks.len() * BLOCK_ID_WORDS
+        }
         Query::By { query: inner, .. } => NESTED_WORDS + query(inner),
         _ => 0,
     }
@@ -300,6 +306,13 @@ fn reply(reply: &Reply) -> usize {
                 extent_words(&map.extents) + patches.sum::<usize>()
             }
         },
+        Reply::Scrub(status) => 8 + status.bad.len() * UPKEEP_ROW_WORDS,
+        Reply::Orphans(orphans) => 8 + orphans.orphans.len() * UPKEEP_ROW_WORDS,
+        Reply::Ledger { rows, .. } => rows
+            .iter()
+            .map(|row| UPKEEP_ROW_WORDS + row.nodes.len() / 4)
+            .sum(),
+        Reply::BlockFiles(files) => 8 + files.found.len() * UPKEEP_ROW_WORDS,
         Reply::Blocks(blocks) => blocks.len() * BLOCK_ID_WORDS,
         Reply::UsageReports {
             reports,

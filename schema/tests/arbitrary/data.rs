@@ -2,6 +2,7 @@
 
 use bark_schema::data::*;
 use bark_schema::quota::*;
+use bark_schema::upkeep::*;
 use bark_schema::usage::*;
 
 use super::Generator;
@@ -95,7 +96,7 @@ impl Generator {
     }
 
     pub(super) fn data_query(&mut self) -> DataQuery {
-        match self.choose("DataQuery", 2) {
+        match self.choose("DataQuery", 4) {
             0 => DataQuery::Seek {
                 inode: self.inode(),
                 offset: self.number(),
@@ -104,9 +105,65 @@ impl Generator {
                     _ => SeekTarget::Hole,
                 },
             },
+            1 => DataQuery::Ledger {
+                after: self.option(Self::block),
+                limit: self.u32(),
+            },
+            2 => DataQuery::BlockFiles {
+                blocks: self.list(Self::block),
+                from: (self.inode(), self.number()),
+            },
             _ => DataQuery::UnknownBlocks {
                 blocks: self.list(Self::block),
             },
+        }
+    }
+
+    pub(super) fn scrub_status(&mut self) -> ScrubStatus {
+        ScrubStatus {
+            node: self.node(),
+            cycle: self.number(),
+            running: self.flag(),
+            checked_blocks: self.number(),
+            checked_bytes: self.number(),
+            total_bytes: self.number(),
+            bad_count: self.number(),
+            bad: self.list(|generator| BadCopy {
+                block: generator.block(),
+                segment: generator.u32(),
+                offset: generator.number(),
+                inode: generator.option(Self::inode).filter(|inode| inode.0 != 0),
+                health: match generator.choose("CopyHealth", 3) {
+                    0 => CopyHealth::Waiting,
+                    1 => CopyHealth::Healed,
+                    _ => CopyHealth::Unneeded,
+                },
+            }),
+        }
+    }
+
+    pub(super) fn orphans(&mut self) -> Orphans {
+        Orphans {
+            node: self.node(),
+            count: self.number(),
+            bytes: self.number(),
+            given_up: self.number(),
+            orphans: self.list(|generator| Orphan {
+                block: generator.block(),
+                size: generator.u32(),
+                age_ms: generator.number(),
+                is_old: generator.flag(),
+            }),
+        }
+    }
+
+    pub(super) fn ledger_row(&mut self) -> LedgerRow {
+        LedgerRow {
+            block: self.block(),
+            size: self.u32(),
+            since: self.i64(),
+            condemned: self.flag(),
+            nodes: self.list(Self::node),
         }
     }
 

@@ -4,12 +4,13 @@ use bark_schema::data::*;
 use bark_schema::ids::ClientId;
 use bark_schema::operation::*;
 use bark_schema::quota::*;
+use bark_schema::upkeep::*;
 
 use super::Generator;
 
 impl Generator {
     pub(super) fn reply(&mut self) -> Reply {
-        match self.choose("Reply", 33) {
+        match self.choose("Reply", 37) {
             0 => Reply::Done,
             1 => Reply::Value(self.option(|generator| KeyValue {
                 value: generator.data(),
@@ -103,6 +104,16 @@ impl Generator {
             }),
             30 => Reply::Audit(Box::new(self.audit_page())),
             31 => Reply::Traced(Box::new(self.traced())),
+            32 => Reply::Scrub(self.scrub_status()),
+            33 => Reply::Orphans(self.orphans()),
+            34 => Reply::Ledger {
+                rows: self.list(Self::ledger_row),
+                more: self.flag(),
+            },
+            35 => Reply::BlockFiles(BlockFiles {
+                found: self.list(|generator| (generator.block(), generator.inode())),
+                next: self.option(|generator| (generator.inode(), generator.number())),
+            }),
             24 => Reply::Usage(self.usage()),
             29 => Reply::Lock(self.lock_answer()),
             25 => Reply::UsageReports {

@@ -280,7 +280,7 @@ impl Generator {
     }
 
     pub(super) fn node_request(&mut self) -> NodeRequest {
-        match self.choose("NodeRequest", 17) {
+        match self.choose("NodeRequest", 19) {
             0 => NodeRequest::Walk {
                 start: self.inode(),
                 path: self.data(),
@@ -323,8 +323,10 @@ impl Generator {
             },
             9 => NodeRequest::BlockVerify {
                 block: self.block(),
-                checksum: self.u32(),
+                checksum: self.option(Self::u32),
             },
+            17 => NodeRequest::Scrub { start: self.flag() },
+            16 => NodeRequest::Orphans { give_up: self.flag() },
             10 => NodeRequest::BlocksMissing {
                 blocks: self.list(Self::block),
             },

@@ -479,7 +479,9 @@ impl State {
             | NodeRequest::SetQuota { .. }
             | NodeRequest::GetQuota { .. }
             | NodeRequest::Drain { .. }
-            | NodeRequest::Admit { .. } => panic!("nobody asks the fake what a directory takes"),
+            | NodeRequest::Admit { .. }
+            | NodeRequest::Scrub { .. }
+            | NodeRequest::Orphans { .. } => panic!("nobody asks the fake about that"),
             NodeRequest::Traced { .. } => panic!("it is taken apart before"),
             NodeRequest::BlockDelete { .. }
             | NodeRequest::BlockList { .. }

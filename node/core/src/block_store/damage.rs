@@ -50,6 +50,11 @@ impl Damage {
         self.bad.remove(&block);
     }
 
+    /// Those that opening came upon; they are in the store no more.
+    pub(super) fn tell_lost(&mut self, lost: Vec<BadCopy>) {
+        self.found.extend(lost);
+    }
+
     pub(super) fn take_found(&mut self) -> Vec<BadCopy> {
         std::mem::take(&mut self.found)
     }
@@ -64,12 +69,18 @@ impl Damage {
 }
 
 impl BlockStore {
-    /// Reads all of a block and compares it with the checksum its record has.
-    pub fn verify<D: Disk>(&mut self, disk: &mut D, block: BlockId, checksum: u32) -> Result<(), Error> {
+    /// Reads all of a block and compares it with `checksum`, or with the one it was stored with. Answers its size.
+    pub fn verify<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        block: BlockId,
+        checksum: Option<u32>,
+    ) -> Result<u32, Error> {
         let location = *self.index.get(&block).ok_or(Error::NotFound { block })?;
+        let checksum = checksum.unwrap_or(location.checksum);
         let data = self.get(disk, block, 0, u64::from(location.size_bytes))?;
         if location.checksum == checksum && crc32c(&[&data]) == checksum {
-            return Ok(());
+            return Ok(location.size_bytes);
         }
         let error = Error::Corrupt {
             block,

@@ -170,12 +170,15 @@ impl BlockStore {
             poisoned: false,
         };
         let mut report = OpenReport::default();
+        let mut lost = Vec::new();
         for segment in store.list_segments(disk)? {
             store.segment_next = segment.saturating_add(1);
-            store.load(disk, segment, &mut report)?;
+            store.load(disk, segment, &mut report, &mut lost)?;
         }
         // A block may be damaged in one place and whole in a later one.
         report.damaged.retain(|block| !store.index.contains_key(block));
+        lost.retain(|bad| !store.index.contains_key(&bad.block));
+        store.damage.tell_lost(lost);
         report.block_count = store.index.len() as u64;
         disk.sync_directory(directory)
             .map_err(|source| store.failed("sync", source))?;
@@ -353,7 +356,13 @@ impl BlockStore {
     }
 
     /// Takes a segment into the index; seals it first if it has no footer.
-    fn load<D: Disk>(&mut self, disk: &mut D, segment: u32, report: &mut OpenReport) -> Result<(), Error> {
+    fn load<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        segment: u32,
+        report: &mut OpenReport,
+        lost: &mut Vec<BadCopy>,
+    ) -> Result<(), Error> {
         let file = self.file(disk, segment)?;
         let failed = |source| Error::Disk {
             action: "read",
@@ -368,9 +377,14 @@ impl BlockStore {
                 let size_bytes = disk.size_bytes(file).map_err(failed)?;
                 report.scanned_segments += 1;
                 report.cut_bytes += size_bytes.saturating_sub(scanned.end);
-                report
-                    .damaged
-                    .extend(scanned.damaged.iter().map(|entry| entry.block));
+                for entry in &scanned.damaged {
+                    report.damaged.push(entry.block);
+                    lost.push(BadCopy {
+                        block: entry.block,
+                        segment,
+                        offset: u64::from(entry.offset),
+                    });
+                }
                 let footer = format::encode_footer(segment, scanned.end, &scanned.entries);
                 disk.truncate(file, scanned.end).map_err(failed)?;
                 // As in `seal`: the data may be in the page cache only.

@@ -25,7 +25,7 @@ use tree::{Change, Tree, parent};
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct SimulatedDisk {
     inodes: Vec<Inode>,
     handles: BTreeMap<FileId, usize>,

@@ -9,11 +9,14 @@
 //! - A block is dropped only because of a ledger row, never because it was not found somewhere.
 //! - A row is forgotten only after every node it names has dropped the block durably.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bark_schema::data::{DataCommand, DataQuery};
 use bark_schema::ids::{BlockId, NodeNumber, PartitionId};
+use bark_schema::limits::BLOCKS_PER_COMMAND_MAX;
 use bark_schema::operation::{Command, Failure, NodeRequest, Query, Reply};
+use bark_schema::upkeep::{Orphan, Orphans};
 use futures::future::join_all;
 
 use super::unexpected;
@@ -64,25 +67,91 @@ const UNKNOWN_MAX: usize = 1 << 16;
 /// Blocks looked at in one step.
 const SWEEP_PAGE: u32 = 1024;
 
+/// Orphans of a node that are told one by one.
+const ORPHANS_TOLD_MAX: usize = 1024;
+
 /// Looks at the next blocks of this node's store. Blocks unknown for `age_us` are reported.
-pub async fn sweep(gateway: &Gateway, mut sweep: Sweep, age_us: u64) -> Sweep {
-    if let Err(failure) = try_sweep(gateway, &mut sweep, age_us).await {
-        tracing::debug!(%failure, "blocks of this node will be checked later");
+pub async fn sweep(gateway: &Gateway, sweep: &RefCell<Sweep>, age_us: u64) {
+    let after = sweep.borrow().after;
+    match next_orphans(gateway, sweep, after).await {
+        Ok((last, orphans)) => {
+            sweep.borrow_mut().after = last;
+            let old = orphans.into_iter().filter(|(_, age)| *age >= age_us);
+            let old: Vec<BlockId> = old.map(|(block, _)| block).collect();
+            if let Err(failure) = condemn(gateway, sweep, old).await {
+                tracing::debug!(%failure, "lost blocks of this node will be given up later");
+            }
+        }
+        Err(failure) => tracing::debug!(%failure, "blocks of this node will be checked later"),
     }
-    sweep
 }
 
-async fn try_sweep(gateway: &Gateway, sweep: &mut Sweep, age_us: u64) -> Result<(), Failure> {
-    let node = gateway.config().node;
-    let request = NodeRequest::BlockList {
-        after: sweep.after,
-        limit: SWEEP_PAGE,
+/// Goes through the whole store. With `give_up`, orphans that are old enough are reported; their homes' logs decide.
+/// Errors: whatever could not be found out; nothing is reported then.
+pub async fn orphans(gateway: &Gateway, sweep: &RefCell<Sweep>, give_up: bool) -> Result<Reply, Failure> {
+    let (node, age_us) = (gateway.config().node, gateway.config().cleaning.orphan_age_us);
+    let mut found = Orphans {
+        node,
+        ..Orphans::default()
     };
-    let page = match gateway.node(node, request).await? {
+    let mut old = Vec::new();
+    let mut after = None;
+    loop {
+        let (last, orphans) = next_orphans(gateway, sweep, after).await?;
+        for (block, block_age_us) in orphans {
+            let request = NodeRequest::BlockVerify {
+                block,
+                checksum: None,
+            };
+            let size = match gateway.node(node, request).await {
+                Ok(Reply::Count(size)) => size as u32,
+                // Dropped meanwhile, or bad: it takes its space all the same.
+                _ => 0,
+            };
+            let is_old = block_age_us >= age_us;
+            found.count += 1;
+            found.bytes += u64::from(size);
+            if is_old {
+                old.push(block);
+            }
+            if found.orphans.len() < ORPHANS_TOLD_MAX {
+                found.orphans.push(Orphan {
+                    block,
+                    size,
+                    age_ms: block_age_us / 1_000,
+                    is_old,
+                });
+            }
+        }
+        if last.is_none() {
+            break;
+        }
+        after = last;
+    }
+    if give_up {
+        found.given_up = old.len() as u64;
+        condemn(gateway, sweep, old).await?;
+    }
+    Ok(Reply::Orphans(found))
+}
+
+/// The last block of the next page behind `after`, none at the end; and those of the page that their homes do not know,
+/// with their ages.
+async fn next_orphans(
+    gateway: &Gateway,
+    sweep: &RefCell<Sweep>,
+    after: Option<BlockId>,
+) -> Result<(Option<BlockId>, Vec<(BlockId, u64)>), Failure> {
+    let node = gateway.config().node;
+    let limit = SWEEP_PAGE;
+    let page = match gateway
+        .node(node, NodeRequest::BlockList { after, limit })
+        .await?
+    {
         Reply::Blocks(blocks) => blocks,
         other => return Err(unexpected(&other)),
     };
-    sweep.after = page.last().copied();
+    let last = page.last().copied();
     let mut by_home = BTreeMap::<PartitionId, Vec<BlockId>>::new();
     for block in page {
         if let Some(home) = block.home()
@@ -91,6 +160,7 @@ async fn try_sweep(gateway: &Gateway, sweep: &mut Sweep, age_us: u64) -> Result<
             by_home.entry(home).or_default().push(block);
         }
     }
+    let mut orphans = Vec::new();
     for (home, blocks) in by_home {
         let query = Query::Data(DataQuery::UnknownBlocks {
             blocks: blocks.clone(),
@@ -100,25 +170,37 @@ async fn try_sweep(gateway: &Gateway, sweep: &mut Sweep, age_us: u64) -> Result<
             other => return Err(unexpected(&other)),
         };
         let now_us = gateway.now().monotonic_us;
-        let mut old = Vec::new();
+        let mut sweep = sweep.borrow_mut();
         for block in blocks {
             if !unknown.contains(&block) {
                 sweep.unknown.remove(&block);
             } else if sweep.unknown.len() < UNKNOWN_MAX {
                 let since = *sweep.unknown.entry(block).or_insert(now_us);
-                if now_us.saturating_sub(since) >= age_us {
-                    old.push(block);
-                }
+                orphans.push((block, now_us.saturating_sub(since)));
             }
         }
-        if !old.is_empty() {
+    }
+    Ok((last, orphans))
+}
+
+/// Reports blocks of this node to their homes.
+async fn condemn(gateway: &Gateway, sweep: &RefCell<Sweep>, old: Vec<BlockId>) -> Result<(), Failure> {
+    let mut by_home = BTreeMap::<PartitionId, Vec<BlockId>>::new();
+    for block in old {
+        if let Some(home) = block.home() {
+            by_home.entry(home).or_default().push(block);
+        }
+    }
+    for (home, blocks) in by_home {
+        for blocks in blocks.chunks(BLOCKS_PER_COMMAND_MAX) {
             let command = Command::Data(DataCommand::CondemnBlocks {
-                node,
-                blocks: old.clone(),
+                node: gateway.config().node,
+                blocks: blocks.to_vec(),
             });
             gateway.command(home, command).await?;
-            for block in old {
-                sweep.unknown.remove(&block);
+            let mut sweep = sweep.borrow_mut();
+            for block in blocks {
+                sweep.unknown.remove(block);
             }
         }
     }

@@ -171,10 +171,11 @@ pub async fn fetch(
     from: Vec<NodeNumber>,
 ) -> Result<Reply, Failure> {
     let own = gateway.config().node;
-    let verified = gateway
-        .node(own, NodeRequest::BlockVerify { block, checksum })
-        .await;
-    if verified.is_ok() {
+    let request = NodeRequest::BlockVerify {
+        block,
+        checksum: Some(checksum),
+    };
+    if gateway.node(own, request).await.is_ok() {
         return Ok(Reply::Done);
     }
     let mut last = Failure::refused(Refusal::NotFound, format!("nobody else has {block}"));

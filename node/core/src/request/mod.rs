@@ -3,7 +3,7 @@
 //! `namespace` decides what a directory operation touches, `transaction` carries it through two-phase
 //! commit, `recovery` finishes what a lost coordinator left, `walk` follows paths, `block` replicates data,
 //! `pack` moves small writes into blocks, `defragment` joins files in pieces, `collect` drops blocks nobody
-//! needs, `mend` makes copies that are missing or bad anew, `usage` adds up what directories take, `quota` keeps the limits of that.
+//! needs, `mend` makes copies that are missing or bad anew, `scrub` reads all copies of a node, `usage` adds up what directories take, `quota` keeps the limits of that.
 
 mod block;
 pub mod collect;
@@ -14,6 +14,7 @@ pub mod node;
 pub mod pack;
 pub mod quota;
 pub mod recovery;
+pub mod scrub;
 mod transaction;
 pub mod usage;
 mod walk;

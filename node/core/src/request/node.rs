@@ -38,6 +38,10 @@ pub async fn carry_out(
             checksum,
             from,
         } => mend::fetch(gateway, block, size, checksum, from).await,
+        NodeRequest::Scrub { .. } | NodeRequest::Orphans { .. } => Err(Failure::refused(
+            Refusal::Internal,
+            "the first worker reads the node's copies",
+        )),
         NodeRequest::Traced { .. }
         | NodeRequest::BlockGet { .. }
         | NodeRequest::BlockVerify { .. }

@@ -17,6 +17,7 @@ use std::ops::Bound;
 use bark_schema::ids::{BlockId, InodeId, NodeNumber};
 use bark_schema::limits::BLOCKS_PER_COMMAND_MAX;
 use bark_schema::operation::{Failure, Refusal, Reply, UnixNanos};
+use bark_schema::upkeep::LedgerRow;
 
 use super::State;
 use super::codec::row_struct;
@@ -177,6 +178,23 @@ impl State {
         check_count(blocks)?;
         let is_unknown = |block: &BlockId| !self.blocks.contains(block) && !self.garbage.contains(block);
         Ok(Reply::Blocks(blocks.iter().copied().filter(is_unknown).collect()))
+    }
+
+    /// A page of the ledger.
+    pub(super) fn ledger(&self, after: Option<BlockId>, limit: u32) -> Reply {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let limit = (limit as usize).min(BLOCKS_PER_COMMAND_MAX);
+        let mut behind = self.garbage.range((start, Bound::Unbounded));
+        let row = |(block, row): (&BlockId, &GarbageRow)| LedgerRow {
+            block: *block,
+            size: row.size,
+            since: row.since,
+            condemned: row.condemned,
+            nodes: row.nodes.to_vec(),
+        };
+        let rows = behind.by_ref().take(limit).map(row).collect();
+        let more = behind.next().is_some();
+        Reply::Ledger { rows, more }
     }
 
     /// Blocks nothing points into any more, since when, and who has them.

@@ -13,7 +13,7 @@
 //! - `short` holds the blocks in use with fewer nodes than wanted, all of them, once the setting is known.
 //! - All files that point into a block want the same number of copies of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use bark_schema::data::CopyChange;
@@ -21,9 +21,14 @@ use bark_schema::ids::{BlockId, InodeId, NodeNumber};
 use bark_schema::limits::BLOCKS_PER_COMMAND_MAX;
 use bark_schema::operation::{Failure, Refusal, Reply};
 use bark_schema::policy::Policy;
+use bark_schema::upkeep::BlockFiles;
 
 use super::State;
 use super::block::NODES_PER_BLOCK_MAX;
+use super::extent::ExtentRow;
+
+/// Rows of maps that one question about files looks at. 65536: a few milliseconds.
+const ROWS_LOOKED_AT_MAX: usize = 1 << 16;
 
 /// Blocks with too few copies, and how many they should have.
 #[derive(Debug, Default)]
@@ -100,6 +105,30 @@ impl State {
         };
         let found = self.block_policies().filter(|_| replicas > 0).find(is_unnoticed);
         found.map(|(block, _)| block)
+    }
+
+    /// Files that have these blocks, among the next rows of maps.
+    pub(super) fn block_files(&self, blocks: &[BlockId], from: (InodeId, u64)) -> Result<Reply, Failure> {
+        if blocks.len() > BLOCKS_PER_COMMAND_MAX {
+            let sentence = "too many blocks at once";
+            return Err(Failure::refused(Refusal::InvalidArgument, sentence));
+        }
+        let wanted: BTreeSet<BlockId> = blocks.iter().copied().collect();
+        let mut found = BTreeMap::new();
+        let mut next = None;
+        for (looked_at, (place, row)) in self.extents.range(from..).enumerate() {
+            if looked_at >= ROWS_LOOKED_AT_MAX {
+                next = Some(*place);
+                break;
+            }
+            if let ExtentRow::Block { block, .. } = row
+                && wanted.contains(block)
+            {
+                found.entry(*block).or_insert(place.0);
+            }
+        }
+        let found = found.into_iter().collect();
+        Ok(Reply::BlockFiles(BlockFiles { found, next }))
     }
 
     /// A new block came into use, for `inode`.

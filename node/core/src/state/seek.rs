@@ -23,6 +23,8 @@ impl State {
                 offset,
                 target,
             } => self.seek(*inode, *offset, *target),
+            DataQuery::Ledger { after, limit } => Ok(self.ledger(*after, *limit)),
+            DataQuery::BlockFiles { blocks, from } => self.block_files(blocks, *from),
             DataQuery::UnknownBlocks { blocks } => self.unknown_blocks(blocks),
         }
     }

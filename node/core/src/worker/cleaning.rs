@@ -42,6 +42,10 @@ pub struct CleaningConfig {
     pub away_us: u64,
     /// Of blocks copied for the partitions that a worker leads; a quarter of it while clients are waiting.
     pub mend_bytes_per_second: u64,
+    /// How often a node reads all its copies; the first time after a seventh of it.
+    pub scrub_period_us: u64,
+    /// Of copies that are read for that, unless somebody waits for the end.
+    pub scrub_bytes_per_second: u64,
 }
 
 impl CleaningConfig {
@@ -56,6 +60,9 @@ impl CleaningConfig {
         away_us: 600_000_000,
         // A third of a gigabit link, or what a rotating disk reads beside its other work.
         mend_bytes_per_second: 40 * MIB as u64,
+        scrub_period_us: 7 * 24 * 3_600_000_000,
+        // 4 TiB in a week.
+        scrub_bytes_per_second: 8 * MIB as u64,
     };
 }
 
@@ -210,9 +217,7 @@ impl Cleaning {
             self.store_swept_us = now.monotonic_us;
             let (work, sweep) = (gateway.clone(), self.sweep.clone());
             self.once(gateway, Chore::Sweep, async move {
-                let state = sweep.take();
-                let state = collect::sweep(&work, state, config.orphan_age_us).await;
-                sweep.replace(state);
+                collect::sweep(&work, &sweep, config.orphan_age_us).await;
             });
         }
         let compaction_due = waited(self.store_compacted_us) >= config.store_period_us
@@ -230,6 +235,11 @@ impl Cleaning {
                 tracing::warn!(%failure, "no space was won back from dropped blocks");
             }
         });
+    }
+
+    /// What the passes over the node's store found.
+    pub fn sweep(&self) -> Rc<RefCell<collect::Sweep>> {
+        self.sweep.clone()
     }
 
     /// A partition this node no longer leads is somebody else's to clean.

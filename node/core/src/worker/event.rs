@@ -107,11 +107,11 @@ pub enum StorageRequest {
         after: Option<BlockId>,
         limit: u32,
     },
-    /// Reads all of a block and compares it with its checksum.
+    /// Reads all of a block and compares it with this checksum, or the one it was stored with.
     BlockVerify {
         call: CallId,
         block: BlockId,
-        checksum: u32,
+        checksum: Option<u32>,
     },
     /// Which of these are not here, or bad as far as is known.
     BlocksMissing {

@@ -291,6 +291,7 @@ impl Worker {
         let mut now = counts.get();
         now.found_bad += bad.len() as u64;
         counts.set(now);
+        self.upkeep.scrubbing.note(&bad);
         let gateway = self.gateway.clone();
         self.gateway.spawn(async move {
             mend::tell_bad_copies(&gateway, bad).await;

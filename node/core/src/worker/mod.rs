@@ -30,6 +30,7 @@ mod leaders;
 mod mending;
 mod recalls;
 mod router;
+mod scrubbing;
 mod space;
 mod traces;
 mod upkeep;

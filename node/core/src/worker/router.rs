@@ -256,6 +256,15 @@ impl Worker {
                 let call = id;
                 self.storage(super::event::StorageRequest::BlockList { call, after, limit });
             }
+            // The first worker does what there is once a node.
+            NodeRequest::Scrub { .. } | NodeRequest::Orphans { .. } if self.config.worker != 0 => {
+                self.send_to_sibling(id, 0);
+            }
+            NodeRequest::Scrub { start } => {
+                let status = self.scrub(start);
+                self.complete(id, Ok(Reply::Scrub(status)));
+            }
+            NodeRequest::Orphans { give_up } => self.find_orphans(id, give_up),
             NodeRequest::BlockVerify { block, checksum } => {
                 let call = id;
                 self.storage(super::event::StorageRequest::BlockVerify {

@@ -10,6 +10,7 @@ use bark_schema::operation::ClusterStatus;
 
 use super::cleaning::Cleaning;
 use super::mending::Mending;
+use super::scrubbing::Scrubbing;
 use super::{Durability, TICK_US, Worker};
 use crate::request::recovery;
 use crate::time::Now;
@@ -34,6 +35,7 @@ pub struct Upkeep {
     pub finishing: Rc<RefCell<BTreeSet<TransactionId>>>,
     pub cleaning: Cleaning,
     pub mending: Mending,
+    pub scrubbing: Scrubbing,
 }
 
 impl Worker {
@@ -80,6 +82,7 @@ impl Worker {
     fn clean(&mut self, now: Now) {
         if self.config.worker == 0 {
             self.upkeep.cleaning.clean_store(&self.gateway, now);
+            self.upkeep.scrubbing.begin_if_due(&self.gateway, now);
         }
         let Upkeep {
             cleaning, mending, ..

@@ -1,6 +1,7 @@
 //! Three nodes' workers joined by hand: the shortest proof that the parts fit. The simulator does the rest.
 
 mod blocks;
+mod copies;
 mod delegations;
 mod files;
 mod leaders;

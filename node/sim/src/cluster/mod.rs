@@ -38,7 +38,10 @@ use crate::{Counts, Planted};
 
 /// Small, so that a run fills several.
 const LOG_SEGMENT_SIZE_BYTES: u64 = 64 << 10;
-const BLOCK_SEGMENT_SIZE_BYTES: u64 = 256 << 10;
+pub const BLOCK_CONFIG: BlockStoreConfig = BlockStoreConfig {
+    segment_size_bytes: 256 << 10,
+    capacity_bytes: u64::MAX,
+};
 /// Everything a hundred times sooner than on real nodes, so that short runs see all of it.
 const CLEANING: CleaningConfig = CleaningConfig {
     garbage_horizon_us: 2_000_000,
@@ -49,6 +52,8 @@ const CLEANING: CleaningConfig = CleaningConfig {
     copies_period_us: 6_000_000,
     away_us: 6_000_000,
     mend_bytes_per_second: 8 << 20,
+    scrub_period_us: 7_000_000,
+    scrub_bytes_per_second: 8 << 20,
 };
 /// Where the monotonic clock of a process starts; only differences mean something.
 const MONOTONIC_ORIGIN_US: u64 = 5_000_000;
@@ -177,16 +182,12 @@ impl Node {
             segment_size_bytes: LOG_SEGMENT_SIZE_BYTES,
             record_size_max_bytes: 8 << 20,
         };
-        let block_config = BlockStoreConfig {
-            segment_size_bytes: BLOCK_SEGMENT_SIZE_BYTES,
-            ..BlockStoreConfig::default()
-        };
         let opened = open::open(
             &mut self.log_disk,
             &mut self.data_disk,
             &config(0),
             log_config,
-            block_config,
+            BLOCK_CONFIG,
         );
         let mut opened = match opened {
             Ok(opened) => opened,

@@ -89,7 +89,8 @@ impl Simulation {
         }
         let damaged = self.stage.damaged.get().map(NodeNumber);
         let clean = || ledger::check_clean(&self.states(), &self.stores(), damaged);
-        match self.rest().and_then(|()| clean()) {
+        let whole = || self.check_copies(damaged);
+        match self.rest().and_then(|()| clean()).and_then(|()| whole()) {
             Ok(()) => {
                 let states = self.states();
                 if let Err(reason) = tree::check(&states).and_then(|()| usage::check(&states)) {
@@ -194,6 +195,14 @@ impl Simulation {
             return Err(format!("{led} of {} partitions are led", self.shape.partitions));
         }
         Ok(())
+    }
+
+    fn check_copies(&self, damaged: Option<NodeNumber>) -> Result<(), String> {
+        let states = self.states();
+        self.nodes.iter().try_for_each(|node| {
+            let number = NodeNumber(node.number);
+            ledger::check_copies(&states, number, &node.data_disk, damaged == Some(number))
+        })
     }
 
     fn stores(&self) -> BTreeMap<NodeNumber, &BlockStore> {

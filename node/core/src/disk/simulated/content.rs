@@ -7,7 +7,7 @@ use crate::random::Random;
 
 const SECTOR_SIZE_BYTES: u64 = 512;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Inode {
     pub(super) bytes: Vec<u8>,
     pub(super) unsynced: Vec<Undo>,
@@ -15,7 +15,7 @@ pub(super) struct Inode {
 }
 
 /// What a write or a truncation replaced, so that it can be taken back.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Undo {
     offset: usize,
     /// Bytes written; `None` for a truncation to `offset`.

@@ -59,6 +59,21 @@ impl Admin {
         }
     }
 
+    /// What the nodes answer that can be reached.
+    async fn ask_each(&self, request: NodeRequest, changes: bool) -> capnp::Result<Vec<Reply>> {
+        match changes {
+            true => self.authority.check_write()?,
+            false => self.authority.check_read()?,
+        }
+        let gateway = self.authority.gateway();
+        let nodes = gateway.config().nodes.clone();
+        let asked = nodes
+            .iter()
+            .map(|node| gateway.node(node.number, request.clone()));
+        let answers = join_all(asked).await;
+        Ok(answers.into_iter().filter_map(Result::ok).collect())
+    }
+
     /// As its leader has it, if it has one.
     async fn partition(&self, partition: PartitionId) -> Option<PartitionStatus> {
         let gateway = self.authority.gateway();
@@ -151,6 +166,44 @@ impl admin::Server for Admin {
         let mut list = results.get().init_nodes(admitted.len() as u32);
         for (index, node) in (0..).zip(admitted) {
             list.set(index, node.0);
+        }
+        Ok(())
+    }
+
+    async fn scrub(
+        self: Rc<Self>,
+        params: admin::ScrubParams,
+        mut results: admin::ScrubResults,
+    ) -> capnp::Result<()> {
+        let start = params.get()?.get_start();
+        let answers = self.ask_each(NodeRequest::Scrub { start }, start).await?;
+        let is_scrub = |reply| match reply {
+            Reply::Scrub(status) => Some(status),
+            _ => None,
+        };
+        let found: Vec<_> = answers.into_iter().filter_map(is_scrub).collect();
+        let mut list = results.get().init_nodes(found.len() as u32);
+        for (index, status) in (0..).zip(&found) {
+            codec::write_scrub_status(status, list.reborrow().get(index));
+        }
+        Ok(())
+    }
+
+    async fn orphans(
+        self: Rc<Self>,
+        params: admin::OrphansParams,
+        mut results: admin::OrphansResults,
+    ) -> capnp::Result<()> {
+        let give_up = params.get()?.get_give_up();
+        let answers = self.ask_each(NodeRequest::Orphans { give_up }, give_up).await?;
+        let is_orphans = |reply| match reply {
+            Reply::Orphans(orphans) => Some(orphans),
+            _ => None,
+        };
+        let found: Vec<_> = answers.into_iter().filter_map(is_orphans).collect();
+        let mut list = results.get().init_nodes(found.len() as u32);
+        for (index, orphans) in (0..).zip(&found) {
+            codec::write_orphans(orphans, list.reborrow().get(index));
         }
         Ok(())
     }
