@@ -203,8 +203,7 @@ impl OpenFile {
         let stores = pieces.map(|(_, piece)| async move {
             // It is never closed.
             let _permit = self.memory.uploads.acquire().await;
-            let files = self.cluster.client().files();
-            files
+            self.cluster
                 .store_block(self.inode, self.policy, piece.offset, piece.data)
                 .await
         });

@@ -1,6 +1,6 @@
 //! What the mount and the kernel agree on when they meet.
 //!
-//! Not asked for: the kernel's write-back cache (DECISIONS); locks, which the kernel keeps by itself then; and opening
+//! Not asked for: the kernel's write-back cache (DECISIONS); and opening
 //! with O_TRUNC in one request, since for a read-only open that comes before the kernel looks whether the file is a
 //! program that runs.
 
@@ -24,6 +24,9 @@ pub(crate) fn negotiate(config: &mut KernelConfig) {
         InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
         InitFlags::FUSE_CACHE_SYMLINKS,
         InitFlags::FUSE_MAX_PAGES,
+        // Locks are those of the cluster, not of this machine.
+        InitFlags::FUSE_POSIX_LOCKS,
+        InitFlags::FUSE_FLOCK_LOCKS,
         // The kernel asks for access control lists and checks them; then the umask counts only where no default
         // list does, which is ours to know.
         InitFlags::FUSE_POSIX_ACL,

@@ -5,22 +5,28 @@
 //! takes. A change whose outcome is not known is never asked again: that would be a second change.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bark_client::Client;
 use bark_client::session::Call;
 use bark_schema::access_time::Access;
 use bark_schema::data::{Allocation, Copied, DataCommand, DataQuery, FileUpdate, SeekTarget};
+use bark_schema::file_lock::{LockCommand, LockQuery};
 use bark_schema::ids::{InodeId, PartitionId};
 use bark_schema::operation::{
     AttributeChange, Attributes, ClusterStatus, Command, Condition, Content, DirectoryEntry, Entry, Extent,
     Failure, ListPosition, Namespace, NewContent, NewInode, NodeRequest, PartitionStatus, Query, Refusal,
     Reply, Xattr,
 };
+use bark_schema::policy::Policy;
 use bark_schema::quota::Quota;
 use bytes::Bytes;
 
 use crate::delegations::{Delegations, Known};
+use crate::lock_table::LockTable;
+
+/// A soft mount waits no longer to hear whether its locks are lost.
+const SOFT_LOCK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What happens when an operation reaches its deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +42,7 @@ pub(crate) struct Cluster {
     client: Client,
     patience: Patience,
     pub(crate) delegations: Arc<Delegations>,
+    locks: Arc<LockTable>,
 }
 
 /// One page of a directory.
@@ -52,11 +59,62 @@ impl Cluster {
             delegations: Delegations::new(client.clone(), delegates),
             client,
             patience,
+            locks: Arc::default(),
         }
     }
 
     pub(crate) fn client(&self) -> &Client {
         &self.client
+    }
+
+    pub(crate) fn locks(&self) -> &LockTable {
+        &self.locks
+    }
+
+    /// How long somebody waits to know what his locks are worth.
+    pub(crate) fn lock_patience(&self) -> Option<Duration> {
+        (self.patience == Patience::Soft).then_some(SOFT_LOCK_PATIENCE)
+    }
+
+    /// To a client that lost locks the answer is `Fenced`; what is to be done then, the caller knows.
+    pub(crate) async fn change_locks(
+        &self,
+        partition: PartitionId,
+        command: LockCommand,
+    ) -> Result<Reply, Failure> {
+        let command = Command::Lock(command);
+        self.ask(Call::Command { partition, command }).await
+    }
+
+    pub(crate) async fn query_locks(
+        &self,
+        partition: PartitionId,
+        query: LockQuery,
+    ) -> Result<Reply, Failure> {
+        let query = Query::Lock(query);
+        self.ask(Call::Query { partition, query }).await
+    }
+
+    /// Stores bytes as a block for a file.
+    pub(crate) async fn store_block(
+        &self,
+        inode: InodeId,
+        policy: Policy,
+        offset: u64,
+        data: Bytes,
+    ) -> Result<Extent, bark_client::Error> {
+        loop {
+            let files = self.client.files();
+            let stored = files.store_block(inode, policy, offset, data.clone()).await;
+            match stored {
+                Err(error) if error.refusal() == Some(Refusal::Fenced) => {
+                    if !self.may_ask_again(Some(inode.home()), Some(inode)).await {
+                        return Err(error);
+                    }
+                }
+                stored => return stored,
+            }
+        }
     }
 
     pub(crate) async fn lookup(&self, directory: InodeId, name: Bytes) -> Result<Attributes, Failure> {
@@ -440,6 +498,26 @@ impl Cluster {
     }
 
     async fn call(&self, call: Call) -> Result<Reply, Failure> {
+        loop {
+            match self.ask(call.clone()).await {
+                Err(Failure::Refused(Refusal::Fenced, sentence)) => {
+                    let (partition, inode) = touched(&call);
+                    if !self.may_ask_again(partition, inode).await {
+                        return Err(Failure::Refused(Refusal::Fenced, sentence));
+                    }
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// A change was refused since some lease ran out. Unless it rests on what is lost, it may be made once more when the
+    /// cluster knows that the mount knows.
+    async fn may_ask_again(&self, partition: Option<PartitionId>, inode: Option<InodeId>) -> bool {
+        self.locks.rejoined(partition, inode, self.lock_patience()).await
+    }
+
+    async fn ask(&self, call: Call) -> Result<Reply, Failure> {
         if self.patience == Patience::Soft {
             return self.client.call(call).await;
         }
@@ -452,6 +530,28 @@ impl Cluster {
             }
         }
     }
+}
+
+/// The partition that refused a call, if it can only be one, and the file that is changed.
+fn touched(call: &Call) -> (Option<PartitionId>, Option<InodeId>) {
+    let Call::Command { partition, command } = call else {
+        return (None, None);
+    };
+    let inode = match command {
+        Command::SetAttributes { inode, .. }
+        | Command::WriteInline { inode, .. }
+        | Command::Publish { inode, .. }
+        | Command::XattrSet { inode, .. }
+        | Command::XattrRemove { inode, .. }
+        | Command::Data(
+            DataCommand::Write { inode, .. }
+            | DataCommand::Allocate { inode, .. }
+            | DataCommand::CopyRange { to: inode, .. },
+        ) => Some(*inode),
+        Command::Data(DataCommand::Update(update)) => Some(update.inode),
+        _ => None,
+    };
+    (Some(*partition), inode)
 }
 
 fn attributes_of(reply: Reply) -> Result<Attributes, Failure> {

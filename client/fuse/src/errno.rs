@@ -54,6 +54,8 @@ fn of_refusal(refusal: Refusal, sentence: &str) -> Errno {
         "ERANGE" => Errno::ERANGE,
         "ENODATA" => Errno::from_i32(libc::ENODATA),
         "ENXIO" => Errno::ENXIO,
+        "ENOLCK" => Errno::from_i32(libc::ENOLCK),
+        "EDEADLK" => Errno::from_i32(libc::EDEADLK),
         "EDQUOT" => Errno::from_i32(libc::EDQUOT),
         "EOPNOTSUPP" => Errno::EOPNOTSUPP,
         name => {

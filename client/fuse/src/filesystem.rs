@@ -14,22 +14,25 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bark_schema::limits::{FILE_SIZE_MAX, KIB};
-use bark_schema::operation::{Entry, RenameMode};
+use bark_schema::file_lock::{LockKind, LockRange};
+use bark_schema::limits::FILE_SIZE_MAX;
+use bark_schema::operation::Entry;
 use bytes::Bytes;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo, KernelConfig,
     LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    RequestId, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle as Runtime;
 
 use self::content::How;
+use self::locking::{Asked, Waits};
 use crate::capabilities;
 use crate::directory::DirectoryStream;
 use crate::handles::{Handle, Handles};
 use crate::inheritance::Mode;
+use crate::locks::kernel_range;
 use crate::notices::Notices;
 use crate::open_file::Way;
 use crate::open_files::VALID;
@@ -50,11 +53,14 @@ macro_rules! answer {
 
 mod content;
 mod listing;
+mod locking;
+mod naming;
 
 pub(crate) struct Filesystem {
     volume: Arc<Volume>,
     handles: Arc<Handles>,
     notices: Notices,
+    waits: Arc<Waits>,
     runtime: Runtime,
 }
 
@@ -64,7 +70,15 @@ impl Filesystem {
             volume,
             handles: Arc::new(Handles::default()),
             notices,
+            waits: Arc::default(),
             runtime,
+        }
+    }
+
+    fn entry(&self, parent: INodeNo, entry: &OsStr) -> Entry {
+        Entry {
+            directory: self.volume.inode(parent),
+            name: name(entry),
         }
     }
 
@@ -119,7 +133,8 @@ impl fuser::Filesystem for Filesystem {
         let entry = name(entry);
         self.start(|volume| async move {
             let found = volume.lookup(volume.inode(parent), entry).await;
-            answer!(reply, found, attributes => reply.entry(&VALID, &attributes, Generation(0)));
+            let valid = volume.names_valid(volume.inode(parent));
+            answer!(reply, found, attributes => reply.entry(&valid, &attributes, Generation(0)));
         });
     }
 
@@ -226,25 +241,8 @@ impl fuser::Filesystem for Filesystem {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let mode = match flags {
-            flags if flags.is_empty() => RenameMode::Replace,
-            RenameFlags::RENAME_NOREPLACE => RenameMode::NoReplace,
-            RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
-            _ => return reply.error(Errno::EINVAL),
-        };
-        let (entry, new_entry) = (name(entry), name(new_entry));
-        self.start(|volume| async move {
-            let from = Entry {
-                directory: volume.inode(parent),
-                name: entry,
-            };
-            let to = Entry {
-                directory: volume.inode(new_parent),
-                name: new_entry,
-            };
-            let renamed = volume.rename(from, to, mode).await;
-            answer!(reply, renamed, () => reply.ok());
-        });
+        let (from, to) = (self.entry(parent, entry), self.entry(new_parent, new_entry));
+        self.rename_entry(from, to, flags, reply);
     }
 
     fn link(
@@ -255,12 +253,8 @@ impl fuser::Filesystem for Filesystem {
         new_entry: &OsStr,
         reply: ReplyEntry,
     ) {
-        let new_entry = name(new_entry);
+        let to = self.entry(new_parent, new_entry);
         self.start(|volume| async move {
-            let to = Entry {
-                directory: volume.inode(new_parent),
-                name: new_entry,
-            };
             let linked = volume.link(volume.inode(inode), to).await;
             answer!(reply, linked, attributes => reply.entry(&VALID, &attributes, Generation(0)));
         });
@@ -277,18 +271,7 @@ impl fuser::Filesystem for Filesystem {
         reply: ReplyCreate,
     ) {
         let (caller, entry, mode) = (caller(request), name(entry), Mode { mode, umask });
-        let handles = self.handles.clone();
-        self.start(|volume| async move {
-            let directory = volume.inode(parent);
-            match volume.create_open(caller, directory, entry, mode, flags).await {
-                Ok((attributes, file, keep)) => {
-                    let handle = handles.add(Handle::File(file));
-                    let how = how_opened(flags, keep);
-                    reply.created(&VALID, &attributes, Generation(0), handle, how);
-                }
-                Err(error) => reply.error(error),
-            }
-        });
+        self.create_file(caller, (parent, entry), mode, flags, reply);
     }
 
     fn open(&self, _request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -309,7 +292,7 @@ impl fuser::Filesystem for Filesystem {
         let file = opened!(self, handle, reply);
         let counts = flags.0 & libc::O_NOATIME == 0;
         self.start(|volume| async move {
-            let read = file.read(offset, size).await;
+            let read = volume.read(&file, offset, size).await;
             if counts && read.is_ok() {
                 volume.access_times.read(file.inode, file.times());
             }
@@ -352,17 +335,11 @@ impl fuser::Filesystem for Filesystem {
         _request: &Request,
         _inode: INodeNo,
         handle: FileHandle,
-        _lock_owner: LockOwner,
+        lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
         let file = opened!(self, handle, reply);
-        if !file.is_dirty() {
-            answer!(reply, file.take_error(), () => reply.ok());
-            return;
-        }
-        self.start(|volume| async move {
-            answer!(reply, volume.publish(&file).await, () => reply.ok());
-        });
+        self.flush_file(file, lock_owner, reply);
     }
 
     fn release(
@@ -371,16 +348,56 @@ impl fuser::Filesystem for Filesystem {
         _inode: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
+        lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        if let Some(Handle::File(file)) = self.handles.remove(handle)
-            && self.volume.files.close(&file)
-        {
-            self.start(|volume| async move { volume.files.abandon(&file).await });
+        if let Some(Handle::File(file)) = self.handles.remove(handle) {
+            self.close_file(file, handle, lock_owner);
         }
         reply.ok();
+    }
+
+    fn getlk(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        kind: i32,
+        process: u32,
+        reply: ReplyLock,
+    ) {
+        let asked = Asked::new(inode, handle, (LockKind::Range, owner.0), process);
+        self.look_for_lock(asked, kernel_range(start, end), kind, reply);
+    }
+
+    fn setlk(
+        &self,
+        request: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        kind: i32,
+        process: u32,
+        waits: bool,
+        is_flock: bool,
+        reply: ReplyEmpty,
+    ) {
+        let (kind_of_lock, range) = match is_flock {
+            true => (LockKind::Flock, LockRange::ALL),
+            false => (LockKind::Range, kernel_range(start, end)),
+        };
+        let asked = Asked::new(inode, handle, (kind_of_lock, owner.0), process);
+        self.set_lock(asked, range, kind, waits.then(|| request.unique()), reply);
+    }
+
+    fn interrupt(&self, unique: RequestId) {
+        self.waits.interrupt(unique);
     }
 
     fn fsync(&self, _request: &Request, _inode: INodeNo, handle: FileHandle, _data: bool, reply: ReplyEmpty) {
@@ -572,20 +589,6 @@ impl fuser::Filesystem for Filesystem {
     }
 
     fn statfs(&self, _request: &Request, _inode: INodeNo, reply: ReplyStatfs) {
-        self.start(|volume| async move {
-            match volume.capacity().await {
-                Ok(capacity) => reply.statfs(
-                    capacity.blocks,
-                    capacity.free,
-                    capacity.free,
-                    capacity.inodes.saturating_add(capacity.free_inodes),
-                    capacity.free_inodes,
-                    (4 * KIB) as u32,
-                    255,
-                    (4 * KIB) as u32,
-                ),
-                Err(error) => reply.error(error),
-            }
-        });
+        self.tell_capacity(reply);
     }
 }

@@ -140,6 +140,7 @@ impl Mount {
         tokio::spawn(async move { publisher.files.publish_due().await });
         let teller = volume.clone();
         tokio::spawn(async move { teller.tell_opens().await });
+        tokio::spawn(volume.clone().keep_locks());
         let teller = volume.clone();
         tokio::spawn(async move { teller.tell_access_times().await });
         Ok(Mount {

@@ -22,6 +22,7 @@ enum Notice {
     },
     Content {
         inode: INodeNo,
+        done: Option<oneshot::Sender<()>>,
     },
 }
 
@@ -51,7 +52,20 @@ impl Notices {
         // Without a session there is no kernel to tell.
         let _ = self.queue.send(Notice::Content {
             inode: INodeNo(inode.0),
+            done: None,
         });
+    }
+
+    /// The same for somebody who may wait until the kernel has forgotten them.
+    pub(crate) async fn content_renewed(&self, inode: InodeId) {
+        let (sender, finished) = oneshot::channel();
+        let notice = Notice::Content {
+            inode: INodeNo(inode.0),
+            done: Some(sender),
+        };
+        if self.queue.send(notice).is_ok() {
+            let _ = finished.await;
+        }
     }
 }
 
@@ -63,15 +77,17 @@ impl NoticeQueue {
                 // A negative offset: attributes only. A length of 0: up to the end.
                 let (inode, offset) = match &notice {
                     Notice::Attributes { inode, .. } => (*inode, -1),
-                    Notice::Content { inode } => (*inode, 0),
+                    Notice::Content { inode, .. } => (*inode, 0),
                 };
                 if let Err(error) = notifier.inval_inode(inode, offset, 0) {
                     tracing::debug!(%error, "the kernel did not take a notice");
                 }
-                if let Notice::Attributes { done, .. } = notice {
-                    // Whoever asked may have gone.
-                    let _ = done.send(());
-                }
+                let done = match notice {
+                    Notice::Attributes { done, .. } => Some(done),
+                    Notice::Content { done, .. } => done,
+                };
+                // Whoever asked may have gone.
+                let _ = done.map(|done| done.send(()));
             }
         };
         thread::Builder::new().name("notices".into()).spawn(deliver)?;

@@ -254,10 +254,11 @@ impl OpenFile {
     /// Stores a piece that is in `sending`; afterwards it is in `stored`, or in `dirty` again.
     pub(crate) async fn store_piece(&self, id: u64, piece: Piece) -> Result<(), bark_client::Error> {
         let permit = self.memory.uploads.acquire().await;
-        let files = self.cluster.client().files();
-        let result = files
-            .store_block(self.inode, self.policy, piece.offset, piece.data.clone())
-            .await;
+        let data = piece.data.clone();
+        let stored = self
+            .cluster
+            .store_block(self.inode, self.policy, piece.offset, data);
+        let result = stored.await;
         drop(permit);
         let mut state = self.lock();
         state.sending.retain(|sending| sending.id != id);

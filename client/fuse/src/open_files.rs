@@ -219,7 +219,8 @@ impl OpenFiles {
         futures::future::join_all(publications).await;
     }
 
-    fn is_closed(&self, file: &OpenFile) -> bool {
+    /// Nobody has it open, though something of it may be unpublished.
+    pub(crate) fn is_closed(&self, file: &OpenFile) -> bool {
         self.lock()
             .get(&file.inode)
             .is_none_or(|entry| entry.handles == 0)

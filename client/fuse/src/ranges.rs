@@ -71,6 +71,8 @@ impl Volume {
         if to.1.saturating_add(length) > FILE_SIZE_MAX {
             return Err(Errno::EFBIG);
         }
+        self.settle_locks(from.0).await?;
+        self.settle_locks(to.0).await?;
         self.publish(from.0).await?;
         let _hold = to.0.hold().await;
         to.0.publish_held().await?;

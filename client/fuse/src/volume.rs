@@ -71,6 +71,7 @@ pub(crate) struct Volume {
     pub(crate) files: OpenFiles,
     pub(crate) directories: Directories,
     pub(crate) access_times: AccessTimes,
+    pub(crate) notices: Notices,
     capacity: CapacityCache,
     /// The directory that is mounted.
     root: InodeId,
@@ -80,7 +81,8 @@ pub(crate) struct Volume {
 impl Volume {
     pub(crate) fn new(cluster: Cluster, notices: Notices, root: InodeId, settings: Settings) -> Volume {
         Volume {
-            files: OpenFiles::new(cluster.clone(), notices),
+            files: OpenFiles::new(cluster.clone(), notices.clone()),
+            notices,
             directories: Directories::default(),
             access_times: AccessTimes::new(settings.moves_access_times),
             cluster,
@@ -228,6 +230,9 @@ impl Volume {
         change: AttributeChange,
         drops_privileges: bool,
     ) -> Result<Attributes, Errno> {
+        if change.size.is_some() {
+            self.settle_locks(file).await?;
+        }
         let _hold = file.hold().await;
         // Only a change of the size counts as one of the content.
         let changes = u64::from(change.size.is_some());
@@ -480,6 +485,10 @@ impl Volume {
                 .map(|attributes| (attributes, None)),
         }
         .map_err(errno)?;
+        // The name it was found by is gone. Told so, the kernel looks the name up again.
+        if attributes.link_count == 0 && self.files.get(inode).is_none() {
+            return Err(Errno::ESTALE);
+        }
         let stale = shown.map(|shown| shown.version) != Some(attributes.version);
         let (file, keep) = self.files.open(&attributes);
         if let Some(content) = content {

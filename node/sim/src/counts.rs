@@ -45,6 +45,8 @@ pub struct Counts {
     pub ordered_changes: u64,
     /// Times a client was told that its directory is wanted back.
     pub recalls: u64,
+    /// Additions to a number under an advisory lock.
+    pub additions_under_lock: u64,
 }
 
 impl Add for Counts {
@@ -72,6 +74,7 @@ impl Add for Counts {
             append_reads: self.append_reads + other.append_reads,
             ordered_changes: self.ordered_changes + other.ordered_changes,
             recalls: self.recalls + other.recalls,
+            additions_under_lock: self.additions_under_lock + other.additions_under_lock,
         }
     }
 }

@@ -24,6 +24,7 @@ fn twenty_seeds_hold_and_replay_bit_for_bit() {
         counts.unnamed_reads,
         counts.listings,
         counts.append_reads,
+        counts.additions_under_lock,
     ];
     assert!(
         looked_at.iter().all(|count| *count > 0),

@@ -7,6 +7,7 @@ use fuser::{INodeNo, OpenFlags, ReplyOpen, ReplyWrite};
 
 use super::{Filesystem, how_opened};
 use crate::handles::Handle;
+use crate::lock_table::Standing;
 use crate::open_file::{OpenFile, Way};
 
 /// What comes with a write.
@@ -50,10 +51,12 @@ impl Filesystem {
         reply: ReplyWrite,
     ) {
         let size = data.len() as u32;
-        let place = {
+        let is_fine = self.volume.cluster.locks().standing(file.inode) == Standing::Fine;
+        let place = is_fine.then(|| {
             let _entered = self.runtime.enter();
             file.write(offset, data, how.way)
-        };
+        });
+        let place = place.flatten();
         if how.way.appends && self.volume.files.is_shared(file.inode) {
             // Appending goes past the kernel's pages, which others may have read again meanwhile.
             self.notices.content_changed(file.inode);
@@ -64,6 +67,7 @@ impl Filesystem {
         let left = place.is_none().then(|| Bytes::copy_from_slice(data));
         self.start(|volume| async move {
             let written = async {
+                volume.settle_locks(&file).await?;
                 let mut place = place;
                 while let (None, Some(data)) = (place, &left) {
                     volume.publish(&file).await?;

@@ -16,7 +16,7 @@
 
 use bark_schema::ids::ClientId;
 use bark_schema::limits::{LEASE_MS_MAX, LEASE_MS_MIN, LOCK_FENCE_MS};
-use bark_schema::operation::{AttributeChange, Command, Failure, Refusal, Reply, UnixNanos};
+use bark_schema::operation::{Command, Failure, Refusal, Reply, UnixNanos};
 
 use super::State;
 use super::codec::row_struct;
@@ -133,23 +133,16 @@ impl State {
     }
 }
 
-/// Whether a fenced client may ask for this: it rests on no lock. Names that were told to be changed before that was
-/// sent are changed, since locks are of what files hold.
+/// Whether a fenced client may ask for this: it rests on no lock. Ordered changes rest on a delegation: while it lasts nobody
+/// else has looked at what they change since it was granted, whoever has a lock on it.
 pub(super) fn passes_fence(command: &Command) -> bool {
-    match command {
-        Command::UpdateOpens { .. } | Command::MoveAccessTimes { .. } | Command::Delegation(_) => true,
-        Command::Ordered { command, .. } => !matches!(
-            **command,
-            Command::Data(_)
-                | Command::WriteInline { .. }
-                | Command::Publish { .. }
-                | Command::SetAttributes {
-                    change: AttributeChange { size: Some(_), .. },
-                    ..
-                }
-        ),
-        _ => false,
-    }
+    matches!(
+        command,
+        Command::UpdateOpens { .. }
+            | Command::MoveAccessTimes { .. }
+            | Command::Delegation(_)
+            | Command::Ordered { .. }
+    )
 }
 
 pub(super) fn fenced() -> Failure {

@@ -288,9 +288,8 @@ impl Worker {
                 self.storage(super::event::StorageRequest::BlockDelete { call: id, blocks });
             }
             NodeRequest::BlockPut { block, .. } if self.knows_fenced(block) => {
-                // Not for ever: it will say that it knows.
-                let sentence = "the lease of the client's locks ran out".to_string();
-                self.complete(id, Err(Failure::Busy(sentence)));
+                let sentence = "the lease of the client's locks ran out";
+                self.complete(id, Err(Failure::refused(Refusal::Fenced, sentence)));
             }
             NodeRequest::BlockPut {
                 block,
@@ -332,11 +331,14 @@ impl Worker {
         }
     }
 
-    /// Whether the client that cut the block is fenced, as far as this worker knows. Blocks of such a client would be
-    /// in no file, for their publication is refused; so nothing depends on every worker knowing.
+    /// Whether a block comes late from a client that is fenced, as far as this worker knows. It would be in no file, for
+    /// its publication is refused; so nothing depends on every worker knowing. Copies of one that is published are welcome.
     fn knows_fenced(&self, block: BlockId) -> bool {
         let home = block.home().and_then(|home| self.partitions.get(&home));
-        home.is_some_and(|partition| partition.state().is_fenced(block.client))
+        home.is_some_and(|partition| {
+            let state = partition.state();
+            state.is_fenced(block.client) && !state.is_referenced(block)
+        })
     }
 
     fn is_asked_by_sibling(&self, id: CallId) -> bool {

@@ -3,6 +3,7 @@
 mod blocks;
 mod copies;
 mod delegations;
+mod file_locks;
 mod files;
 mod leaders;
 mod namespace;

@@ -6,6 +6,7 @@
 //! | `bytes` | a few of its own | each byte, against plain vectors |
 //! | `unnamed` | its own, open and without a name | kept as long as a lease says, with what was written |
 //! | `listing` | a directory that changes while it is listed | what is there throughout is listed once |
+//! | `locks` | a number all add to, each under a lock | no addition is lost, and none is done under a lost lock |
 //! | `append` | one that all append to | whole records, each once, where its answer said |
 //! | `delegated` | a directory that clients have for themselves in turn | what was told to be done is found |
 //! | `contested` | few names for all | each name's history is linearizable |
@@ -24,6 +25,7 @@ mod contested;
 mod crowd;
 mod delegated;
 mod listing;
+mod locks;
 mod owner;
 mod ranges;
 mod reader;
@@ -35,6 +37,7 @@ pub use self::contested::{Contest, contested};
 pub use self::crowd::{SharedTree, crowd};
 pub use self::delegated::{SharedDirectory, await_recalls, delegated};
 pub use self::listing::{SharedListing, change, list};
+pub use self::locks::{SharedNumber, add_under_lock};
 pub use self::owner::own;
 pub use self::ranges::ranges;
 pub use self::unnamed::unnamed;

@@ -23,10 +23,13 @@ use crate::Options;
 use crate::client::{Client, Phase, Stage};
 use crate::cluster::{Node, Shape};
 use crate::fault::Mix;
-use crate::files::{self, Contest, SharedDirectory, SharedFile, SharedListing, SharedTree};
+use crate::files::{self, Contest, SharedDirectory, SharedFile, SharedListing, SharedNumber, SharedTree};
 use crate::keys::{self, History, KeySpace};
 use crate::network::Network;
 use crate::world::{Event, World};
+
+/// Any number that nobody else draws by.
+const LOCKS_DRAW: u64 = 0x6c6f_636b;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Focus {
@@ -41,6 +44,7 @@ struct Shared {
     contest: Rc<Contest>,
     file: Rc<SharedFile>,
     directory: Rc<SharedDirectory>,
+    number: Rc<SharedNumber>,
 }
 
 /// What one client does.
@@ -49,6 +53,7 @@ enum Job {
     Keys,
     Files,
     Crowd,
+    Locks,
 }
 
 impl Simulation {
@@ -98,11 +103,11 @@ impl Simulation {
             storm: None,
             world,
         };
-        simulation.add_clients();
+        simulation.add_clients(seed);
         simulation
     }
 
-    fn add_clients(&mut self) {
+    fn add_clients(&mut self, seed: u64) {
         let focus = match self.world.random.chance(5) {
             true => Focus::Files,
             false => Focus::Keys,
@@ -121,10 +126,16 @@ impl Simulation {
                 0,
             ),
         };
+        // Drawn apart, so that seeds without them stay what they were.
+        let adders = match Random::new(seed ^ LOCKS_DRAW).chance(3) {
+            true => 3,
+            false => 0,
+        };
         let jobs = [
             (Job::Keys, key_clients),
             (Job::Files, file_clients),
             (Job::Crowd, crowd),
+            (Job::Locks, adders),
         ];
         let shared = Shared {
             keys: KeySpace::draw(&mut self.world, self.shape.partitions),
@@ -132,6 +143,7 @@ impl Simulation {
             contest: Rc::default(),
             file: Rc::default(),
             directory: Rc::default(),
+            number: Rc::default(),
         };
         for (job, count) in jobs {
             for _ in 0..count {
@@ -164,8 +176,17 @@ impl Simulation {
                 let random = self.random();
                 client.run(files::crowd(client.port.clone(), random, shared.tree.clone()));
             }
+            Job::Locks => {
+                let (port, random) = (client.port.clone(), self.random());
+                client.run(files::add_under_lock(
+                    port,
+                    random,
+                    (number, id),
+                    shared.number.clone(),
+                ));
+            }
         }
-        if job != Job::Keys {
+        if matches!(job, Job::Files | Job::Crowd) {
             self.add_meetings(&mut client, number, focus, shared);
         }
         // Some clients let the node forward, as simple clients do.

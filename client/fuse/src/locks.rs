@@ -1,0 +1,382 @@
+//! Advisory locks of programs: flock and fcntl, held in the cluster, so that other mounts see them.
+//!
+//! Previous in the flow: `filesystem`. Next: `cluster`, with `lock_table` beside it and `lock_keeper` behind it.
+//!
+//! Whoever gets a lock sees what others wrote before they let go: before a lock is released, what was written
+//! to the file here is published, and when one was granted, the kernel's pages stay only if the file's version is
+//! the one they were read at. The answer that grants a lock brings the version along, so this costs no request.
+//!
+//! Invariants:
+//! - A request that is cancelled leaves no lock: either it was granted, and says so, or it is taken back.
+//! - A request whose outcome is not known is taken back for as long as it takes.
+//! - What a program wrote under a lock is published before others can have the lock, or is dropped and told.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bark_schema::file_lock::{
+    FileLock, LockAnswer, LockCommand, LockKind, LockMode, LockOwner, LockQuery, LockRange,
+};
+use bark_schema::ids::InodeId;
+use bark_schema::limits::LOCK_LEASE_MS_DEFAULT;
+use bark_schema::operation::{Attributes, Failure, Refusal, Reply};
+use bytes::Bytes;
+use fuser::Errno;
+use tokio::sync::Notify;
+
+use crate::errno::errno;
+use crate::lock_table::{Holder, Standing};
+use crate::open_file::OpenFile;
+use crate::open_files::VALID;
+use crate::volume::Volume;
+
+/// Between attempts to take back what may have been granted.
+const TAKE_BACK_AGAIN: Duration = Duration::from_millis(500);
+/// A program that was interrupted waits so long for the cluster to say that it has no lock.
+const CANCEL_TIME: Duration = Duration::from_secs(3);
+
+/// What a program asks for, and through which handle.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish {
+    pub(crate) inode: InodeId,
+    pub(crate) handle: u64,
+    pub(crate) holder: Holder,
+    pub(crate) range: LockRange,
+    pub(crate) mode: LockMode,
+    pub(crate) process: u32,
+}
+
+/// How a request for a lock ended.
+enum Outcome {
+    Granted(Box<Attributes>),
+    /// Others hold it.
+    Held,
+    Cancelled,
+    /// Nothing was granted, and whether it ever will is for another request to ask.
+    Fenced,
+}
+
+/// The bytes the kernel means: the last one of any file is its largest number.
+pub(crate) fn kernel_range(first: u64, last: u64) -> LockRange {
+    let last = if last >= i64::MAX as u64 { u64::MAX } else { last };
+    LockRange { first, last }
+}
+
+impl Volume {
+    /// Takes a lock, at once or, with somebody who may cancel it, whenever it is free.
+    pub(crate) async fn take_lock(
+        self: &Arc<Self>,
+        wish: Wish,
+        wait: Option<Arc<Notify>>,
+    ) -> Result<(), Errno> {
+        let Wish { inode, holder, .. } = wish;
+        loop {
+            let table = self.cluster.locks();
+            if !table
+                .clear(Some(inode.home()), None, self.cluster.lock_patience())
+                .await
+            {
+                return Err(Errno::EIO);
+            }
+            // The cluster must know the file, and what was decided about it here.
+            self.cluster.delegations.settle_changes_of(inode).await;
+            let has_others = table.ask(inode, holder, wish.handle)?;
+            let outcome = self.ask_for_lock(wish, wait.as_deref()).await;
+            let is_granted = matches!(outcome, Ok(Outcome::Granted(_)));
+            // What was lost meanwhile is lost, whatever the answer says.
+            let is_lost = table.answered(inode, holder, is_granted);
+            match outcome {
+                Ok(Outcome::Granted(attributes)) if !is_lost => {
+                    self.see_others(&attributes).await;
+                    return Ok(());
+                }
+                Ok(Outcome::Granted(_) | Outcome::Fenced) => {
+                    if !is_lost {
+                        let patience = self.cluster.lock_patience();
+                        table.rejoined(Some(inode.home()), None, patience).await;
+                    }
+                    if has_others {
+                        return Err(Errno::ESTALE);
+                    }
+                    table.forgive(inode, holder);
+                }
+                Ok(outcome) => {
+                    // Asking for another mode has let go of a flock.
+                    if holder.0 == LockKind::Flock {
+                        table.let_go(inode, holder);
+                    }
+                    return match outcome {
+                        Outcome::Cancelled => Err(Errno::EINTR),
+                        _ => Err(Errno::EAGAIN),
+                    };
+                }
+                Err(failure) => {
+                    if !matches!(failure, Failure::Refused(..)) {
+                        self.take_back(wish);
+                    }
+                    return Err(errno(failure));
+                }
+            }
+        }
+    }
+
+    async fn ask_for_lock(
+        self: &Arc<Self>,
+        wish: Wish,
+        cancelled: Option<&Notify>,
+    ) -> Result<Outcome, Failure> {
+        let home = wish.inode.home();
+        let number = match cancelled {
+            Some(_) => self.cluster.locks().number_wait(),
+            None => 0,
+        };
+        let command = LockCommand::Take {
+            lock: self.lock_of(wish),
+            wait: number,
+            lease_ms: LOCK_LEASE_MS_DEFAULT,
+        };
+        let sent = Instant::now();
+        let answer = not_fenced(self.cluster.change_locks(home, command).await)?;
+        let confirm = || self.cluster.locks().confirm(home, sent);
+        match (answer, cancelled) {
+            (Some(Reply::Lock(LockAnswer::Granted(attributes))), _) => {
+                confirm();
+                Ok(Outcome::Granted(attributes))
+            }
+            (Some(Reply::Lock(LockAnswer::Held(_))), _) => Ok(Outcome::Held),
+            (Some(Reply::Lock(LockAnswer::Waiting)), Some(cancelled)) => {
+                confirm();
+                self.wait_for_lock(wish, number, cancelled).await
+            }
+            (None, _) => Ok(Outcome::Fenced),
+            (Some(other), _) => Err(Failure::Busy(format!("unexpected answer: {other:?}"))),
+        }
+    }
+
+    async fn wait_for_lock(
+        self: &Arc<Self>,
+        wish: Wish,
+        number: u64,
+        cancelled: &Notify,
+    ) -> Result<Outcome, Failure> {
+        let (inode, client) = (wish.inode, self.cluster.client().id());
+        let waited = LockQuery::Waited {
+            inode,
+            client,
+            wait: number,
+        };
+        loop {
+            let answer = tokio::select! {
+                answer = self.cluster.query_locks(inode.home(), waited.clone()) => answer,
+                () = cancelled.notified() => return self.cancel_wait(wish, number).await,
+            };
+            match not_fenced(answer)? {
+                Some(Reply::Lock(LockAnswer::Granted(attributes))) => {
+                    return Ok(Outcome::Granted(attributes));
+                }
+                Some(Reply::Lock(LockAnswer::Waiting)) => {}
+                None => return Ok(Outcome::Fenced),
+                Some(other) => return Err(Failure::Busy(format!("unexpected answer: {other:?}"))),
+            }
+        }
+    }
+
+    /// Whoever waits has been interrupted. If the cluster does not answer, it is told later.
+    async fn cancel_wait(self: &Arc<Self>, wish: Wish, number: u64) -> Result<Outcome, Failure> {
+        let volume = self.clone();
+        let mut cancelling = tokio::spawn(async move {
+            let command = LockCommand::Cancel {
+                inode: wish.inode,
+                client: volume.cluster.client().id(),
+                wait: number,
+            };
+            volume.insist(wish.inode, command).await
+        });
+        match tokio::time::timeout(CANCEL_TIME, &mut cancelling).await {
+            Ok(Ok(Ok(Reply::Lock(LockAnswer::Granted(attributes))))) => Ok(Outcome::Granted(attributes)),
+            Ok(Ok(Ok(_))) => Ok(Outcome::Cancelled),
+            Ok(Ok(Err(Failure::Refused(Refusal::Fenced, _)))) => Ok(Outcome::Cancelled),
+            Ok(Ok(Err(failure))) => Err(failure),
+            Ok(Err(_)) => Ok(Outcome::Cancelled),
+            Err(_) => {
+                let volume = self.clone();
+                tokio::spawn(async move {
+                    if let Ok(Ok(Reply::Lock(LockAnswer::Granted(_)))) = cancelling.await {
+                        volume.release_range(wish).await;
+                    }
+                });
+                Ok(Outcome::Cancelled)
+            }
+        }
+    }
+
+    /// Takes back what may have been granted, in the background.
+    fn take_back(self: &Arc<Self>, wish: Wish) {
+        tracing::warn!(
+            inode = wish.inode.0,
+            "it is not known whether a lock was granted; it is released"
+        );
+        let volume = self.clone();
+        tokio::spawn(async move { volume.release_range(wish).await });
+    }
+
+    async fn release_range(&self, wish: Wish) {
+        let command = LockCommand::Release {
+            inode: wish.inode,
+            owner: self.owner(wish.holder),
+            range: wish.range,
+        };
+        if let Err(failure) = self.insist(wish.inode, command).await {
+            tracing::debug!(%failure, "a lock was not taken back, since it was lost");
+        }
+    }
+
+    /// Asks until the cluster has decided.
+    async fn insist(&self, inode: InodeId, command: LockCommand) -> Result<Reply, Failure> {
+        loop {
+            match self.cluster.change_locks(inode.home(), command.clone()).await {
+                Ok(reply) => return Ok(reply),
+                Err(Failure::Refused(refusal, sentence)) => return Err(Failure::Refused(refusal, sentence)),
+                Err(_) => tokio::time::sleep(TAKE_BACK_AGAIN).await,
+            }
+        }
+    }
+
+    /// A program unlocks. What it wrote is published first, and if that fails it keeps the lock and is told.
+    pub(crate) async fn release_lock(
+        &self,
+        inode: InodeId,
+        holder: Holder,
+        range: LockRange,
+    ) -> Result<(), Errno> {
+        let table = self.cluster.locks();
+        if table.is_lost(inode, holder) {
+            // Told once; who has let go may begin anew.
+            table.let_go(inode, holder);
+            return Err(Errno::ESTALE);
+        }
+        if !table.holds(inode, holder) {
+            return Ok(());
+        }
+        if let Some(file) = self.files.get(inode)
+            && let Err(error) = self.publish(&file).await
+        {
+            if table.is_lost(inode, holder) {
+                table.let_go(inode, holder);
+            }
+            return Err(error);
+        }
+        self.cluster.delegations.settle_changes_of(inode).await;
+        self.give_back(inode, holder, range).await
+    }
+
+    /// A holder is gone: all he has on the file is released.
+    pub(crate) async fn release_holder(&self, inode: InodeId, holder: Holder) {
+        let table = self.cluster.locks();
+        if table.is_lost(inode, holder) {
+            table.let_go(inode, holder);
+        } else if table.holds(inode, holder) {
+            // The answer was for a program that has gone.
+            let _ = self.give_back(inode, holder, LockRange::ALL).await;
+        }
+    }
+
+    async fn give_back(&self, inode: InodeId, holder: Holder, range: LockRange) -> Result<(), Errno> {
+        let command = LockCommand::Release {
+            inode,
+            owner: self.owner(holder),
+            range,
+        };
+        match self.insist(inode, command).await {
+            Ok(_) => {
+                if range == LockRange::ALL {
+                    self.cluster.locks().let_go(inode, holder);
+                }
+                Ok(())
+            }
+            Err(Failure::Refused(Refusal::Fenced, _)) => {
+                let patience = self.cluster.lock_patience();
+                self.cluster
+                    .locks()
+                    .rejoined(Some(inode.home()), None, patience)
+                    .await;
+                self.cluster.locks().let_go(inode, holder);
+                Err(Errno::ESTALE)
+            }
+            Err(failure) => Err(errno(failure)),
+        }
+    }
+
+    /// The lock that is in the way of this one, if there is one.
+    pub(crate) async fn conflicting_lock(&self, wish: Wish) -> Result<Option<FileLock>, Errno> {
+        let lock = self.lock_of(wish);
+        let query = LockQuery::Conflict { lock };
+        match self.cluster.query_locks(wish.inode.home(), query).await {
+            Ok(Reply::Lock(LockAnswer::Held(lock))) => Ok(Some(lock)),
+            Ok(_) => Ok(None),
+            Err(failure) => Err(errno(failure)),
+        }
+    }
+
+    /// From now on programs see what others wrote before the lock was granted.
+    async fn see_others(&self, attributes: &Attributes) {
+        let Some(file) = self.files.get(attributes.inode) else {
+            return;
+        };
+        file.learn(attributes);
+        let keep = file.lock().renew_pages();
+        if !keep {
+            self.notices.content_renewed(attributes.inode).await;
+        }
+    }
+
+    /// For how long the kernel believes a name that was looked up. Where programs hold locks, not at all: a lock on one file
+    /// may be about others beside it, as that of a database is about its journal. These are in the file's partition.
+    pub(crate) fn names_valid(&self, directory: InodeId) -> Duration {
+        match self.cluster.locks().is_used(directory.home()) {
+            true => Duration::ZERO,
+            false => VALID,
+        }
+    }
+
+    /// Nobody goes on under a lock that may be lost. Errors: it is.
+    pub(crate) async fn settle_locks(&self, file: &OpenFile) -> Result<(), Errno> {
+        let patience = self.cluster.lock_patience();
+        self.cluster.locks().settle(file.inode, patience).await
+    }
+
+    pub(crate) async fn read(&self, file: &Arc<OpenFile>, offset: u64, size: u32) -> Result<Bytes, Errno> {
+        if self.cluster.locks().standing(file.inode) == Standing::Doubtful {
+            // What is lost can be read all the same, as it is now: others read it too.
+            let _ = self.settle_locks(file).await;
+        }
+        file.read(offset, size).await
+    }
+
+    fn lock_of(&self, wish: Wish) -> FileLock {
+        FileLock {
+            inode: wish.inode,
+            owner: self.owner(wish.holder),
+            range: wish.range,
+            mode: wish.mode,
+            process: wish.process,
+        }
+    }
+
+    fn owner(&self, (kind, number): Holder) -> LockOwner {
+        LockOwner {
+            client: self.cluster.client().id(),
+            kind,
+            number,
+        }
+    }
+}
+
+/// None: the mount's lease there ran out.
+fn not_fenced(answer: Result<Reply, Failure>) -> Result<Option<Reply>, Failure> {
+    match answer {
+        Ok(reply) => Ok(Some(reply)),
+        Err(Failure::Refused(Refusal::Fenced, _)) => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
