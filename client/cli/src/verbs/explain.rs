@@ -150,7 +150,11 @@ fn show(names: &Names<'_>, call: &TracedCall, output: &mut Output) -> Result<(),
         output.line(format_args!("{what:<72} {:>12}", milliseconds(took_us)))
     };
     let Some(node) = call.node else {
-        return line(0, &format!("{}: failed", call.what), call.elapsed_us());
+        return line(
+            0,
+            &format!("{}: refused, so its parts are not told", call.what),
+            call.elapsed_us(),
+        );
     };
     let node = names.of(node);
     line(0, &format!("{}, asked of {node}", call.what), call.elapsed_us())?;

@@ -63,17 +63,17 @@ impl FindingKind {
                 "stop the node whose state differs, keep its data for a report, and have it replaced"
             }
             FindingKind::Version => "bring all nodes to the same version",
-            FindingKind::EntryWithoutInode | FindingKind::EntryNotCounted | FindingKind::EntryKind => {
-                "`bark doctor --repair` moves the entry to quarantine"
-            }
-            FindingKind::NameMissing => "`bark doctor --repair` gives the file a name in quarantine",
             FindingKind::CopyMissing | FindingKind::CopyDiffers => {
-                "the nodes make it anew from a good copy; `bark scrub` says how far they are"
+                "the nodes make it anew from a good copy, if there is one: look again; if not, put back the files it was of"
             }
             FindingKind::Transaction => {
                 "see the log of the partition's leader; restarting that node decides it"
             }
-            FindingKind::DirectoryLoop
+            FindingKind::EntryWithoutInode
+            | FindingKind::EntryNotCounted
+            | FindingKind::EntryKind
+            | FindingKind::NameMissing
+            | FindingKind::DirectoryLoop
             | FindingKind::DirectoryCount
             | FindingKind::Inode
             | FindingKind::Extent
