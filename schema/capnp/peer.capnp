@@ -92,7 +92,7 @@ struct PeerHello @0xba0b85dc9b405a84 {
   incarnation @4 :UInt64;
   bulk @5 :Bool;
   logPosition @6 :UInt64;
-  # Where its log ended when it started.
+  # Everything before this place of its log is durable.
   rejoining @7 :Bool;
   # It knows that it may have forgotten.
 }

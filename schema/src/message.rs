@@ -109,10 +109,11 @@ pub struct PeerHello {
     /// Of the parts of the cluster file all nodes must agree on.
     pub map_digest: u64,
     pub node: NodeNumber,
+    /// Of its disk.
     pub incarnation: u64,
     /// Bulk connections carry blocks and snapshots, control connections everything else.
     pub bulk: bool,
-    /// Where its log ended when it started.
+    /// Everything before this place of its log is durable.
     pub log_position: u64,
     /// It knows that it may have forgotten.
     pub rejoining: bool,

@@ -49,7 +49,7 @@ pub struct Identity {
     pub number: NodeNumber,
     /// Digest of what the cluster file fixes for ever; see the cluster map.
     pub map_digest: u64,
-    /// Counts the lives of this node's disk; `bark node replace` begins a new one.
+    /// Drawn when the disk is new; others know the node's disk by it (`members`).
     pub incarnation: u64,
     /// The machine's boot id (on Linux /proc/sys/kernel/random/boot_id) when this was written.
     pub boot_id: String,

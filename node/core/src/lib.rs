@@ -9,6 +9,7 @@ pub mod consensus;
 pub mod disk;
 pub mod identity;
 pub mod log;
+pub mod members;
 pub mod open;
 mod paged_map;
 pub mod partition;

@@ -11,6 +11,8 @@
 //! - A failed write or sync is fatal: the process stops, and comes back through recovery. Retrying a failed
 //!   fsync can report success for data that is lost.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -21,6 +23,7 @@ use bark_core::worker::event::Input;
 use crate::file_disk::FileDisk;
 use crate::handover::{Finished, Handover, Jobs, handover};
 use crate::mailbox::{Mail, MailSender};
+use crate::protocol::Settings;
 
 /// With durability `memory`, nothing stays unsynced longer.
 const MEMORY_SYNC_INTERVAL: Duration = Duration::from_millis(50);
@@ -48,12 +51,13 @@ pub fn start(
     mut disk: FileDisk,
     durability: Durability,
     mut workers: Vec<MailSender>,
+    settings: Arc<Settings>,
 ) -> std::io::Result<(Handover<LogBatch>, JoinHandle<()>)> {
     let (sender, jobs) = handover(BATCHES_MAX);
     let thread = std::thread::Builder::new()
         .name("log".to_string())
         .spawn(move || {
-            if let Err(error) = run(&mut log, &mut disk, durability, &mut workers, &jobs) {
+            if let Err(error) = run(&mut log, &mut disk, durability, &mut workers, &jobs, &settings) {
                 tracing::error!(%error, "the log failed; the node stops so that nothing is promised in vain");
                 std::process::exit(1);
             }
@@ -67,6 +71,7 @@ fn run(
     durability: Durability,
     workers: &mut [MailSender],
     jobs: &Jobs<LogBatch>,
+    settings: &Settings,
 ) -> Result<(), bark_core::log::Error> {
     let mut last_sync = Instant::now();
     let mut mails_wait = false;
@@ -113,6 +118,9 @@ fn run(
             log.sync(disk)?;
             last_sync = Instant::now();
             let took = last_sync.duration_since(begun);
+            settings
+                .log_position
+                .store(log.durable_position(), Ordering::Release);
             if took >= SLOW_SYNC_TOLD {
                 tracing::debug!(?took, "a slow sync of the log");
                 let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);

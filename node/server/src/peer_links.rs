@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bark_core::worker::event::Input;
@@ -133,8 +134,8 @@ impl PeerLinks {
             node: settings.node,
             incarnation: settings.incarnation,
             bulk: lane == Lane::Bulk,
-            log_position: 0,
-            rejoining: false,
+            log_position: settings.log_position.load(Ordering::Acquire),
+            rejoining: settings.rejoining,
         };
         codec::encode_peer(&PeerMessage::Hello(hello), &mut link.out);
         self.by_connection.insert(connection, (node, lane));

@@ -10,13 +10,15 @@
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bark_core::block_store::BlockStoreConfig;
 use bark_core::identity::{self, Identity};
 use bark_core::log::{Log, LogConfig};
+use bark_core::members::Members;
 use bark_core::open::{self, Opened};
 use bark_core::partition::SnapshotConfig;
 use bark_core::random::Random;
@@ -195,22 +197,26 @@ impl Node {
             .map(|port| mailbox::mailbox(port.waker(), senders_max))
             .unzip();
 
-        let durability = config.cluster.durability;
-        let (log_sender, log) =
-            log_thread::start(log, log_disk, durability, mails.clone()).map_err(Error::Thread)?;
-        let (storage_sender, storage) =
-            storage_thread::start(storage, storage_disk, config.data.clone(), mails.clone())
-                .map_err(Error::Thread)?;
-
+        let members = Arc::new(Mutex::new(load_members(&mut disk)));
         let settings = Arc::new(Settings {
             version: env!("CARGO_PKG_VERSION"),
             cluster: config.cluster.clone(),
             node: config.node,
             map_digest: digest,
             incarnation: identity.incarnation,
+            rejoining,
+            log_position: AtomicU64::new(log.durable_position()),
+            members: members.clone(),
             value_size_max: config.value_size_max,
             started_unix_s: unix_now().as_secs(),
         });
+        let durability = config.cluster.durability;
+        let (log_sender, log) = log_thread::start(log, log_disk, durability, mails.clone(), settings.clone())
+            .map_err(Error::Thread)?;
+        let (storage_sender, storage) =
+            storage_thread::start(storage, storage_disk, config.data.clone(), mails.clone(), members)
+                .map_err(Error::Thread)?;
+
         let mut workers = Vec::new();
         let cores = core_affinity::get_core_ids().unwrap_or_default();
         for ((worker_config, port), mailbox) in worker_configs.into_iter().zip(worker_ports).zip(mailboxes) {
@@ -260,6 +266,7 @@ impl Node {
                         settings,
                         frame_room: Default::default(),
                         peer_inbox: Default::default(),
+                        members_changed: Default::default(),
                     };
                     (worker, context)
                 });
@@ -375,10 +382,15 @@ fn examine(
                 tracing::warn!("the machine went down while this node acknowledged from memory");
                 open::mark_rejoining(disk)?;
             }
-            found.incarnation + 1
+            // Without its log it is as good as another disk: the others shall hear of it from an operator.
+            if has_log || rejoining {
+                found.incarnation
+            } else {
+                new_incarnation()
+            }
         }
         None if has_log && !rejoining => return Err(Error::IdentityMissing { path }),
-        None => 1,
+        None => new_incarnation(),
     };
     Ok(Identity {
         cluster: config.cluster.name.clone(),
@@ -388,6 +400,19 @@ fn examine(
         incarnation,
         boot_id,
         clean_shutdown: false,
+    })
+}
+
+/// Never 0, which says that none is known.
+fn new_incarnation() -> u64 {
+    seed() | 1
+}
+
+/// Which disks of the other nodes are known. If that cannot be read, those they come with are taken for known.
+fn load_members(disk: &mut FileDisk) -> Members {
+    Members::load(disk).unwrap_or_else(|error| {
+        tracing::warn!(%error, "starting without it");
+        Members::default()
     })
 }
 

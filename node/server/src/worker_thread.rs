@@ -17,6 +17,7 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bark_core::time::Now;
@@ -144,6 +145,11 @@ impl WorkerThread {
         }
         self.parts.peers.connect_due(instant, &mut self.parts.port);
         self.inputs.append(&mut self.context.peer_inbox.borrow_mut());
+        if self.context.members_changed.take() {
+            self.parts.storage.send(StorageJob::StoreMembers);
+        }
+        let log_position = self.context.settings.log_position.load(Ordering::Acquire);
+        self.worker.set_log_position(log_position);
         let now = clock(self.started);
         if worked || !self.inputs.is_empty() || self.worker.next_wake_us() <= now.monotonic_us {
             self.worker.turn(now, &mut self.inputs, &mut self.effects);
@@ -169,7 +175,9 @@ impl WorkerThread {
     fn notice_rejoined(&mut self) {
         if self.parts.rejoining && !self.worker.is_rejoining() {
             self.parts.rejoining = false;
-            self.parts.storage.send(StorageJob::Rejoined);
+            self.parts.storage.send(StorageJob::Rejoined {
+                worker: self.parts.index,
+            });
         }
     }
 
@@ -311,6 +319,17 @@ impl WorkerThread {
                         worker: self.parts.index,
                         batch,
                         records,
+                    });
+                }
+                Effect::Admit { call, node } => self.parts.storage.send(StorageJob::Admit {
+                    worker: self.parts.index,
+                    call,
+                    node,
+                }),
+                Effect::MarkRejoining => {
+                    self.parts.rejoining = true;
+                    self.parts.storage.send(StorageJob::MarkRejoining {
+                        worker: self.parts.index,
                     });
                 }
                 Effect::Storage(request) => self.parts.storage.send(StorageJob::Request {

@@ -16,6 +16,8 @@ pub struct Counts {
     pub damaged_starts_refused: u64,
     /// Restarted nodes whose partitions all rejoined: their log was lost, or may have forgotten.
     pub rejoined: u64,
+    /// Times a node was refused by another because its disks were not those that were known.
+    pub disks_refused: u64,
     /// Reads of damaged blocks that were refused by the node that has them.
     pub damaged_blocks_refused: u64,
     /// Copies of blocks that were made anew, and that were found bad.
@@ -59,6 +61,7 @@ impl Add for Counts {
             snapshots_installed: self.snapshots_installed + other.snapshots_installed,
             damaged_starts_refused: self.damaged_starts_refused + other.damaged_starts_refused,
             rejoined: self.rejoined + other.rejoined,
+            disks_refused: self.disks_refused + other.disks_refused,
             damaged_blocks_refused: self.damaged_blocks_refused + other.damaged_blocks_refused,
             copies_made: self.copies_made + other.copies_made,
             copies_found_bad: self.copies_found_bad + other.copies_found_bad,

@@ -96,6 +96,10 @@ pub enum Fault {
         what: Damage,
         down_us: u64,
     },
+    /// Somebody copies the disks of a running node.
+    CopyDisks {
+        node: u16,
+    },
     /// A disk has room for little more.
     FillDisk {
         node: u16,
@@ -117,6 +121,8 @@ pub enum Damage {
     LogLost,
     /// ... both are.
     DisksLost,
+    /// They are replaced by a copy made earlier; whoever puts it there waits until it can be told from them.
+    OlderCopy,
     /// A bit turned over, in a log segment that has a successor, ...
     Log,
     /// ... in a snapshot, ...
@@ -176,7 +182,7 @@ impl Mix {
             0 => world.between(10_000, 400_000),
             _ => world.between(300_000, 4_000_000),
         };
-        Some(match world.random.below(27) {
+        Some(match world.random.below(28) {
             0..=2 if self.crashes => Fault::PowerOff { node, down_us },
             3 if self.crashes => Fault::Kill { node, down_us },
             4..=5 if self.crashes => {
@@ -240,7 +246,8 @@ impl Mix {
             },
             20..=22 if self.damage => Fault::Damage {
                 node,
-                what: match world.random.below(8) {
+                what: match world.random.below(11) {
+                    8..=10 => Damage::OlderCopy,
                     0 => Damage::LogLost,
                     1 => Damage::DisksLost,
                     2 => Damage::Log,
@@ -255,6 +262,7 @@ impl Mix {
                 spare_bytes: world.random.below(3) * world.random.below(20_000),
                 for_us: 2 * for_us,
             },
+            27 if self.damage => Fault::CopyDisks { node },
             25 => Fault::Drain { node, for_us },
             26 if self.disks => Fault::SlowDisk {
                 node,

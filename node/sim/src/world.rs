@@ -80,6 +80,10 @@ pub enum Event {
     Plain {
         connection: usize,
     },
+    /// An operator noticed that the node is refused.
+    Admit {
+        node: u16,
+    },
     Fault(Fault),
     Audit,
 }

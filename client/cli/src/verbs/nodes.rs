@@ -21,10 +21,10 @@ impl Nodes {
             "{:<4} {:<12} {:<22} {:<8} {:<11} {:>10} {:>7}",
             "no", "id", "address", "zone", "state", "partitions", "leads"
         ))?;
-        let cluster = client.cluster_status(None).await?;
-        let mut statuses = futures::stream::iter(node_statuses(client)).buffered(NODES_AT_ONCE);
-        while let Some((node, status)) = statuses.next().await {
-            let (state, held, leads) = match &status {
+        let statuses = futures::stream::iter(node_statuses(client)).buffered(NODES_AT_ONCE);
+        let statuses: Vec<_> = statuses.collect().await;
+        for (node, status) in &statuses {
+            let (state, held, leads) = match status {
                 Ok(status) => {
                     let led = status
                         .partitions
@@ -34,7 +34,8 @@ impl Nodes {
                 }
                 Err(_) => ("down", 0, 0),
             };
-            let state = refused_state(&cluster, node.number).unwrap_or(state);
+            let answers = statuses.iter().filter_map(|(_, status)| status.as_ref().ok());
+            let state = refused_state(answers, node.number).unwrap_or(state);
             output.line(format_args!(
                 "{:<4} {:<12} {:<22} {:<8} {state:<11} {held:>10} {leads:>7}",
                 node.number.0, node.id, node.capnp, node.zone
@@ -63,10 +64,16 @@ fn own_state(status: &ClusterStatus) -> &'static str {
     }
 }
 
-/// What another node has against it; until `bark node replace` it takes no part.
-fn refused_state(cluster: &ClusterStatus, node: NodeNumber) -> Option<&'static str> {
-    let known = cluster.nodes.iter().find(|known| known.number == node)?;
-    known.refusal.map(|refusal| match refusal {
+/// What other nodes have against it; until `bark node replace` it takes no part.
+fn refused_state<'a>(
+    mut answers: impl Iterator<Item = &'a ClusterStatus>,
+    node: NodeNumber,
+) -> Option<&'static str> {
+    let refusal = answers.find_map(|status| {
+        let known = status.nodes.iter().find(|known| known.number == node)?;
+        known.refusal
+    });
+    refusal.map(|refusal| match refusal {
         DiskRefusal::OtherDisk => "other disk",
         DiskRefusal::OlderCopy => "older copy",
     })

@@ -18,13 +18,20 @@ pub struct Status {}
 
 impl Status {
     pub async fn run(self, client: &Client, output: &mut Output) -> Result<(), Problem> {
-        let cluster = client.cluster_status(None).await?;
+        let mut cluster = client.cluster_status(None).await?;
         let mut nodes_up = 0;
         let mut led = std::collections::BTreeSet::new();
         let mut statuses = futures::stream::iter(node_statuses(client)).buffered(NODES_AT_ONCE);
         while let Some((_, status)) = statuses.next().await {
             let Ok(status) = status else { continue };
             nodes_up += 1;
+            for (known, said) in cluster.nodes.iter_mut().zip(&status.nodes) {
+                // Whoever refuses a node is believed, and nobody knows better than the node itself how it is.
+                known.refusal = known.refusal.or(said.refusal);
+                if said.number == status.node {
+                    (known.draining, known.disk_slow) = (said.draining, said.disk_slow);
+                }
+            }
             let known = status
                 .partitions
                 .iter()
@@ -32,14 +39,6 @@ impl Status {
             led.extend(known.map(|partition| partition.partition));
         }
         let (nodes, partitions) = (cluster.nodes.len(), cluster.partition_count as usize);
-        let health = match (nodes_up == nodes, led.len() == partitions) {
-            (true, true) => "healthy",
-            (_, true) => "degraded",
-            (_, false) => "partly unavailable",
-        };
-        output.line(format_args!("   cluster: {}", cluster.cluster))?;
-        output.line(format_args!("    health: {health}"))?;
-        output.line(format_args!("     nodes: {nodes_up} of {nodes} reachable"))?;
         let named = |is_meant: fn(&NodeStatus) -> bool| -> Vec<&str> {
             let meant = cluster.nodes.iter().filter(|node| is_meant(node));
             meant.map(|node| node.id.as_str()).collect()
@@ -47,6 +46,14 @@ impl Status {
         let draining = named(|node| node.draining);
         let slow = named(|node| node.disk_slow);
         let refused = named(|node| node.refusal.is_some());
+        let health = match (nodes_up == nodes && refused.is_empty(), led.len() == partitions) {
+            (true, true) => "healthy",
+            (_, true) => "degraded",
+            (_, false) => "partly unavailable",
+        };
+        output.line(format_args!("   cluster: {}", cluster.cluster))?;
+        output.line(format_args!("    health: {health}"))?;
+        output.line(format_args!("     nodes: {nodes_up} of {nodes} reachable"))?;
         for (what, ids) in [
             ("draining", &draining),
             ("slow disk", &slow),

@@ -238,6 +238,13 @@ impl Group {
         self.set_election_timeout();
     }
 
+    /// Leads and follows nobody until it hears of a leader.
+    pub fn step_down(&mut self) {
+        let term = self.term();
+        self.raw.raft.become_follower(term, 0);
+        self.set_election_timeout();
+    }
+
     /// A group of one need not wait for its own silence.
     pub fn campaign(&mut self) -> Result<(), Error> {
         self.raw.campaign().map_err(library)?;

@@ -25,6 +25,7 @@ use tree::{Change, Tree, parent};
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
+/// A clone is a copy of the disk as it is at that moment.
 #[derive(Clone, Debug, Default)]
 pub struct SimulatedDisk {
     inodes: Vec<Inode>,

@@ -349,9 +349,16 @@ impl Partition {
         });
     }
 
-    pub fn step_heartbeat(&mut self, heartbeat: Heartbeat) {
+    /// True if the leader counts on entries that this replica acknowledged and does not have.
+    #[must_use]
+    pub fn step_heartbeat(&mut self, heartbeat: Heartbeat) -> bool {
         if heartbeat.to != self.group.node() || !self.replicas.contains(&heartbeat.from) || self.is_asking() {
-            return;
+            return false;
+        }
+        // A leader tells each replica of commits only as far as that replica acknowledged its log.
+        let is_order = !heartbeat.response && heartbeat.term >= self.group.term();
+        if is_order && heartbeat.commit > self.group.last_index() && self.failed.is_none() {
+            return true;
         }
         self.compare_hash(&heartbeat);
         self.guard(|partition| {
@@ -359,6 +366,7 @@ impl Partition {
                 tracing::debug!(partition = partition.id.0, %error, "a heartbeat was not taken");
             }
         });
+        false
     }
 
     pub fn peer_unreachable(&mut self, node: NodeNumber) {

@@ -66,6 +66,15 @@ impl Partition {
         self.rejoin.is_some()
     }
 
+    /// Another node found that this one may have forgotten: from here on it is as if it had come back blank. One
+    /// that failed stays so until it is opened anew, and rejoins then.
+    pub fn may_have_forgotten(&mut self, nonce: u64) {
+        if self.rejoin.is_none() && self.replicas.len() > 1 {
+            self.guard(|partition| partition.group.step_down());
+            self.rejoin = Some(Rejoin::new(nonce));
+        }
+    }
+
     /// Some replica has not answered yet: consensus does not exist for this one.
     pub(super) fn is_asking(&self) -> bool {
         self.rejoin.as_ref().is_some_and(|rejoin| rejoin.floor.is_none())

@@ -2,7 +2,7 @@
 
 use bark_schema::ids::{BlockId, NodeNumber, PartitionId};
 use bark_schema::message::{Heartbeat, PeerMessage};
-use bark_schema::operation::{Failure, Reply, Request};
+use bark_schema::operation::{DiskRefusal, Failure, Reply, Request};
 use bark_schema::placement::NodeUse;
 use bytes::Bytes;
 
@@ -19,6 +19,11 @@ pub enum Input {
     },
     PeerDisconnected {
         node: NodeNumber,
+    },
+    /// The node's hello was taken (None), or refused for its disk.
+    PeerGreeted {
+        node: NodeNumber,
+        refusal: Option<DiskRefusal>,
     },
     Peer {
         from: NodeNumber,
@@ -59,6 +64,13 @@ pub enum Effect {
         records: Vec<Record>,
     },
     Storage(StorageRequest),
+    /// An operator lets the node in with another disk: to be kept durably, and then answered as a block is.
+    Admit {
+        call: CallId,
+        node: NodeNumber,
+    },
+    /// From now on this node rejoins at every start, until its partitions have.
+    MarkRejoining,
 }
 
 /// Between the workers of one node.
@@ -77,6 +89,13 @@ pub enum SiblingMessage {
     Peer { from: NodeNumber, message: PeerMessage },
     /// For worker 0, which sends the heartbeats of all workers together.
     Heartbeats(Vec<Heartbeat>),
+    /// Another node's hello, see [`Input::PeerGreeted`].
+    PeerGreeted {
+        node: NodeNumber,
+        refusal: Option<DiskRefusal>,
+    },
+    /// It lacks what was acknowledged.
+    MayHaveForgotten,
     /// The disk they share stalls.
     DiskStalled,
     /// What an operator wants of this node.

@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bark_schema::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId};
-use bark_schema::operation::{Command, Failure, NodeRequest, Query, Reply, Request, RequestId};
+use bark_schema::operation::{Command, DiskRefusal, Failure, NodeRequest, Query, Reply, Request, RequestId};
 use futures::FutureExt;
 
 pub use crate::partition::event::{CompletionSink, FoundKey, KeyAsker, KeySink};
@@ -136,6 +136,8 @@ pub struct Shared {
     pub executor: async_executor::LocalExecutor<'static>,
     pub random: RefCell<Random>,
     pub peers: RefCell<std::collections::BTreeSet<NodeNumber>>,
+    /// Connected or not, they take no part until an operator lets them in.
+    pub refused: RefCell<BTreeMap<NodeNumber, DiskRefusal>>,
     timers: RefCell<BTreeMap<(u64, u64), Waker>>,
     timer_count: Cell<u64>,
     client: ClientId,
@@ -167,6 +169,7 @@ impl Gateway {
             executor: async_executor::LocalExecutor::new(),
             random: RefCell::new(random),
             peers: RefCell::default(),
+            refused: RefCell::default(),
             timers: RefCell::default(),
             timer_count: Cell::new(0),
             client,
@@ -221,7 +224,14 @@ impl Gateway {
 
     /// The nodes this one can talk to, itself included.
     pub fn reachable(&self, node: NodeNumber) -> bool {
-        node == self.shared.config.node || self.shared.peers.borrow().contains(&node)
+        node == self.shared.config.node
+            || (self.shared.peers.borrow().contains(&node)
+                && !self.shared.refused.borrow().contains_key(&node))
+    }
+
+    /// Why this node takes nothing from that one.
+    pub fn refusal(&self, node: NodeNumber) -> Option<DiskRefusal> {
+        self.shared.refused.borrow().get(&node).copied()
     }
 
     pub fn random(&self) -> u64 {

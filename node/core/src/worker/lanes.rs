@@ -1,6 +1,6 @@
 //! Which of the two connections to a node an append takes.
 //!
-//! An append with a large entry takes the bulk connection: on the control connection the heartbeats of all groups would
+//! An append with a large entry, or with old entries for a replica that catches up, takes the bulk connection: on the control connection the heartbeats of all groups would
 //! wait behind it for longer than an election takes. What follows it to the same replica goes there too until that
 //! replica has answered for all of it; otherwise it would overtake, be refused for the gap, and the large entry be sent
 //! again. The price: such small appends wait behind blocks for a moment.
@@ -15,6 +15,11 @@ use bark_schema::message::{RaftKind, RaftMessage};
 /// Larger than what a full batch of small commands makes.
 const LARGE_SIZE_BYTES: usize = (1 << 20) + (1 << 18);
 
+/// A replica that lacks more entries than this behind an append catches up; appends to it that are larger than this
+/// would fill the control connection.
+const CATCH_UP_ENTRIES_MIN: u64 = 128;
+const CATCH_UP_SIZE_BYTES: usize = 64 << 10;
+
 #[derive(Default)]
 pub struct Lanes {
     /// By replica: the last index that went over the bulk connection and was not answered yet.
@@ -25,11 +30,12 @@ impl Lanes {
     /// Whether `message`, with entries of this size, takes the bulk connection.
     pub fn takes_bulk(&mut self, message: &RaftMessage, size_bytes: usize) -> bool {
         let replica = (message.partition, message.to);
-        let large = size_bytes > LARGE_SIZE_BYTES;
+        let last = message.entries.last().map_or(message.index, |entry| entry.index);
+        let catches_up = last + CATCH_UP_ENTRIES_MIN < message.commit && size_bytes > CATCH_UP_SIZE_BYTES;
+        let large = size_bytes > LARGE_SIZE_BYTES || catches_up;
         if message.kind != RaftKind::Append || !(large || self.on_bulk.contains_key(&replica)) {
             return false;
         }
-        let last = message.entries.last().map_or(message.index, |entry| entry.index);
         let awaited = self.on_bulk.entry(replica).or_default();
         *awaited = last.max(*awaited);
         true
@@ -113,6 +119,16 @@ mod tests {
         assert!(lanes.takes_bulk(&append(10), 100), "10 is not answered");
         lanes.received(&answer(11));
         assert!(!lanes.takes_bulk(&append(11), 100));
+    }
+
+    #[test]
+    fn old_entries_for_a_replica_that_catches_up_keep_off_the_control_connection() {
+        // Goal: heartbeats of other partitions do not wait behind a log that is sent again. Method: far behind the commit and near it.
+        let mut lanes = Lanes::default();
+        let behind = |commit| RaftMessage { commit, ..append(8) };
+        assert!(!lanes.takes_bulk(&behind(100), 1 << 20), "nearly caught up");
+        assert!(!lanes.takes_bulk(&behind(1000), 100), "small");
+        assert!(lanes.takes_bulk(&behind(1000), 1 << 20));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bark_schema::ids::{NodeNumber, PartitionId};
 use bark_schema::message::{PeerMessage, Standing};
-use bark_schema::operation::NodeStatus;
+use bark_schema::operation::{DiskRefusal, NodeStatus};
 
 use super::assignment::assign;
 use super::disk_health::DiskHealth;
@@ -100,6 +100,13 @@ impl Known {
     fn has_share(&self, now_us: u64) -> bool {
         let waits = now_us.saturating_sub(self.lost_us) < SHARE_WAITS_US;
         self.is_willing() && (self.usable_since_us.is_some() || waits)
+    }
+}
+
+fn describe(refusal: DiskRefusal) -> &'static str {
+    match refusal {
+        DiskRefusal::OtherDisk => "it came with another disk than the one that is known",
+        DiskRefusal::OlderCopy => "its disk lacks what it had told to be durable: an older copy of it",
     }
 }
 
@@ -204,14 +211,19 @@ impl Worker {
         if self.config.worker != 0 {
             return;
         }
+        let shared = self.gateway.shared();
         let standing = Standing {
             draining: self.leaders.draining,
             disk_slow: self.leaders.disk.is_stalled(now.monotonic_us),
-            ..Standing::default()
+            log_position: self.log_position,
+            refusal: None,
         };
         for to in self.leaders.nodes.keys().copied() {
-            if self.gateway.reachable(to) {
-                let message = PeerMessage::Standing(standing);
+            if shared.peers.borrow().contains(&to) {
+                let message = PeerMessage::Standing(Standing {
+                    refusal: self.gateway.refusal(to),
+                    ..standing
+                });
                 self.effects.push(Effect::Send {
                     to,
                     bulk: false,
@@ -228,6 +240,75 @@ impl Worker {
         for worker in (0..self.config.worker_count).filter(|_| is_first) {
             if worker != self.config.worker {
                 self.hand_to_sibling(worker, from, PeerMessage::Standing(standing));
+            }
+        }
+        let Some(refusal) = standing.refusal.filter(|_| !self.refused_by.contains(&from)) else {
+            if standing.refusal.is_none() {
+                self.refused_by.remove(&from);
+            }
+            return;
+        };
+        self.refused_by.insert(from);
+        if is_first {
+            tracing::error!(
+                by = from.0,
+                why = describe(refusal),
+                "this node is refused, and votes for nothing until an operator lets it in: bark node replace {}",
+                self.config.node.0
+            );
+        }
+        self.may_have_forgotten();
+    }
+
+    /// This node's disk lacks what it acknowledged: all its partitions rejoin.
+    pub(super) fn may_have_forgotten(&mut self) {
+        self.effects.push(Effect::MarkRejoining);
+        for partition in self.partitions.values_mut() {
+            partition.may_have_forgotten(self.gateway.random());
+        }
+    }
+
+    /// A leader knows of acknowledgements of a partition here that its log does not have.
+    pub(super) fn has_forgotten(&mut self, partition: PartitionId) {
+        tracing::error!(
+            partition = partition.0,
+            "this node's log lacks what it acknowledged: its disk is an older copy; its partitions vote again when all \
+             other replicas have answered"
+        );
+        self.may_have_forgotten();
+        for to in (0..self.config.worker_count).filter(|to| *to != self.config.worker) {
+            let message = SiblingMessage::MayHaveForgotten;
+            self.effects.push(Effect::Sibling { to, message });
+        }
+    }
+
+    /// A node said hello, and was refused or not.
+    pub(super) fn greeted(&mut self, node: NodeNumber, refusal: Option<DiskRefusal>, is_first: bool) {
+        let was = self.gateway.refusal(node);
+        if was == refusal {
+            return;
+        }
+        for to in (0..self.config.worker_count).filter(|_| is_first) {
+            if to != self.config.worker {
+                let message = SiblingMessage::PeerGreeted { node, refusal };
+                self.effects.push(Effect::Sibling { to, message });
+            }
+        }
+        let refused = &self.gateway.shared().refused;
+        match refusal {
+            Some(refusal) => refused.borrow_mut().insert(node, refusal),
+            None => refused.borrow_mut().remove(&node),
+        };
+        self.leaders.is_changed = true;
+        if let Some(refusal) = refusal {
+            self.node_is_gone(node);
+            if is_first {
+                tracing::error!(
+                    node = node.0,
+                    why = describe(refusal),
+                    "the node is refused; if its disk was replaced: bark node replace {}",
+                    node.0
+                );
             }
         }
     }

@@ -28,6 +28,7 @@ mod keys;
 mod lanes;
 mod leaders;
 mod mending;
+mod pace;
 mod recalls;
 mod router;
 mod scrubbing;
@@ -36,7 +37,7 @@ mod traces;
 mod upkeep;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -46,7 +47,7 @@ use bark_schema::message::{Heartbeat, PeerMessage, RaftMessage};
 use bark_schema::placement::{NodeUse, Ring};
 
 use crate::consensus::Outgoing;
-use crate::partition::event::{CallId, Completion, Output};
+use crate::partition::event::{CallId, Completion, Output, SnapshotRequest};
 use crate::partition::{Partition, SnapshotConfig};
 use crate::random::Random;
 use crate::time::Now;
@@ -132,6 +133,11 @@ pub struct Worker {
     disk: NodeUse,
     upkeep: upkeep::Upkeep,
     leaders: leaders::Leaders,
+    pace: pace::Pace,
+    /// How far the node's log is durable.
+    log_position: u64,
+    /// Nodes that refuse this one, and told it.
+    refused_by: BTreeSet<NodeNumber>,
 }
 
 impl Worker {
@@ -165,8 +171,16 @@ impl Worker {
             disk: NodeUse::default(),
             upkeep: upkeep::Upkeep::default(),
             leaders: leaders::Leaders::new(&config, now),
+            pace: pace::Pace::default(),
+            log_position: 0,
+            refused_by: BTreeSet::new(),
             config,
         }
+    }
+
+    /// How far the node's log is durable, for others to remember.
+    pub fn set_log_position(&mut self, position: u64) {
+        self.log_position = position;
     }
 
     pub fn gateway(&self) -> Gateway {
@@ -191,7 +205,8 @@ impl Worker {
         }
         let patient = self.partitions.values().filter_map(Partition::patient_until_us);
         let patient = patient.min().unwrap_or(u64::MAX);
-        self.next_tick_us.min(timer).min(held).min(patient)
+        let part = self.pace.next_due_us().unwrap_or(u64::MAX);
+        self.next_tick_us.min(timer).min(held).min(patient).min(part)
     }
 
     /// One turn; `inputs` is emptied, `effects` is added to.
@@ -232,6 +247,7 @@ impl Worker {
                 }
                 self.node_is_gone(node);
             }
+            Input::PeerGreeted { node, refusal } => self.greeted(node, refusal, true),
             Input::Peer {
                 from,
                 message: PeerMessage::Standing(standing),
@@ -283,13 +299,16 @@ impl Worker {
                 }
             }
             PeerMessage::Heartbeats(heartbeats) => {
+                let mut forgotten = None;
                 let mut elsewhere: BTreeMap<u16, Vec<Heartbeat>> = BTreeMap::new();
                 for heartbeat in heartbeats {
                     if heartbeat.from != from {
                         continue;
                     }
                     if let Some(partition) = self.partitions.get_mut(&heartbeat.partition) {
-                        partition.step_heartbeat(heartbeat);
+                        if partition.step_heartbeat(heartbeat) {
+                            forgotten = Some(partition.id());
+                        }
                     } else if self.is_siblings(heartbeat.partition) {
                         elsewhere
                             .entry(self.config.worker_of(heartbeat.partition))
@@ -299,6 +318,9 @@ impl Worker {
                 }
                 for (worker, heartbeats) in elsewhere {
                     self.hand_to_sibling(worker, from, PeerMessage::Heartbeats(heartbeats));
+                }
+                if let Some(partition) = forgotten {
+                    self.has_forgotten(partition);
                 }
             }
             PeerMessage::Request {
@@ -379,6 +401,8 @@ impl Worker {
             SiblingMessage::Reply { call, result } => self.complete(call, result),
             SiblingMessage::Peer { from, message } => self.collect_peer(from, message),
             SiblingMessage::Heartbeats(mut heartbeats) => self.heartbeats.append(&mut heartbeats),
+            SiblingMessage::PeerGreeted { node, refusal } => self.greeted(node, refusal, false),
+            SiblingMessage::MayHaveForgotten => self.may_have_forgotten(),
             SiblingMessage::DiskStalled => {
                 let now_us = self.gateway.now().monotonic_us;
                 self.leaders.told_stalled(now_us);
@@ -504,7 +528,19 @@ impl Worker {
             });
         }
         self.release_heartbeats();
+        for (_, chunk) in &self.output.chunks {
+            self.pace.sent(chunk.data.len());
+        }
+        let mut requests = Vec::new();
         for request in std::mem::take(&mut self.output.snapshots) {
+            match request {
+                SnapshotRequest::Read { .. } => self.pace.push(request),
+                request => requests.push(request),
+            }
+        }
+        let now_us = self.gateway.now().monotonic_us;
+        self.pace.take_due(now_us, &mut requests);
+        for request in requests {
             self.effects
                 .push(Effect::Storage(StorageRequest::Snapshot(request)));
         }

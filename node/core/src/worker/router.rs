@@ -319,6 +319,7 @@ impl Worker {
                 }
                 self.complete(id, Ok(Reply::Done));
             }
+            NodeRequest::Admit { node } => self.effects.push(Effect::Admit { call: id, node }),
             request => {
                 let gateway = self.gateway_for(id);
                 let done = self.completed_calls.clone();

@@ -124,6 +124,7 @@ impl Worker {
         let mut nodes = self.config.nodes.as_ref().clone();
         for node in &mut nodes {
             node.reachable = self.gateway.reachable(node.number);
+            node.refusal = self.gateway.refusal(node.number);
             let now_us = self.gateway.now().monotonic_us;
             self.leaders.describe(node, self.config.node, now_us);
         }

@@ -171,6 +171,7 @@ impl Cluster {
                             .extend(events.into_iter().map(|(_, event)| Input::Storage(event)));
                     }
                     Effect::Sibling { .. } => unreachable!("one worker a node"),
+                    Effect::Admit { .. } | Effect::MarkRejoining => unreachable!("all disks are known"),
                 }
             }
         }

@@ -18,11 +18,13 @@ pub mod peer;
 pub mod resp;
 pub mod wire;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bark_core::members::Members;
 use bark_core::worker::event::Input;
 use bark_core::worker::gateway::Gateway;
 use bark_schema::operation::{Command, Failure, Namespace, NodeRequest, Refusal, Request};
@@ -75,6 +77,8 @@ pub struct Context {
     pub frame_room: frame_room::FrameRoom,
     /// What other nodes sent, for the worker's next turn.
     pub peer_inbox: Rc<RefCell<Vec<Input>>>,
+    /// What is known of other nodes' disks is to be stored.
+    pub members_changed: Rc<Cell<bool>>,
 }
 
 /// The same for all connections of the node.
@@ -85,8 +89,16 @@ pub struct Settings {
     pub node: bark_schema::ids::NodeNumber,
     /// Of the parts of the cluster file that all nodes must agree on.
     pub map_digest: u64,
-    /// Drawn at every start of this node.
+    /// Drawn when this node's disk was new.
     pub incarnation: u64,
+    /// It started as one that may have forgotten.
+    pub rejoining: bool,
+    /// How far the log is durable. Release by the log thread after the sync; pairs with the Acquire loads of whoever
+    /// tells others.
+    pub log_position: AtomicU64,
+    /// Which disks of the other nodes are known. Shared, because any worker may get any node's hello and the storage
+    /// thread stores it; held for moments only.
+    pub members: Arc<Mutex<Members>>,
     /// Largest value a key may have, at most the schema's limit.
     pub value_size_max: usize,
     /// When the process started, for INFO and health: seconds since the Unix epoch.
@@ -94,6 +106,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    pub fn members(&self) -> MutexGuard<'_, Members> {
+        // Nothing panics while it is held, and what is in it is whole after every method.
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Refuses what carries a value larger than this node takes.
     pub fn check_values(&self, request: &Request) -> Result<(), Failure> {
         match request {

@@ -5,9 +5,10 @@
 //!
 //! Invariants:
 //! - Nothing but a hello is accepted before a valid hello; a hello of another cluster, of a contradicting
-//!   cluster file or of this very node ends the connection.
+//!   cluster file, of this very node or of a node with an unknown disk ends the connection.
 //! - A frame is refused by its header before anything is allocated for it.
 
+use bark_core::members::DiskClaim;
 use bark_core::worker::event::Input;
 use bark_schema::codec;
 use bark_schema::frame::FrameDecoder;
@@ -66,7 +67,28 @@ impl PeerReceiver {
                 hello.node
             )));
         }
+        self.follow_disk(hello)?;
         Ok(hello.node)
+    }
+
+    /// Takes the node for who it says it is only with the disk it is known by.
+    fn follow_disk(&self, hello: &PeerHello) -> Result<(), Close> {
+        let claim = DiskClaim {
+            incarnation: hello.incarnation,
+            log_position: hello.log_position,
+            rejoining: hello.rejoining,
+        };
+        let mut members = self.context.settings.members();
+        let greeted = members.greet(hello.node, claim);
+        if members.take_changed() {
+            self.context.members_changed.set(true);
+        }
+        drop(members);
+        self.context.peer_inbox.borrow_mut().push(Input::PeerGreeted {
+            node: hello.node,
+            refusal: greeted.err(),
+        });
+        greeted.map_err(|refusal| Close(format!("{} is refused: {refusal:?}", hello.node)))
     }
 }
 
@@ -82,6 +104,10 @@ impl Protocol for PeerReceiver {
                 }
                 (None, _) => return Err(Close("a peer spoke before its hello".to_string())),
                 (Some(from), message) => {
+                    if let PeerMessage::Standing(standing) = &message {
+                        let settings = &self.context.settings;
+                        settings.members().told_position(from, standing.log_position);
+                    }
                     self.context
                         .peer_inbox
                         .borrow_mut()

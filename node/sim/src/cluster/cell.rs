@@ -10,13 +10,14 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use bark_core::open;
 use bark_core::worker::Worker;
-use bark_core::worker::event::{Effect, Input};
+use bark_core::worker::event::{Effect, Input, StorageEvent};
 use bark_core::worker::gateway::{CompletionSink, FoundKey, KeyAsker, KeySink, Reach};
 use bark_schema::ids::PartitionId;
 use bark_schema::operation::{Failure, KeyValue, Query, Reply, Request};
 
-use super::{MONOTONIC_ORIGIN_US, Node, Stop};
+use super::{MONOTONIC_ORIGIN_US, Node, Running, Stop};
 use crate::Planted;
 use crate::network::ConnectionId;
 use crate::world::{Event, World};
@@ -153,11 +154,13 @@ impl Node {
             return Ok(());
         };
         let (node, life) = (self.number, self.life);
+        let log_position = self.running.as_ref().map_or(0, Running::log_position);
         let Some(cell) = self.cell(worker) else {
             return Ok(());
         };
         let mut inputs = std::mem::take(&mut cell.inbox);
         let mut effects = Vec::new();
+        cell.worker.set_log_position(log_position);
         cell.worker.turn(now, &mut inputs, &mut effects);
         for (token, result) in cell.sink.completed.borrow_mut().drain(..) {
             if let Some(to) = cell.askers.remove(&token) {
@@ -199,6 +202,23 @@ impl Node {
                     if let Some(running) = &mut self.running {
                         running.log_queue.push_back((worker, batch, records));
                     }
+                }
+                Effect::Admit { call, node } => {
+                    self.members.admit(node);
+                    let result = Ok(Reply::Done);
+                    self.input(
+                        world,
+                        worker,
+                        Input::Storage(StorageEvent::Block { call, result }),
+                    );
+                }
+                Effect::MarkRejoining => {
+                    if let Some(running) = &mut self.running {
+                        running.rejoining = true;
+                    }
+                    let marked = open::mark_rejoining(&mut self.log_disk);
+                    self.check_disks()?;
+                    marked.map_err(|_| Stop::Disk)?;
                 }
                 Effect::Storage(request) => {
                     if let Some(running) = &mut self.running {

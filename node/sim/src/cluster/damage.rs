@@ -5,6 +5,7 @@
 //! - What is not known to be torn is never cut: damage is done where a reader can tell.
 
 use bark_core::disk::simulated::SimulatedDisk;
+use bark_core::members::Members;
 
 use super::{Node, Stop};
 use crate::fault::Damage;
@@ -13,7 +14,34 @@ use crate::world::World;
 /// Many, since few blocks are ever read again.
 const BLOCK_BITS_FLIPPED: u32 = 40;
 
+/// Of both disks, from one moment.
+pub struct Copy {
+    log_disk: SimulatedDisk,
+    data_disk: SimulatedDisk,
+    incarnation: u64,
+    members: Members,
+    log_position: u64,
+}
+
 impl Node {
+    /// Somebody copies the disks while the node runs.
+    pub fn copy_disks(&mut self) {
+        let Some(running) = &self.running else { return };
+        self.copy = Some(Copy {
+            log_disk: self.log_disk.clone(),
+            data_disk: self.data_disk.clone(),
+            incarnation: self.incarnation,
+            members: self.members.clone(),
+            log_position: running.log_position(),
+        });
+    }
+
+    /// How far the log was durable when the disks were copied, if they were since they are the node's.
+    pub fn copied_position(&self) -> Option<u64> {
+        let copy = self.copy.as_ref()?;
+        (copy.incarnation == self.incarnation).then_some(copy.log_position)
+    }
+
     /// Whether a fault explains that it does not start.
     pub(super) fn refused_start(&mut self, reason: String) -> Stop {
         if self.is_full {
@@ -26,7 +54,7 @@ impl Node {
                 self.lose_disks();
                 Stop::Replaced(reason)
             }
-            Some(Damage::LogLost | Damage::DisksLost | Damage::Blocks) | None => {
+            Some(Damage::LogLost | Damage::DisksLost | Damage::Blocks | Damage::OlderCopy) | None => {
                 Stop::Defect(format!("node {} cannot start: {reason}", self.number))
             }
         }
@@ -38,6 +66,19 @@ impl Node {
         let disk = match what {
             Damage::LogLost => {
                 self.log_disk = SimulatedDisk::new();
+                self.incarnation += 1;
+                self.members = Members::default();
+                self.damage = Some(what);
+                return true;
+            }
+            Damage::OlderCopy => {
+                let Some(copy) = self.copy.take() else {
+                    return false;
+                };
+                (self.log_disk, self.data_disk) = (copy.log_disk, copy.data_disk);
+                self.log_disk.crash(&mut world.random);
+                self.data_disk.crash(&mut world.random);
+                self.members = copy.members;
                 self.damage = Some(what);
                 return true;
             }
@@ -95,6 +136,8 @@ impl Node {
     fn lose_disks(&mut self) {
         self.log_disk = SimulatedDisk::new();
         self.data_disk = SimulatedDisk::new();
+        self.incarnation += 1;
+        self.members = Members::default();
         self.damage = Some(Damage::DisksLost);
     }
 

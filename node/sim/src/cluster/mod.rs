@@ -20,6 +20,7 @@ use std::sync::Arc;
 use bark_core::block_store::{BlockStore, BlockStoreConfig};
 use bark_core::disk::simulated::SimulatedDisk;
 use bark_core::log::{Log, LogConfig, Record};
+use bark_core::members::{DiskClaim, Members};
 use bark_core::open;
 use bark_core::partition::SnapshotConfig;
 use bark_core::random::Random;
@@ -87,6 +88,11 @@ pub struct Node {
     /// Of earlier lives.
     counts: Counts,
     pub damage: Option<Damage>,
+    /// Of its disks; others know them by it.
+    pub incarnation: u64,
+    /// What it knows of the others' disks.
+    pub members: Members,
+    copy: Option<damage::Copy>,
     is_full: bool,
     /// Some sync of the log fails in this life, be it one inside an append.
     sync_fails: bool,
@@ -101,6 +107,8 @@ pub struct Running {
     pub workers: Vec<WorkerCell>,
     /// The log may have forgotten; the mark goes when every worker's partitions have rejoined.
     rejoining: bool,
+    /// It knew when it started.
+    started_rejoining: bool,
     log: Log,
     log_queue: VecDeque<(u16, u64, Vec<Record>)>,
     /// What did not fit on the disk: the newest batch of each worker, and the records.
@@ -114,6 +122,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// How far the log is durable.
+    pub fn log_position(&self) -> u64 {
+        self.log.durable_position()
+    }
+
     pub fn blocks(&self) -> &BlockStore {
         self.storage.blocks()
     }
@@ -145,6 +158,9 @@ impl Node {
             paused_until_us: 0,
             counts: Counts::default(),
             damage: None,
+            incarnation: 1,
+            members: Members::default(),
+            copy: None,
             is_full: false,
             sync_fails: false,
             may_have_forgotten: false,
@@ -215,6 +231,7 @@ impl Node {
             started_us,
             workers,
             rejoining: opened.rejoining,
+            started_rejoining: opened.rejoining,
             log: opened.log,
             log_queue: VecDeque::new(),
             log_refused: None,
@@ -291,6 +308,15 @@ impl Node {
         self.running
             .as_ref()
             .map(|running| clock(world, running.started_us, self.skew_ns))
+    }
+
+    /// What it says of its disks when it says hello.
+    pub fn disk_claim(&self) -> Option<DiskClaim> {
+        self.running.as_ref().map(|running| DiskClaim {
+            incarnation: self.incarnation,
+            log_position: running.log_position(),
+            rejoining: running.started_rejoining,
+        })
     }
 
     /// Sees to it that the worker gets a turn soon.

@@ -5,7 +5,7 @@
 //! Invariants:
 //! - Nothing goes wrong after the repair.
 
-use bark_schema::ids::PartitionId;
+use bark_schema::ids::{NodeNumber, PartitionId};
 
 use super::{Simulation, Storm};
 use crate::client::Phase;
@@ -148,6 +148,7 @@ impl Simulation {
             Fault::FastNetwork { node } => {
                 self.network.slow_us.remove(&node);
             }
+            Fault::CopyDisks { node } => self.node(node).copy_disks(),
             Fault::Damage { node, what, down_us } => self.damage(node, what, down_us),
             Fault::FillDisk {
                 node,
@@ -190,6 +191,9 @@ impl Simulation {
         if self.stage.damaged.get().is_some_and(|other| other != node) {
             return;
         }
+        if what == Damage::OlderCopy && !self.is_copy_told_apart(node) {
+            return;
+        }
         self.stop(node, true, down_us);
         let Simulation { nodes, world, .. } = self;
         if nodes[usize::from(node) - 1].running.is_none()
@@ -197,6 +201,33 @@ impl Simulation {
             && nodes[usize::from(node) - 1].do_damage(world, what)
         {
             self.stage.damaged.set(Some(node));
+        }
+    }
+
+    /// Every other node was told more of the log than the copy of this one's disks has.
+    fn is_copy_told_apart(&self, node: u16) -> bool {
+        let Some(copied) = self.nodes[usize::from(node) - 1].copied_position() else {
+            return false;
+        };
+        let mut others = self.nodes.iter().filter(|other| other.number != node);
+        others.all(|other| {
+            other
+                .members
+                .told(NodeNumber(node))
+                .is_some_and(|told| told > copied)
+        })
+    }
+
+    /// An operator lets the node in wherever it is refused.
+    pub(super) fn admit(&mut self, node: u16) {
+        let Simulation { nodes, world, .. } = self;
+        for other in nodes {
+            if other.members.refusal(NodeNumber(node)).is_some() {
+                let request = Request::Node(NodeRequest::Admit {
+                    node: NodeNumber(node),
+                });
+                other.submit(world, 0, Asker::Operator, 1_000, request, Reach::Cluster);
+            }
         }
     }
 

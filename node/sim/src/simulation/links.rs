@@ -10,7 +10,7 @@ use bark_core::worker::event::Input;
 use bark_core::worker::gateway::Reach;
 use bark_schema::codec;
 use bark_schema::ids::NodeNumber;
-use bark_schema::message::{ClientMessage, ServerMessage};
+use bark_schema::message::{ClientMessage, PeerMessage, ServerMessage};
 use bark_schema::operation::Request;
 use bytes::Bytes;
 
@@ -28,6 +28,12 @@ const LATE_US_MAX: u64 = 3_000_000;
 /// ... in a frame of a number no session gives.
 const COPY_BIT: u64 = 1 << 63;
 
+fn counts_refused(stage: &Stage) {
+    let mut counts = stage.counts.get();
+    counts.disks_refused += 1;
+    stage.counts.set(counts);
+}
+
 impl Simulation {
     pub(super) fn peer_connect(&mut self, link: PeerLinkId, life: u64) {
         if !self.is_alive(link.from, life) || self.network.peer_links.contains_key(&link) {
@@ -38,6 +44,7 @@ impl Simulation {
             world,
             network,
             shape,
+            stage,
             ..
         } = self;
         let to = &nodes[usize::from(link.to) - 1];
@@ -48,9 +55,28 @@ impl Simulation {
             world.after(*pause, Event::PeerConnect { link, life });
             return;
         }
+        let to_worker = world.random.below(u64::from(shape.workers)) as u16;
+        let Some(claim) = nodes[usize::from(link.from) - 1].disk_claim() else {
+            return;
+        };
+        let from = NodeNumber(link.from);
+        let to = &mut nodes[usize::from(link.to) - 1];
+        let refusal = to.members.greet(from, claim).err();
+        let is_news = to.members.take_changed();
+        to.input(world, to_worker, Input::PeerGreeted { node: from, refusal });
+        if let Some(refusal) = refusal {
+            if is_news {
+                world.say(|| format!("node {} refuses node {}: {refusal:?}", link.to, link.from));
+                counts_refused(stage);
+                let delay = world.between(100_000, 2_000_000);
+                world.after(delay, Event::Admit { node: link.from });
+            }
+            world.after(RECONNECT_US.1, Event::PeerConnect { link, life });
+            return;
+        }
+        let to = &nodes[usize::from(link.to) - 1];
         self.peer_pauses.insert(link, RECONNECT_US.0);
         let to_life = to.life;
-        let to_worker = world.random.below(u64::from(shape.workers)) as u16;
         network.open_peer(link, life, to_life, to_worker);
         let input = Input::PeerConnected {
             node: NodeNumber(link.to),
@@ -99,6 +125,10 @@ impl Simulation {
         for frame in frames(&mut connection.lane(lane).decoder, bytes, stage) {
             match codec::decode_peer(&frame) {
                 Ok(message) => {
+                    if let PeerMessage::Standing(standing) = &message {
+                        let from = NodeNumber(link.from);
+                        node.members.told_position(from, standing.log_position);
+                    }
                     node.input(
                         world,
                         worker,

@@ -219,6 +219,7 @@ impl Simulation {
             }
             Event::LateCopy { client, bytes } => self.late_copy(client, bytes),
             Event::Plain { connection } => self.plain_due(connection),
+            Event::Admit { node } => self.admit(node),
             Event::Fault(fault) => self.fault(fault),
             Event::Audit => return self.audit(),
         }

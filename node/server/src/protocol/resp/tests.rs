@@ -83,6 +83,9 @@ impl Node {
             node,
             map_digest: 0,
             incarnation: 1,
+            rejoining: false,
+            log_position: Default::default(),
+            members: Default::default(),
             value_size_max,
             started_unix_s: now.unix_ms() / 1000,
         });
@@ -91,6 +94,7 @@ impl Node {
             settings,
             frame_room: Default::default(),
             peer_inbox: Rc::new(RefCell::new(Vec::new())),
+            members_changed: Default::default(),
         };
         let mut node = Node {
             worker,

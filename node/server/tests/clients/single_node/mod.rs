@@ -115,6 +115,9 @@ impl SingleNode {
             node: NODE,
             map_digest: 0,
             incarnation: 1,
+            rejoining: false,
+            log_position: Default::default(),
+            members: Default::default(),
             value_size_max: 64 << 20,
             started_unix_s: 0,
         };
@@ -123,6 +126,7 @@ impl SingleNode {
             settings: Arc::new(settings),
             frame_room: Default::default(),
             peer_inbox: Rc::default(),
+            members_changed: Default::default(),
         };
         let mut node = SingleNode {
             worker,
