@@ -13,6 +13,10 @@ pub enum Defect {
     OpenDropped,
     /// A page behind an entry that went meanwhile begins one entry too late.
     PageSkips,
+    /// Whoever asks about a directory that a client has for itself is answered, though changes are on their way.
+    DelegationSeen,
+    /// Ordered changes are applied in the order in which they come.
+    OrderIgnored,
 }
 
 thread_local! {

@@ -43,3 +43,15 @@ fn a_page_that_skips_an_entry_is_found() {
     // Goal: listings go on behind entries that are removed meanwhile, and miss nothing.
     assert!(first_failure(Planted::InCore(Defect::PageSkips)).is_some());
 }
+
+#[test]
+fn a_delegated_directory_that_others_see_is_found() {
+    // Goal: what a holder told is done is missed by who looks before it has arrived.
+    assert!(first_failure(Planted::InCore(Defect::DelegationSeen)).is_some());
+}
+
+#[test]
+fn ordered_changes_in_another_order_are_found() {
+    // Goal: changes that overtake each other are refused, though they were told to be done.
+    assert!(first_failure(Planted::InCore(Defect::OrderIgnored)).is_some());
+}

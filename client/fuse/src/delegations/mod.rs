@@ -76,6 +76,8 @@ struct Directory {
     /// Changes on their way.
     pending: u32,
     used: Instant,
+    /// Somebody wants it back since before it was ready.
+    is_wanted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +85,8 @@ enum Phase {
     /// It is asked for, or read: whoever needs it waits.
     Loading,
     Ready,
+    /// It is being given back: nothing is decided in it, and it is not asked for again before that is done.
+    Returning,
 }
 
 /// What a name in a delegated directory leads to.
@@ -179,14 +183,15 @@ impl Table {
 }
 
 impl Directory {
-    fn loading() -> Directory {
+    fn new(phase: Phase) -> Directory {
         Directory {
-            phase: Phase::Loading,
+            phase,
             attributes: None,
             names: HashMap::new(),
             is_complete: false,
             pending: 0,
             used: Instant::now(),
+            is_wanted: false,
         }
     }
 

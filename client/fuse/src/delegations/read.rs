@@ -112,7 +112,7 @@ impl Delegations {
     }
 
     /// Waits until a directory that is asked for or read is ready.
-    async fn wait_until_ready(&self, directory: InodeId) {
+    pub(super) async fn wait_until_ready(&self, directory: InodeId) {
         loop {
             let progress = self.progress.notified();
             tokio::pin!(progress);

@@ -117,7 +117,9 @@ impl Delegations {
             return;
         }
         table.interests.remove(&directory);
-        table.directories.insert(directory, Directory::loading());
+        table
+            .directories
+            .insert(directory, Directory::new(Phase::Loading));
         drop(table);
         tokio::spawn(self.clone().take(directory));
     }
@@ -127,6 +129,10 @@ impl Delegations {
         let taken = self.try_take(directory).await;
         let superfluous = {
             let mut table = self.lock();
+            let is_wanted = table
+                .directories
+                .get(&directory)
+                .is_some_and(|held| held.is_wanted);
             match taken {
                 Ok(Some(loaded)) => table.put(directory, loaded),
                 taken => {
@@ -137,7 +143,10 @@ impl Delegations {
                     table.bar(directory);
                 }
             }
-            table.superfluous()
+            match is_wanted {
+                true => Some(directory),
+                false => table.superfluous(),
+            }
         };
         self.progress.notify_waiters();
         if let Some(superfluous) = superfluous {
@@ -340,25 +349,40 @@ impl Delegations {
         self.give_back(wanted).await;
     }
 
-    /// Forgets directories of one partition, waits for what was decided in them, and gives them back.
-    async fn give_back(&self, directories: Vec<InodeId>) {
+    /// Forgets directories of one partition, waits for what was decided in them, and gives them back: also those the
+    /// table does not know, which the cluster believes to be held.
+    async fn give_back(&self, mut directories: Vec<InodeId>) {
         let Some(partition) = directories.first().map(|directory| directory.home()) else {
             return;
         };
         {
             let mut table = self.lock();
             table.lines.entry(partition).or_default().changes += 1;
-            for directory in &directories {
-                table.forget(*directory);
-            }
+            directories.retain(|directory| table.begin_return(*directory));
+        }
+        if directories.is_empty() {
+            return;
         }
         self.settle(partition).await;
         let command = Command::Delegation(DelegationCommand::GiveBack {
             client: self.client.id(),
-            directories,
+            directories: directories.clone(),
         });
-        if let Err(failure) = self.client.call(Call::Command { partition, command }).await {
-            tracing::debug!(%partition, %failure, "directories not given back; their lease ends by itself");
+        // One that is late would take away what was taken anew.
+        while let Err(failure) = self
+            .client
+            .call(Call::Command {
+                partition,
+                command: command.clone(),
+            })
+            .await
+        {
+            tracing::debug!(%partition, %failure, "directories not given back yet");
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+        let mut table = self.lock();
+        for directory in &directories {
+            table.directories.remove(directory);
         }
     }
 
@@ -394,6 +418,22 @@ struct Loaded {
 }
 
 impl Table {
+    /// Says whether it is to be given back now.
+    fn begin_return(&mut self, directory: InodeId) -> bool {
+        match self.directories.get_mut(&directory) {
+            Some(held) if held.phase == Phase::Returning => return false,
+            Some(held) if held.phase == Phase::Loading => {
+                held.is_wanted = true;
+                return false;
+            }
+            _ => {}
+        }
+        self.forget(directory);
+        self.directories
+            .insert(directory, Directory::new(Phase::Returning));
+        true
+    }
+
     fn held(&self, partition: PartitionId) -> Vec<InodeId> {
         let held = self
             .directories
@@ -405,8 +445,7 @@ impl Table {
     }
 
     fn put(&mut self, inode: InodeId, loaded: Loaded) {
-        let mut directory = Directory::loading();
-        directory.phase = Phase::Ready;
+        let mut directory = Directory::new(Phase::Ready);
         directory.is_complete = loaded.is_complete;
         directory.attributes = Some(loaded.attributes);
         for entry in &loaded.entries {

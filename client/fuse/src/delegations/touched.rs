@@ -11,7 +11,7 @@ use bark_schema::operation::{Command, Entry, Namespace};
 use bytes::Bytes;
 use tokio::sync::OwnedRwLockReadGuard;
 
-use super::{Delegations, Name};
+use super::{Delegations, Name, Phase};
 
 /// What a change touches: names, directories and files.
 #[derive(Debug, Default)]
@@ -54,10 +54,14 @@ impl Delegations {
 
     /// A directory is about to be removed: nothing more is decided in it.
     pub(crate) async fn removes(&self, directory: InodeId) {
+        self.wait_until_ready(directory).await;
         let was_held = {
             let mut table = self.lock();
-            let was_held = table.directories.contains_key(&directory);
-            table.forget(directory);
+            let held = table.directories.get(&directory);
+            let was_held = held.is_some_and(|held| held.phase == Phase::Ready);
+            if was_held {
+                table.forget(directory);
+            }
             was_held
         };
         if was_held {
