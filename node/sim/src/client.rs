@@ -98,10 +98,20 @@ impl Port {
 
     /// Makes a request that must end within `deadline_ms`.
     pub async fn call(&self, call: Call, deadline_ms: u64) -> Result<Reply, Failure> {
+        self.begin(call, deadline_ms).await
+    }
+
+    /// Makes it at once, whether or not anybody waits for the answer yet.
+    pub fn begin(
+        &self,
+        call: Call,
+        deadline_ms: u64,
+    ) -> impl Future<Output = Result<Reply, Failure>> + use<> {
         let ticket = self.0.next_ticket.get();
         self.0.next_ticket.set(ticket + 1);
         self.0.asked.borrow_mut().push_back((ticket, call, deadline_ms));
-        Until(|| self.0.answers.borrow_mut().remove(&ticket)).await
+        let port = self.clone();
+        Until(move || port.0.answers.borrow_mut().remove(&ticket))
     }
 
     /// Makes a request that changes something.

@@ -18,8 +18,7 @@ impl State {
         inode: InodeId,
         change: &AttributeChange,
     ) -> Result<Reply, Failure> {
-        self.inode(inode)?;
-        self.check_inode_unlocked(inode)?;
+        self.check_settled(inode)?;
         if !change.policy.is_empty() {
             change.policy.check()?;
             self.directory(inode)?;

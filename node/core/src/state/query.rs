@@ -209,12 +209,17 @@ impl State {
     }
 
     fn settled_attributes(&self, inode: InodeId) -> Result<Attributes, Failure> {
+        self.check_settled(inode)?;
+        Ok(self.inode(inode)?.attributes(inode))
+    }
+
+    /// No transaction is about to change the attributes of the inode: of a directory, by a name in it either.
+    pub(super) fn check_settled(&self, inode: InodeId) -> Result<(), Failure> {
         self.check_inode_unlocked(inode)?;
-        let row = self.inode(inode)?;
-        if row.kind() == FileKind::Directory {
-            self.check_entries_held_by(inode, None)?;
+        match self.inode(inode)?.kind() {
+            FileKind::Directory => self.check_entries_held_by(inode, None),
+            _ => Ok(()),
         }
-        Ok(row.attributes(inode))
     }
 
     fn read_directory(&self, directory: InodeId, after: &ListPosition, limit: u32) -> Result<Reply, Failure> {

@@ -27,7 +27,7 @@ impl State {
             return Err(Failure::refused(Refusal::InvalidArgument, sentence));
         }
         let last_change = self.inode(inode)?.changed;
-        self.check_inode_unlocked(inode)?;
+        self.check_settled(inode)?;
         match &update.bytes {
             NewBytes::Nothing => {}
             NewBytes::Bytes { offset, data } => {

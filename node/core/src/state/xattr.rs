@@ -36,7 +36,7 @@ impl State {
         check_xattr(xattr)?;
         let list = access_list(xattr)?;
         self.inode(inode)?;
-        self.check_inode_unlocked(inode)?;
+        self.check_settled(inode)?;
         let old = self.xattrs.get(&(inode, Box::from(&xattr.name[..])));
         let old_size = old.map(|value| value.len());
         match (condition, old_size) {
@@ -93,7 +93,7 @@ impl State {
 
     pub(super) fn xattr_remove(&mut self, inode: InodeId, name: &[u8]) -> Result<Reply, Failure> {
         self.inode(inode)?;
-        self.check_inode_unlocked(inode)?;
+        self.check_settled(inode)?;
         if !self.take_xattr(inode, name) {
             return Err(no_such_xattr());
         }

@@ -24,7 +24,7 @@ use crate::client::{Fate, Phase, Port};
 use crate::counts::Counts;
 
 const NAMES: u64 = 12;
-const BURST_MAX: u64 = 6;
+const BURST_MAX: u64 = 12;
 const LEASE_MS: u32 = 3_000;
 /// A holder stops itself at half of its lease.
 const CONFIRMED_US: u64 = LEASE_MS as u64 * 500;
@@ -180,15 +180,25 @@ impl Taker {
         self.shared.is_wanted.set(false);
         // A holder decides by what it knows: it must be what is there.
         self.look().await;
+        let mut on_the_way = Vec::new();
+        // The same few again and again, so that their order counts.
+        let few = [self.some_name(), self.some_name()];
         while self.port.works()
             && self.port.now_us() < asked_us + CONFIRMED_US
             && !self.shared.is_wanted.get()
             && !self.shared.is_lost.get()
             && !self.random.chance(6)
         {
-            self.change_at_once().await;
+            on_the_way.extend(self.change_at_once(&few));
             let pause = self.random.below(30_000);
             self.port.sleep(pause).await;
+        }
+        self.port.stage().count(Counts {
+            ordered_changes: on_the_way.len() as u64,
+            ..Counts::default()
+        });
+        for answer in on_the_way {
+            self.judge(answer.await);
         }
         if self.shared.holder.get() == Some(self.client) {
             self.shared.holder.set(None);
@@ -210,12 +220,15 @@ impl Taker {
         }
     }
 
-    /// Some changes, told as soon as they are sent, sent without waiting for one another.
-    async fn change_at_once(&mut self) {
+    /// Sends some changes, told at once, without waiting for what comes of those before.
+    fn change_at_once(
+        &mut self,
+        few: &[Bytes; 2],
+    ) -> Vec<impl Future<Output = Result<Reply, Failure>> + use<>> {
         let count = 1 + self.random.below(BURST_MAX);
         let mut sent = Vec::new();
         for _ in 0..count {
-            let name = self.some_name();
+            let name = few[self.random.below(2) as usize].clone();
             let (inode, command) = match self.shared.place(&name) {
                 Place::Open => continue,
                 Place::There => (None, self.unlink(&name)),
@@ -224,38 +237,31 @@ impl Taker {
                     None => continue,
                 },
             };
-            self.shared.note(
-                &name,
-                if inode.is_some() {
-                    Place::There
-                } else {
-                    Place::Absent
-                },
-            );
+            let after = match inode {
+                Some(_) => Place::There,
+                None => Place::Absent,
+            };
+            self.shared.note(&name, after);
             let call = Call::Ordered {
                 partition: self.partition,
                 time: 0,
                 inode,
                 command,
             };
-            let port = self.port.clone();
-            sent.push(async move { port.call(call, WORK_DEADLINE_MS).await });
+            sent.push(self.port.begin(call, WORK_DEADLINE_MS));
         }
-        let count = sent.len() as u64;
-        for result in futures::future::join_all(sent).await {
-            match result {
-                Ok(_) => {}
-                // The lease was over, or nobody could be reached for too long.
-                Err(Failure::Refused(Refusal::Conflict, _) | Failure::Unknown(_) | Failure::Busy(_)) => {
-                    self.shared.is_lost.set(true);
-                }
-                Err(failure) => self.fail(format!("a change that was told is refused: {failure}")),
+        sent
+    }
+
+    fn judge(&self, result: Result<Reply, Failure>) {
+        match result {
+            Ok(_) => {}
+            // The lease was over, or nobody could be reached for too long.
+            Err(Failure::Refused(Refusal::Conflict, _) | Failure::Unknown(_) | Failure::Busy(_)) => {
+                self.shared.is_lost.set(true);
             }
+            Err(failure) => self.fail(format!("a change that was told is refused: {failure}")),
         }
-        self.port.stage().count(Counts {
-            ordered_changes: count,
-            ..Counts::default()
-        });
     }
 
     /// As clients do that have nothing for themselves.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::state::session::RETENTION;
 use bark_schema::ids::TransactionId;
-use bark_schema::operation::{Entry, Step, TransactionOutcome};
+use bark_schema::operation::{AttributeChange, Entry, Step, TransactionOutcome};
 
 const ROOT: InodeId = InodeId::ROOT;
 const PRIMARY: PartitionId = PartitionId(2);
@@ -410,4 +410,38 @@ fn inode_numbers_of_prepared_directories_are_not_given_away() {
         refusal(machine.apply(prepare(transaction(3, 1), birth(far)))),
         Refusal::InvalidArgument
     );
+}
+
+#[test]
+fn attributes_of_a_directory_are_not_answered_while_a_name_is_about_to_come() {
+    // Goal: what a change of its attributes answers is not older than a rename into it that was answered before.
+    let mut machine = Machine::new();
+    let transaction = TransactionId {
+        client: ClientId(9),
+        sequence: 1,
+        attempt: 1,
+    };
+    let steps = vec![Step::InsertEntry {
+        entry: Entry {
+            directory: ROOT,
+            name: bytes("comes"),
+        },
+        inode: InodeId::new(PartitionId(1), 5),
+        kind: FileKind::Regular,
+        expected: None,
+        quota: None,
+        policy: None,
+    }];
+    let primary = PartitionId(1);
+    machine
+        .apply(Command::Prepare {
+            transaction,
+            primary,
+            steps,
+        })
+        .unwrap();
+    let inode = ROOT;
+    let change = AttributeChange::default();
+    let answered = machine.apply(Command::SetAttributes { inode, change });
+    assert!(matches!(answered, Err(Failure::Locked { .. })), "{answered:?}");
 }
