@@ -445,6 +445,8 @@ impl Table {
     }
 
     fn put(&mut self, inode: InodeId, loaded: Loaded) {
+        // Answers to what was asked before are older than this.
+        self.lines.entry(inode.home()).or_default().changes += 1;
         let mut directory = Directory::new(Phase::Ready);
         directory.is_complete = loaded.is_complete;
         directory.attributes = Some(loaded.attributes);
