@@ -289,6 +289,18 @@ impl Cluster {
         panic!("node 1 does not become the leader of partition 0");
     }
 
+    /// Every replica has applied the same and is the same. Followers hear of a commit with what comes next.
+    fn become_equal(&mut self) {
+        for _ in 0..10_000 {
+            let hashes = self.hashes();
+            if hashes.windows(2).all(|pair| pair[0] == pair[1]) {
+                return;
+            }
+            self.step();
+        }
+        panic!("replicas differ: {:?}", self.hashes());
+    }
+
     fn hashes(&self) -> Vec<Vec<(u64, u64)>> {
         let status = |member: &Member| {
             member
