@@ -18,6 +18,7 @@ pub mod ids;
 pub mod inode;
 pub mod limits;
 pub mod message;
+pub mod node_request;
 pub mod operation;
 pub mod placement;
 pub mod policy;

@@ -562,7 +562,7 @@ fn attributes_of(reply: Reply) -> Result<Attributes, Failure> {
 }
 
 /// A reply of a kind that does not answer the request: the node is of another version or broken.
-fn unexpected(reply: &Reply) -> Failure {
+pub(crate) fn unexpected(reply: &Reply) -> Failure {
     let mut shown = format!("{reply:?}");
     shown.truncate(shown.floor_char_boundary(120));
     Failure::Busy(format!("unexpected answer: {shown}"))

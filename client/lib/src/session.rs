@@ -42,16 +42,6 @@ const REDIRECTS_MAX: u32 = 3;
 /// Ordered changes that were not applied are tried again when the clock reaches a multiple of this.
 const ORDERED_PAUSE_MS: u64 = 25;
 
-fn is_ordered(request: &Request) -> bool {
-    matches!(
-        request,
-        Request::Command {
-            command: Command::Ordered { .. },
-            ..
-        }
-    )
-}
-
 /// One call in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub u64);
@@ -523,7 +513,7 @@ impl Session {
         let ceiling = (self.config.backoff_min_ms << doublings).clamp(1, self.config.backoff_max_ms);
         let delay = ceiling / 2 + self.random.below(ceiling / 2 + 1);
         pending.phase = Phase::Waiting;
-        let until = match is_ordered(&pending.request) {
+        let until = match pending.request.is_ordered() {
             // All of them together and in their order: one that comes before its turn comes in vain.
             true => (now / ORDERED_PAUSE_MS + 1) * ORDERED_PAUSE_MS,
             false => (now + delay.max(1)).max(self.budget.take(now)),

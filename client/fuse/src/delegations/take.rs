@@ -16,6 +16,7 @@ use bark_schema::operation::{
 };
 
 use super::{Delegations, Directory, Name, Phase, Table};
+use crate::cluster::unexpected;
 
 /// What a lookup and a change count for, and with what a directory is asked for.
 pub(super) const LOOKUP: u32 = 1;
@@ -459,10 +460,4 @@ impl Table {
         }
         self.directories.insert(inode, directory);
     }
-}
-
-fn unexpected(reply: &Reply) -> Failure {
-    let mut shown = format!("{reply:?}");
-    shown.truncate(shown.floor_char_boundary(120));
-    Failure::Busy(format!("unexpected answer: {shown}"))
 }

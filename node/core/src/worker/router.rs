@@ -219,7 +219,7 @@ impl Worker {
     fn record_refusal(&mut self, id: CallId, failure: Failure) -> Result<(), Failure> {
         let now = self.gateway.now();
         match (self.calls.get_mut(id), failure) {
-            (Some(call), Failure::Refused(refusal, sentence)) if is_ordered(&call.request) => {
+            (Some(call), Failure::Refused(refusal, sentence)) if call.request.is_ordered() => {
                 let Request::Command {
                     partition, id: name, ..
                 } = call.request
@@ -408,7 +408,7 @@ impl Worker {
             return;
         };
         // What is behind an ordered change waits for it, so it waits here and not at its client.
-        let stays = call.reach == Reach::Cluster || is_ordered(&call.request);
+        let stays = call.reach == Reach::Cluster || call.request.is_ordered();
         let retry = stays
             && !ends_attempt(&call.request, &result)
             && call.request.partition().is_some()
@@ -546,16 +546,6 @@ impl Worker {
 /// is the same the second time (the steps of transactions name themselves).
 fn is_repeatable(request: &Request) -> bool {
     !matches!(request, Request::Node(_))
-}
-
-fn is_ordered(request: &Request) -> bool {
-    matches!(
-        request,
-        Request::Command {
-            command: Command::Ordered { .. },
-            ..
-        }
-    )
 }
 
 /// A transaction that met a lock, or was aborted, is given up at once: waiting for a lock while holding others
