@@ -785,6 +785,11 @@ struct DataCommand @0xcc8a64e03cf3f000 {
       # When the last of it was done.
     }
     recordCopies @27 :List(CopyChange);
+    abandonBlocks :group {
+      # Blocks the sender cut and will never publish, and where copies of them may be.
+      blocks @28 :List(BlockId);
+      nodes @29 :List(UInt16);
+    }
   }
 }
 

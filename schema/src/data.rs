@@ -50,6 +50,12 @@ pub enum DataCommand {
     },
     /// Blocks `node` has and nobody published: those not in use become garbage. Proposed by nodes.
     CondemnBlocks { node: NodeNumber, blocks: Vec<BlockId> },
+    /// Blocks the sending client cut and will never publish; copies may be on `nodes`. Those not in use become garbage
+    /// that nobody has to wait for.
+    AbandonBlocks {
+        blocks: Vec<BlockId>,
+        nodes: Vec<NodeNumber>,
+    },
     /// The nodes dropped these: they leave the ledger. Proposed by leaders.
     ForgetBlocks { blocks: Vec<BlockId> },
     /// Copies that were made, or found missing or bad. The last one of a block stays in its record, whatever is said

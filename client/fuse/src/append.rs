@@ -14,7 +14,7 @@ use bark_schema::limits::{MIB, WRITE_SIZE_MAX};
 use bark_schema::operation::{Attributes, Extent, Failure, Refusal};
 use bytes::BytesMut;
 use fuser::Errno;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 
 use crate::kept_attributes::without_privileges;
 use crate::open_file::{OpenFile, State};
@@ -190,11 +190,16 @@ impl OpenFile {
                 .publish(self.inode, moved.collect(), end, Some(version));
             match published.await {
                 Err(Failure::Refused(Refusal::Conflict, _)) => {}
+                Err(failure @ Failure::Refused(..)) => {
+                    self.cluster.abandon_blocks(&extents);
+                    return Err(failure.into());
+                }
                 published => return Ok(published?),
             }
             let now = self.cluster.attributes(self.inode).await?;
             (version, size) = (now.version, now.size);
         }
+        self.cluster.abandon_blocks(&extents);
         Err(Failure::Busy("others append all the time".to_owned()).into())
     }
 
@@ -207,9 +212,21 @@ impl OpenFile {
                 .store_block(self.inode, self.policy, piece.offset, piece.data)
                 .await
         });
-        let stored = futures::stream::iter(stores).buffered(STORES_AT_ONCE);
-        let stored: Result<Vec<Extent>, bark_client::Error> = stored.try_collect().await;
-        stored.map_err(|error| NotAppended::Surely(error.into()))
+        let mut stored = futures::stream::iter(stores).buffered(STORES_AT_ONCE);
+        let (mut extents, mut failed) = (Vec::new(), None);
+        while let Some(stored) = stored.next().await {
+            match stored {
+                Ok(extent) => extents.push(extent),
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            None => Ok(extents),
+            Some(error) => {
+                self.cluster.abandon_blocks(&extents);
+                Err(NotAppended::Surely(error.into()))
+            }
+        }
     }
 
     fn appended(&self, batch: &Batch, attributes: &Attributes) {

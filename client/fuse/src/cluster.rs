@@ -117,6 +117,11 @@ impl Cluster {
         }
     }
 
+    /// Gives up blocks that were stored and never published.
+    pub(crate) fn abandon_blocks(&self, extents: &[Extent]) {
+        self.client.files().abandon_blocks(extents);
+    }
+
     pub(crate) async fn lookup(&self, directory: InodeId, name: Bytes) -> Result<Attributes, Failure> {
         match self.delegations.lookup(directory, &name).await {
             Known::Attributes(attributes) => return Ok(*attributes),

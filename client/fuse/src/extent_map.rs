@@ -1,15 +1,21 @@
 //! Extents by offset, as a partition keeps them: a newer one cuts away what lies below it.
 //!
-//! Invariant: extents do not overlap and are not empty.
+//! Invariants:
+//! - Extents do not overlap and are not empty.
+//! - A block of which nothing was published and nothing is left comes out of `take_useless` once, so that its space can be
+//!   given back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
+use bark_schema::ids::BlockId;
 use bark_schema::operation::Extent;
 
 #[derive(Debug, Default)]
 pub(crate) struct ExtentMap {
     extents: BTreeMap<u64, Extent>,
+    /// Cut away, in whole or in part, and not published before.
+    useless: Vec<Extent>,
 }
 
 impl ExtentMap {
@@ -37,7 +43,19 @@ impl ExtentMap {
 
     /// Takes `from .. to` away, cutting the extents that reach over the ends.
     pub(crate) fn cut(&mut self, from: u64, to: u64) {
-        for extent in self.overlapping(from, to) {
+        let overlapping = self.overlapping(from, to);
+        self.useless.extend_from_slice(&overlapping);
+        self.remove(overlapping, from, to);
+    }
+
+    /// The same for what is part of the file now.
+    pub(crate) fn take_published(&mut self, from: u64, to: u64) {
+        let overlapping = self.overlapping(from, to);
+        self.remove(overlapping, from, to);
+    }
+
+    fn remove(&mut self, overlapping: Vec<Extent>, from: u64, to: u64) {
+        for extent in overlapping {
             let end = extent.end();
             self.extents.remove(&extent.offset);
             if end > to {
@@ -74,16 +92,26 @@ impl ExtentMap {
             .collect()
     }
 
-    /// All extents, by offset.
-    pub(crate) fn take_all(&mut self) -> Vec<Extent> {
-        std::mem::take(&mut self.extents).into_values().collect()
+    /// Forgets all extents.
+    pub(crate) fn clear(&mut self) {
+        let extents = std::mem::take(&mut self.extents);
+        self.useless.extend(extents.into_values());
+    }
+
+    /// Extents of blocks that were cut away and of which nothing is left here, each once.
+    pub(crate) fn take_useless(&mut self) -> Vec<Extent> {
+        let left: BTreeSet<BlockId> = self.extents.values().map(|extent| extent.block).collect();
+        self.useless.retain(|extent| !left.contains(&extent.block));
+        self.useless.sort_unstable_by_key(|extent| extent.block);
+        self.useless.dedup_by_key(|extent| extent.block);
+        std::mem::take(&mut self.useless)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bark_schema::ids::{BlockId, ClientId};
+    use bark_schema::ids::ClientId;
 
     fn extent(offset: u64, length: u32, counter: u64) -> Extent {
         Extent {
@@ -131,10 +159,31 @@ mod tests {
         }
         map.cut(5, 25);
         let shape: Vec<_> = map
-            .take_all()
+            .overlapping(0, u64::MAX)
             .iter()
             .map(|extent| (extent.offset, extent.length, extent.block_offset))
             .collect();
         assert_eq!(shape, [(0, 5, 0), (25, 5, 5)]);
+    }
+
+    #[test]
+    fn blocks_of_which_nothing_is_left_or_published_are_useless_once() {
+        // Goal: space is given back for exactly what nobody will publish. Method: cut one in part, replace one, publish
+        // one, forget the rest.
+        let mut map = ExtentMap::default();
+        for (index, counter) in [(0, 1), (1, 2), (2, 3), (3, 4)] {
+            map.insert(extent(index * 100, 100, counter));
+        }
+        map.insert(extent(100, 100, 5));
+        map.cut(0, 50);
+        map.take_published(200, 300);
+        let counters = |extents: Vec<Extent>| -> Vec<u64> {
+            let counters = extents.iter().map(|extent| extent.block.counter);
+            counters.collect()
+        };
+        assert_eq!(counters(map.take_useless()), [2]);
+        map.clear();
+        assert_eq!(counters(map.take_useless()), [1, 4, 5]);
+        assert_eq!(counters(map.take_useless()), []);
     }
 }

@@ -84,6 +84,8 @@ pub(crate) struct State {
     pub(crate) layout: Layout,
     /// Why the last publication failed, until one succeeds.
     failure: Option<PublicationFailure>,
+    /// Some publication may have happened or may not.
+    pub(crate) is_in_doubt: bool,
     /// Why written bytes were given up, until fsync or close has told.
     error: Option<Errno>,
     /// The version of the content that the kernel's pages show, own writes included.
@@ -147,6 +149,7 @@ impl OpenFile {
                 stored: ExtentMap::default(),
                 layout: Layout::default(),
                 failure: None,
+                is_in_doubt: false,
                 error: None,
                 pages: None,
                 accounted: 0,
@@ -166,8 +169,8 @@ impl OpenFile {
     /// waits for memory afterwards if it has run out.
     pub(crate) fn write(self: &Arc<Self>, offset: u64, data: &[u8], way: Way) -> Option<u64> {
         let mut state = self.lock();
-        let is_in_doubt = state.error.is_some() || (state.failure.is_some() && state.is_dirty());
-        if is_in_doubt || state.stored.len() >= STORED_MAX {
+        let must_tell = state.error.is_some() || (state.failure.is_some() && state.is_dirty());
+        if must_tell || state.stored.len() >= STORED_MAX {
             return None;
         }
         let offset = state.place(offset, data.len() as u64, way.appends)?;
@@ -281,12 +284,22 @@ impl OpenFile {
 
     /// Tells the memory budget what this file holds now.
     pub(crate) fn account(&self, state: &mut State) {
+        self.abandon_useless(state);
         let sending: usize = state.sending.iter().map(|sending| sending.piece.data.len()).sum();
         let now = state.dirty.size() + sending;
         self.memory.change(state.accounted, now);
         state.accounted = now;
         if state.dirty.is_empty() && state.kept.is_empty() {
             state.dirty_since = None;
+        }
+    }
+
+    /// Gives blocks back that were stored in vain. After a publication whose outcome nobody knows that is left to the
+    /// nodes, who find such blocks after a day: it may still arrive.
+    fn abandon_useless(&self, state: &mut State) {
+        let useless = state.stored.take_useless();
+        if !useless.is_empty() && !state.is_in_doubt {
+            self.cluster.abandon_blocks(&useless);
         }
     }
 
@@ -515,7 +528,7 @@ impl State {
     pub(crate) fn discard(&mut self) {
         self.dirty.take_all();
         self.sending.clear();
-        self.stored.take_all();
+        self.stored.clear();
         self.forget_written();
         self.kept = KeptAttributes::default();
         self.leaving = KeptAttributes::default();

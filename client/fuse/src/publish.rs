@@ -117,11 +117,14 @@ impl OpenFile {
         let published = self.publish_all().await;
         let mut state = self.lock();
         state.end_publication(published.is_ok());
-        self.account(&mut state);
         match published {
             Ok(()) => state.succeeded(),
-            Err(Unpublished { error, is_refusal }) => state.failed(error, is_refusal),
+            Err(Unpublished { error, is_refusal }) => {
+                state.is_in_doubt |= !is_refusal;
+                state.failed(error, is_refusal);
+            }
         }
+        self.account(&mut state);
         published.map_err(|unpublished| unpublished.error)
     }
 
@@ -305,7 +308,7 @@ impl OpenFile {
             state.leaving = KeptAttributes::default();
         }
         for extent in extents {
-            state.stored.cut(extent.offset, extent.end());
+            state.stored.take_published(extent.offset, extent.end());
         }
         match state.learn_own(attributes, 1) {
             true => state.layout.lay_over(extents),

@@ -18,7 +18,9 @@ mod tree;
 mod write;
 mod xattr;
 
-use bark_schema::ids::{InodeId, PartitionId};
+use std::collections::BTreeSet;
+
+use bark_schema::ids::{BlockId, InodeId, NodeNumber, PartitionId};
 use bark_schema::operation::{
     AttributeChange, Attributes, Command, Content, Entry, Extent, FileKind, Namespace, NewContent, NewInode,
     NodeRequest, Query, Refusal, RenameMode, Reply,
@@ -332,6 +334,14 @@ impl Files {
     ) -> Result<Extent, Error> {
         let subject = inode.to_string();
         block::put(self.client.clone(), subject, inode.home(), policy, offset, data).await
+    }
+
+    /// Gives up blocks that were stored and will never be published, in whole or in part: their space is free soon.
+    pub fn abandon_blocks(&self, extents: &[Extent]) {
+        let blocks: Vec<BlockId> = extents.iter().map(|extent| extent.block).collect();
+        let nodes: BTreeSet<NodeNumber> = extents.iter().flat_map(|extent| &extent.nodes).copied().collect();
+        let nodes: Vec<NodeNumber> = nodes.into_iter().collect();
+        block::abandon(&self.client, &blocks, &nodes);
     }
 
     /// Reads `length` bytes of an extent of a file, from `skip` on, from whichever node has them.

@@ -67,6 +67,11 @@ pub fn write_data_command(command: &DataCommand, builder: wire::data_command::Bu
             group.set_node(node.0);
             write_block_ids(blocks, group.init_blocks(blocks.len() as u32));
         }
+        DataCommand::AbandonBlocks { blocks, nodes } => {
+            let mut group = builder.init_abandon_blocks();
+            write_block_ids(blocks, group.reborrow().init_blocks(blocks.len() as u32));
+            write_nodes(nodes, group.init_nodes(nodes.len() as u32));
+        }
         DataCommand::ForgetBlocks { blocks } => {
             write_block_ids(blocks, builder.init_forget_blocks(blocks.len() as u32));
         }
@@ -165,6 +170,10 @@ pub fn read_data_command(reader: wire::data_command::Reader<'_>, source: Source<
         wire::data_command::CondemnBlocks(group) => DataCommand::CondemnBlocks {
             node: NodeNumber(group.get_node()),
             blocks: read_block_ids(group.get_blocks())?,
+        },
+        wire::data_command::AbandonBlocks(group) => DataCommand::AbandonBlocks {
+            blocks: read_block_ids(group.get_blocks())?,
+            nodes: read::nodes(group.get_nodes())?,
         },
         wire::data_command::ForgetBlocks(blocks) => DataCommand::ForgetBlocks {
             blocks: read_block_ids(blocks)?,

@@ -201,6 +201,7 @@ fn command(asked: &Command) -> usize {
             DataCommand::CondemnBlocks { blocks, .. } | DataCommand::ForgetBlocks { blocks } => {
                 blocks.len() * BLOCK_ID_WORDS
             }
+            DataCommand::AbandonBlocks { blocks, nodes } => blocks.len() * BLOCK_ID_WORDS + nodes.len(),
             DataCommand::RecordCopies { changes } => changes.len() * COPY_CHANGE_WORDS,
             DataCommand::Update(update) => UPDATE_WORDS + new_bytes(&update.bytes),
             DataCommand::Allocate { .. } | DataCommand::CopyRange { .. } => 0,

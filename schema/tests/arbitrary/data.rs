@@ -9,7 +9,7 @@ use super::Generator;
 
 impl Generator {
     pub(super) fn data_command(&mut self) -> DataCommand {
-        match self.choose("DataCommand", 8) {
+        match self.choose("DataCommand", 9) {
             0 => DataCommand::Write {
                 inode: self.inode(),
                 offset: self.option(Self::number),
@@ -59,6 +59,10 @@ impl Generator {
             4 => DataCommand::CondemnBlocks {
                 node: self.node(),
                 blocks: self.list(Self::block),
+            },
+            7 => DataCommand::AbandonBlocks {
+                blocks: self.list(Self::block),
+                nodes: self.list(Self::node),
             },
             6 => DataCommand::RecordCopies {
                 changes: self.list(|generator| CopyChange {

@@ -85,7 +85,11 @@ fn unix_ns() -> i64 {
 }
 
 fn age_seconds(row: &LedgerRow, now_ns: i64) -> i64 {
-    now_ns.saturating_sub(row.since).max(0) / 1_000_000_000
+    match row.since {
+        // Its writer gave it up, and nobody waits.
+        0 => 0,
+        since => now_ns.saturating_sub(since).max(0) / 1_000_000_000,
+    }
 }
 
 fn ledger_value(partition: PartitionId, rows: &[LedgerRow], now_ns: i64) -> Value {

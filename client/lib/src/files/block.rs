@@ -8,12 +8,15 @@
 //! - A whole block is checked against the CRC-32C its writer computed before a byte of it is given out; the
 //!   node that sent other bytes is named in a warning.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::time::Duration;
 
 use bark_schema::allocator::{attempts, targets};
-use bark_schema::ids::{NodeNumber, PartitionId};
-use bark_schema::operation::{Extent, Failure, NodeRequest, Refusal, Reply};
+use bark_schema::data::DataCommand;
+use bark_schema::ids::{BlockId, NodeNumber, PartitionId};
+use bark_schema::limits::BLOCKS_PER_COMMAND_MAX;
+use bark_schema::operation::{Command, Extent, Failure, NodeRequest, Refusal, Reply};
 use bark_schema::policy::Policy;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
@@ -75,6 +78,7 @@ pub(super) async fn put(
             break;
         }
     }
+    abandon(&client, &[block], &order);
     // A block nobody refers to is not a change: whatever became of it, the file is as it was.
     Err(Error::new(
         subject,
@@ -83,6 +87,31 @@ pub(super) async fn put(
             other => other,
         },
     ))
+}
+
+/// Has the copies of blocks dropped that nobody will ever publish, behind the caller's back: whatever this does not reach
+/// the nodes find by themselves, a day later.
+pub(super) fn abandon(client: &Client, blocks: &[BlockId], nodes: &[NodeNumber]) {
+    let mut by_home = BTreeMap::<PartitionId, Vec<BlockId>>::new();
+    for block in blocks {
+        if let Some(home) = block.home() {
+            by_home.entry(home).or_default().push(*block);
+        }
+    }
+    for (home, blocks) in by_home {
+        for blocks in blocks.chunks(BLOCKS_PER_COMMAND_MAX) {
+            let command = Command::Data(DataCommand::AbandonBlocks {
+                blocks: blocks.to_vec(),
+                nodes: nodes.to_vec(),
+            });
+            let client = client.clone();
+            tokio::spawn(async move {
+                if let Err(failure) = client.command(home, command).await {
+                    tracing::debug!(%failure, "blocks nobody published stay for a day");
+                }
+            });
+        }
+    }
 }
 
 /// Stores a block on a majority of these nodes, through the first of them that manages.

@@ -125,22 +125,51 @@ impl Files {
         attributes: Attributes,
         added: &Bytes,
     ) -> Result<(), Error> {
-        let Attributes {
-            inode, size, policy, ..
-        } = attributes;
+        let Attributes { inode, size, .. } = attributes;
         let new_size = size.saturating_add(added.len() as u64);
         if new_size > FILE_SIZE_MAX {
             return Err(Error::refused(path.to_string(), Refusal::FileTooLarge));
         }
-        let (mut offset, mut rest) = (size, added.clone());
         let mut extents = Vec::new();
+        if let Err(error) = self.store_added(path, &attributes, added, &mut extents).await {
+            self.abandon_blocks(&extents);
+            return Err(error);
+        }
+        let command = Command::Publish {
+            inode,
+            extents: extents.clone(),
+            size: new_size,
+            replace_all: false,
+            base_version: Some(attributes.version),
+        };
+        match self.client.command(inode.home(), command).await {
+            Ok(_) => Ok(()),
+            Err(failure) => {
+                if matches!(failure, Failure::Refused(..)) {
+                    self.abandon_blocks(&extents);
+                }
+                Err(Error::new(path.to_string(), failure))
+            }
+        }
+    }
+
+    /// Stores `added` in blocks behind the end of the file; `extents` has what was stored, also after an error.
+    async fn store_added(
+        &self,
+        path: &ClusterPath,
+        attributes: &Attributes,
+        added: &Bytes,
+        extents: &mut Vec<Extent>,
+    ) -> Result<(), Error> {
+        let (mut offset, mut rest) = (attributes.size, added.clone());
+        let policy = attributes.policy;
         let mut on_the_way = FuturesOrdered::new();
         while !rest.is_empty() || !on_the_way.is_empty() {
             while !rest.is_empty() && on_the_way.len() < BLOCKS_IN_FLIGHT {
                 let data = rest.split_to(rest.len().min(policy.cut_size()));
                 let size = data.len() as u64;
                 let (client, subject) = (self.client.clone(), path.to_string());
-                let home = inode.home();
+                let home = attributes.inode.home();
                 on_the_way.push_back(block::put(client, subject, home, policy, offset, data));
                 offset += size;
             }
@@ -151,17 +180,7 @@ impl Files {
         if extents.len() > EXTENTS_PER_COMMAND_MAX {
             return Err(Error::refused(path.to_string(), Refusal::FileTooLarge));
         }
-        let command = Command::Publish {
-            inode,
-            extents,
-            size: new_size,
-            replace_all: false,
-            base_version: Some(attributes.version),
-        };
-        match self.client.command(inode.home(), command).await {
-            Ok(_) => Ok(()),
-            Err(failure) => Err(Error::new(path.to_string(), failure)),
-        }
+        Ok(())
     }
 }
 
@@ -289,6 +308,13 @@ impl FileWriter {
 
     /// Gives up: the file stays as it is.
     pub async fn abort(&mut self) {
+        while let Some(stored) = self.on_the_way.next().await {
+            self.extents.extend(stored);
+        }
+        // Those that some command published, or tried to, are not among them.
+        self.client
+            .files()
+            .abandon_blocks(&std::mem::take(&mut self.extents));
         let Some(temporary) = self.temporary.take() else {
             return;
         };

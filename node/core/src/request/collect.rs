@@ -7,7 +7,7 @@
 //!
 //! Invariants:
 //! - A block is dropped only because of a ledger row, never because it was not found somewhere.
-//! - A row is forgotten only after every node it names has dropped the block durably.
+//! - A row is forgotten only after every node of the cluster that it names has dropped the block durably.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,9 +27,10 @@ pub type Rows = Vec<(BlockId, Vec<NodeNumber>)>;
 
 /// Drops the blocks of ledger rows on their nodes and forgets the rows that are done.
 pub async fn collect(gateway: &Gateway, partition: PartitionId, rows: Rows) {
+    let known: BTreeSet<NodeNumber> = gateway.config().nodes.iter().map(|node| node.number).collect();
     let mut by_node = BTreeMap::<NodeNumber, Vec<BlockId>>::new();
     for (block, nodes) in &rows {
-        for node in nodes {
+        for node in nodes.iter().filter(|node| known.contains(node)) {
             by_node.entry(*node).or_default().push(*block);
         }
     }
@@ -41,7 +42,11 @@ pub async fn collect(gateway: &Gateway, partition: PartitionId, rows: Rows) {
     let done: BTreeSet<NodeNumber> = answers.filter_map(|(node, done)| done.then_some(node)).collect();
     let blocks: Vec<BlockId> = rows
         .into_iter()
-        .filter(|(_, nodes)| nodes.iter().all(|node| done.contains(node)))
+        .filter(|(_, nodes)| {
+            nodes
+                .iter()
+                .all(|node| done.contains(node) || !known.contains(node))
+        })
         .map(|(block, _)| block)
         .collect();
     if blocks.is_empty() {

@@ -4,7 +4,8 @@
 //! ledger `garbage`. After a while its leader tells the nodes to drop it, and then forgets the row. Blocks
 //! are never found to be garbage by comparing lists: one that was stored and never published is reported by
 //! a node that has it, and condemned by a log entry, which decides whether the report or the publishing
-//! came first.
+//! came first. A client that gives up what it wrote abandons the blocks it stored for it in the same way; nobody ever
+//! read those, so they need not wait.
 //!
 //! Invariants:
 //! - A block's `references` is the number of extents that point into it, at least one.
@@ -14,9 +15,10 @@
 
 use std::ops::Bound;
 
-use bark_schema::ids::{BlockId, InodeId, NodeNumber};
+use bark_schema::data::DataCommand;
+use bark_schema::ids::{BlockId, ClientId, InodeId, NodeNumber};
 use bark_schema::limits::BLOCKS_PER_COMMAND_MAX;
-use bark_schema::operation::{Failure, Refusal, Reply, UnixNanos};
+use bark_schema::operation::{Command, Failure, Refusal, Reply, UnixNanos};
 use bark_schema::upkeep::LedgerRow;
 
 use super::State;
@@ -57,8 +59,22 @@ row_struct!(GarbageRow {
 /// A file of a terabyte has a million of these.
 const _: () = assert!(size_of::<BlockRow>() <= 32 && size_of::<GarbageRow>() <= 32);
 
+/// Since when nobody needs a block that nobody ever read: it waits for no reader.
+const AT_ONCE: UnixNanos = 0;
+
 /// Most nodes one block can be on.
 pub(super) const NODES_PER_BLOCK_MAX: usize = 64;
+
+/// What a client does with blocks nobody knows of, it does with those it cut itself.
+pub(super) fn check_own_blocks(client: ClientId, command: &Command) -> Result<(), Failure> {
+    if let Command::Data(DataCommand::AbandonBlocks { blocks, .. }) = command
+        && blocks.iter().any(|block| block.client != client)
+    {
+        let sentence = "a client abandons blocks of its own only";
+        return Err(Failure::refused(Refusal::InvalidArgument, sentence));
+    }
+    Ok(())
+}
 
 impl State {
     /// A block may be pointed into if it is what it was published as before, and neither garbage nor
@@ -153,6 +169,32 @@ impl State {
             });
             if !known {
                 self.discard(*block, 0, NodeList::new(&[node]), true);
+            }
+        }
+        Ok(Reply::Done)
+    }
+
+    /// Their client promised never to publish them, so nobody reads them and they are dropped without delay.
+    pub(super) fn abandon_blocks(
+        &mut self,
+        blocks: &[BlockId],
+        nodes: &[NodeNumber],
+    ) -> Result<Reply, Failure> {
+        check_count(blocks)?;
+        if nodes.len() > NODES_PER_BLOCK_MAX {
+            let sentence = "more nodes than a block can be on";
+            return Err(Failure::refused(Refusal::InvalidArgument, sentence));
+        }
+        for block in blocks {
+            let is_known = self.blocks.contains(block) || self.garbage.contains(block);
+            if block.home() == Some(self.partition) && !is_known {
+                let row = GarbageRow {
+                    since: AT_ONCE,
+                    size: 0,
+                    condemned: false,
+                    nodes: NodeList::new(nodes),
+                };
+                self.garbage.insert(*block, row);
             }
         }
         Ok(Reply::Done)

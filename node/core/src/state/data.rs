@@ -68,6 +68,7 @@ impl State {
             } => self.copy_range((*from, *from_offset), (*to, *to_offset), *length),
             DataCommand::Repack { block, pieces } => self.repack(block, pieces),
             DataCommand::CondemnBlocks { node, blocks } => self.condemn_blocks(*node, blocks),
+            DataCommand::AbandonBlocks { blocks, nodes } => self.abandon_blocks(blocks, nodes),
             DataCommand::ForgetBlocks { blocks } => self.forget_blocks(blocks),
             DataCommand::RecordCopies { changes } => self.record_copies(changes),
             DataCommand::Update(update) => self.update(update),

@@ -410,6 +410,7 @@ impl State {
                     }
                     command => {
                         self.check_undelegated(id.client, command)?;
+                        block::check_own_blocks(id.client, command)?;
                         self.execute(command)
                     }
                 };

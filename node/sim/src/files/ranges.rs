@@ -270,12 +270,15 @@ impl Work {
             // Long enough to be taken for dead.
             self.port.sleep(12_000_000).await;
         }
+        if self.random.chance(8) {
+            return self.abandon(index, &extent).await;
+        }
         extent.offset = self.some_offset(index);
         let offset = extent.offset;
         let command = Command::Publish {
             inode,
             size: extent.end(),
-            extents: vec![extent],
+            extents: vec![extent.clone()],
             replace_all: false,
             base_version: None,
         };
@@ -284,6 +287,19 @@ impl Work {
         let fate = self.command("a publish", index, command, &allowed).await;
         let known: Vec<Option<u8>> = data.iter().map(|byte| Some(*byte)).collect();
         self.lay(index, offset, &fate, &known);
+        if !matches!(fate, Fate::Unsure) && self.random.chance(8) {
+            // What is in use stays, whatever a client says.
+            self.abandon(index, &extent).await;
+        }
+    }
+
+    /// Gives up a block that was stored.
+    async fn abandon(&mut self, index: usize, extent: &Extent) {
+        let command = Command::Data(DataCommand::AbandonBlocks {
+            blocks: vec![extent.block],
+            nodes: extent.nodes.clone(),
+        });
+        self.command("giving up a block", index, command, &[]).await;
     }
 
     async fn allocate(&mut self, index: usize) {

@@ -30,6 +30,13 @@ fn condemn(node: u16, blocks: &[BlockId]) -> Command {
     })
 }
 
+fn abandon(nodes: &[u16], blocks: &[BlockId]) -> Command {
+    Command::Data(DataCommand::AbandonBlocks {
+        blocks: blocks.to_vec(),
+        nodes: nodes.iter().copied().map(NodeNumber).collect(),
+    })
+}
+
 fn forget(blocks: &[BlockId]) -> Command {
     let blocks = blocks.to_vec();
     Command::Data(DataCommand::ForgetBlocks { blocks })
@@ -105,6 +112,36 @@ fn only_blocks_nobody_published_are_condemned() {
         "it is gone from the disks"
     );
     machine.apply(publish(file, vec![homed(0, 10, 7)])).unwrap();
+}
+
+#[test]
+fn blocks_their_writer_gave_up_are_garbage_at_once_and_its_other_blocks_are_not() {
+    // Goal: space of refused writes comes back without a day's wait, and older blocks of the same client may still be
+    // published. Method: abandon one in use, one unknown, and one of somebody else.
+    let mut machine = Machine::new();
+    let file = machine.create(ROOT, "f", b"");
+    let (older, used, refused) = (homed(20, 10, 4), homed(0, 10, 5), homed(0, 10, 6));
+    machine.apply(publish(file, vec![used.clone()])).unwrap();
+    machine
+        .request(1, abandon(&[1, 2], &[used.block, refused.block]))
+        .unwrap();
+    assert!(machine.state.is_referenced(used.block));
+    let rows: Vec<_> = machine.state.garbage_after(None).collect();
+    assert_eq!(rows, [(refused.block, 0, &[NodeNumber(1), NodeNumber(2)][..])]);
+    assert_eq!(
+        refusal(machine.apply(publish(file, vec![refused.clone()]))),
+        Refusal::Conflict
+    );
+    machine.apply(forget(&[refused.block])).unwrap();
+    assert_eq!(garbage(&machine), []);
+    machine.apply(publish(file, vec![used, older])).unwrap();
+
+    let foreign = BlockId::new(ClientId(8), PartitionId(0), 9);
+    assert_eq!(
+        refusal(machine.request(2, abandon(&[1], &[foreign]))),
+        Refusal::InvalidArgument
+    );
+    assert_eq!(garbage(&machine), []);
 }
 
 #[test]
