@@ -52,11 +52,11 @@ pub async fn ranges(port: Port, random: Random, number: usize, nodes: u16) {
     let mut work = Work {
         port: port.clone(),
         random,
-        client: ClientId(2000 + number as u64),
+        client: ClientId(1000 + number as u64),
         number,
         nodes,
         files: Vec::new(),
-        next_block: 0,
+        next_block: 1,
         deadline_ms: WORK_DEADLINE_MS,
     };
     for (place, count) in FILES.iter().enumerate() {
@@ -230,7 +230,8 @@ impl Work {
     /// Stores a block for files of that partition; nothing points into it yet.
     async fn store(&mut self, home: PartitionId, size_max: u64) -> Option<(Bytes, Extent)> {
         let data = self.some_bytes(size_max);
-        self.next_block += 1;
+        // Odd ones; the client's other script has the even ones.
+        self.next_block += 2;
         let block = BlockId::new(self.client, home, self.next_block);
         let first = self.random.below(u64::from(self.nodes)) as u16;
         let replicas = (0..3).map(|copy| NodeNumber((first + copy) % self.nodes + 1));
