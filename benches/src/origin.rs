@@ -19,11 +19,20 @@ pub fn origin() -> Value {
         .output();
     json!({
         "machine": format!("{}, {cores_count} cores, Linux {}", model.unwrap_or("unknown".into()), read("/proc/sys/kernel/osrelease").trim()),
-        "load_before": read("/proc/loadavg").split(' ').next().unwrap_or("unknown"),
+        "load_before": load_average().to_string(),
         "commit": commit.ok().filter(|output| output.status.success())
             .map_or("unknown".into(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned()),
         "command": env::args().collect::<Vec<_>>().join(" "),
     })
+}
+
+/// Processes that ran or waited for a processor or a disk, over the last minute.
+pub fn load_average() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ')
+        .next()
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(f64::NAN)
 }
 
 /// The table's first lines.

@@ -63,6 +63,11 @@ impl Meter<'_> {
         }
     }
 
+    /// The same directory as another client sees it, where the place has two.
+    pub fn second_directory(&self) -> Option<PathBuf> {
+        Some(self.place.second_directory.as_ref()?.join("work"))
+    }
+
     /// Where the workload works.
     pub fn directory(&self) -> &Path {
         &self.directory

@@ -17,6 +17,8 @@ pub const LOCAL: &str = "local disk";
 pub const PASS_THROUGH: &str = "pass-through";
 pub const BARK: &str = "bark";
 pub const NAMES: [&str; 3] = [LOCAL, PASS_THROUGH, BARK];
+/// The scripts of `compare/`, by the names of their files.
+pub const PEERS: [&str; 3] = ["ceph", "gluster", "moosefs"];
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -47,23 +49,32 @@ impl Programs {
 pub struct Place {
     pub name: &'static str,
     pub directory: PathBuf,
+    /// Where the same files are seen by another client.
+    pub second_directory: Option<PathBuf>,
     /// What it is, for the table's header.
     pub setting: String,
     pub mount_processes: Vec<u32>,
     pub node_processes: Vec<u32>,
-    mounted: Option<PathBuf>,
+    mounted: Vec<PathBuf>,
     children: Vec<Child>,
+    /// What a script started is stopped by it.
+    stop: Option<Command>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(mounted) = &self.mounted {
+        for mounted in &self.mounted {
             // Nothing is in it that anybody needs, so it goes at once; it may be gone already.
             let _ = unmount(mounted, UnmountFlags::DETACH);
         }
         for child in &mut self.children {
             let _ = child.kill();
             let _ = child.wait();
+        }
+        if let Some(stop) = &mut self.stop
+            && let Err(error) = succeed(stop)
+        {
+            eprintln!("stopping {}: {error:#}", self.name);
         }
     }
 }
@@ -89,18 +100,20 @@ impl Place {
         command.arg(&target);
         let process = place.spawn(command, directory)?;
         place.mount_processes.push(process);
-        place.mounted = Some(target);
-        place.await_mount()?;
+        place.mounted.push(target);
+        place.await_mounts()?;
         Ok(place)
     }
 
     pub fn bark(programs: &Programs, directory: &Path, durability: &str) -> anyhow::Result<Place> {
         let own = own_directory(directory, BARK)?;
-        let target = own.join("mounted");
-        fs::create_dir(&target)?;
+        let targets = [own.join("mounted"), own.join("mounted-too")];
         let cluster = Cluster::new(&programs.bark_node, &own, 3, durability)?;
-        let setting = format!("{}, one mount with its defaults", cluster.setting);
-        let mut place = Place::new(BARK, target.clone(), setting);
+        let setting = format!(
+            "{}, mounts with their defaults: an fsync reaches two of three nodes' disks",
+            cluster.setting
+        );
+        let mut place = Place::new(BARK, targets[0].clone(), setting);
         for command in cluster.commands {
             let process = place.spawn(command, directory)?;
             place.node_processes.push(process);
@@ -115,24 +128,62 @@ impl Place {
             status.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("\"healthy\""))
         };
         place.await_true("the cluster", healthy)?;
-        let mut command = bark(&["--log-level", "warn", "mount", "--foreground"]);
-        command.arg(&target);
-        let process = place.spawn(command, directory)?;
-        place.mount_processes.push(process);
-        place.mounted = Some(target);
-        place.await_mount()?;
+        for target in &targets {
+            fs::create_dir(target)?;
+            let mut command = bark(&["--log-level", "warn", "mount", "--foreground"]);
+            command.arg(target);
+            let process = place.spawn(command, directory)?;
+            place.mount_processes.push(process);
+            place.mounted.push(target.clone());
+        }
+        place.await_mounts()?;
+        place.second_directory = Some(targets[1].clone());
         Ok(place)
+    }
+
+    /// Another file system, which `compare/peer` starts, mounts twice and stops.
+    pub fn peer(name: &'static str, directory: &Path) -> anyhow::Result<Place> {
+        let own = own_directory(directory, name)?;
+        let servers = own.join("servers");
+        fs::create_dir(&servers)?;
+        let script = |verb: &str| {
+            let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/compare/peer"));
+            command.args([name, verb]).arg(&servers);
+            command
+        };
+        let targets = [own.join("mounted"), own.join("mounted-too")];
+        let mut place = Place::new(name, targets[0].clone(), String::new());
+        place.stop = Some(script("stop"));
+        let log = || fs::read_to_string(servers.join("peer.log")).unwrap_or_default();
+        let started = succeed(&mut script("setting")).and_then(|setting| {
+            place.setting = setting.trim().to_owned();
+            succeed(&mut script("start"))?;
+            for target in &targets {
+                fs::create_dir(target)?;
+                succeed(script("mount").arg(target))?;
+            }
+            Ok(())
+        });
+        started.with_context(|| log().lines().rev().take(3).collect::<Vec<_>>().join("; "))?;
+        place.second_directory = Some(targets[1].clone());
+        Ok(place)
+    }
+
+    pub fn is_peer(&self) -> bool {
+        PEERS.contains(&self.name)
     }
 
     fn new(name: &'static str, directory: PathBuf, setting: String) -> Place {
         Place {
             name,
             directory,
+            second_directory: None,
             setting,
             mount_processes: Vec::new(),
             node_processes: Vec::new(),
-            mounted: None,
+            mounted: Vec::new(),
             children: Vec::new(),
+            stop: None,
         }
     }
 
@@ -149,11 +200,14 @@ impl Place {
         Ok(id)
     }
 
-    fn await_mount(&self) -> anyhow::Result<()> {
-        let target = format!(" {} fuse", self.directory.display());
-        self.await_true("the mount", || {
-            fs::read_to_string("/proc/mounts").is_ok_and(|mounts| mounts.contains(&target))
-        })
+    fn await_mounts(&self) -> anyhow::Result<()> {
+        for mounted in &self.mounted {
+            let target = format!(" {} fuse", mounted.display());
+            self.await_true("the mount", || {
+                fs::read_to_string("/proc/mounts").is_ok_and(|mounts| mounts.contains(&target))
+            })?;
+        }
+        Ok(())
     }
 
     fn await_true(&self, what: &str, condition: impl Fn() -> bool) -> anyhow::Result<()> {
@@ -166,6 +220,13 @@ impl Place {
         }
         Ok(())
     }
+}
+
+/// Runs a script to its end and answers what it said.
+fn succeed(command: &mut Command) -> anyhow::Result<String> {
+    let output = command.stdin(Stdio::null()).output()?;
+    ensure!(output.status.success(), "{:?}: {}", command, output.status);
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn own_directory(directory: &Path, name: &str) -> anyhow::Result<PathBuf> {

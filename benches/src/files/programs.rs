@@ -1,4 +1,5 @@
-//! Programs people run: a database that commits, and an archive that is unpacked, listed, searched and removed.
+//! Programs people run: a database that commits, an archive that is unpacked, listed, searched and removed, a repository that
+//! is cloned, and dbench, the calls of office programs on a file server.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,6 @@ use anyhow::{Context, ensure};
 use super::Setting;
 use super::meter::{Meter, Unit, Work};
 
-const TREE_DIRECTORIES: u32 = 100;
 const FILES_PER_DIRECTORY: u32 = 20;
 
 /// Commits of one row each with `synchronous=full`, then the integrity check. Prints commits and seconds.
@@ -54,7 +54,7 @@ pub fn sqlite(setting: &Setting, meter: &mut Meter<'_>) -> anyhow::Result<()> {
 pub fn tree(setting: &Setting, meter: &mut Meter<'_>) -> anyhow::Result<()> {
     let tree = meter.directory().join("tree");
     fs::create_dir(&tree)?;
-    let count = u64::from(TREE_DIRECTORIES * FILES_PER_DIRECTORY);
+    let count = u64::from(setting.tree_directories * FILES_PER_DIRECTORY);
     let mut step =
         |row: &str, command: &mut Command| meter.measure(row, Unit::Seconds, || run(command).map(|_| count));
     let files = format!("{count} files");
@@ -90,9 +90,9 @@ pub fn tree(setting: &Setting, meter: &mut Meter<'_>) -> anyhow::Result<()> {
 }
 
 /// An archive of files as large as those of source code are.
-pub fn make_archive(directory: &Path) -> anyhow::Result<PathBuf> {
+pub fn make_archive(directory: &Path, directories: u32) -> anyhow::Result<PathBuf> {
     let (tree, archive) = (directory.join("tree"), directory.join("tree.tar"));
-    for number in 0..TREE_DIRECTORIES {
+    for number in 0..directories {
         let place = tree.join(format!("{}/{number}", number / 10));
         fs::create_dir_all(&place)?;
         for file in 0..FILES_PER_DIRECTORY {
@@ -117,6 +117,83 @@ pub fn make_archive(directory: &Path) -> anyhow::Result<PathBuf> {
         .arg("."))?;
     fs::remove_dir_all(&tree)?;
     Ok(archive)
+}
+
+/// A repository of what is in an archive, one commit and one pack.
+pub fn make_repository(directory: &Path, archive: &Path) -> anyhow::Result<PathBuf> {
+    let repository = directory.join("repository");
+    fs::create_dir(&repository)?;
+    run(Command::new("tar")
+        .arg("-xf")
+        .arg(archive)
+        .arg("-C")
+        .arg(&repository))?;
+    let author = ["-c", "user.name=bench", "-c", "user.email=bench@localhost"];
+    run(git(&repository).args(["init", "-q"]))?;
+    run(git(&repository).args(["add", "."]))?;
+    run(git(&repository)
+        .args(author)
+        .args(["commit", "-q", "-m", "Files"]))?;
+    run(git(&repository).args(["repack", "-adq"]))?;
+    Ok(repository)
+}
+
+/// As it comes, whatever this user has set.
+fn git(directory: &Path) -> Command {
+    let mut command = Command::new("git");
+    command
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .arg("-C")
+        .arg(directory);
+    command
+}
+
+pub fn clone(setting: &Setting, meter: &mut Meter<'_>) -> anyhow::Result<()> {
+    let clone = meter.directory().join("clone");
+    let count = u64::from(setting.tree_directories * FILES_PER_DIRECTORY);
+    meter.measure(format!("git clone, {count} files"), Unit::Seconds, || {
+        let mut command = git(&setting.repository);
+        command
+            .args(["clone", "-q", "--no-hardlinks"])
+            .arg(&setting.repository)
+            .arg(&clone);
+        run(&mut command).map(|_| count)
+    })?;
+    meter.measure(format!("git status, {count} files"), Unit::Seconds, || {
+        let said = run(git(&clone).args(["status", "--short"]))?;
+        ensure!(said.is_empty(), "the clone differs: {said}");
+        Ok(count)
+    })?;
+    run(git(&clone).args(["fsck", "--no-progress"])).map(|_| ())
+}
+
+pub fn dbench(setting: &Setting, meter: &mut Meter<'_>) -> anyhow::Result<()> {
+    const CLIENTS: &str = "4";
+    // dbench counts whole seconds, after a warm-up of a fifth of them.
+    let seconds = (6 * setting.duration).as_secs().max(6);
+    let directory = meter.directory().to_owned();
+    meter.measure("dbench, 4 clients", Unit::MebibytesPerSecond, || {
+        let mut command = Command::new("dbench");
+        command
+            .args([
+                "-c",
+                "/usr/share/dbench/client.txt",
+                "-t",
+                &seconds.to_string(),
+                "-D",
+            ])
+            .arg(&directory)
+            .arg(CLIENTS);
+        let said = run(&mut command)?;
+        let throughput = said.lines().find_map(|line| line.strip_prefix("Throughput "));
+        let megabytes = throughput.and_then(|line| line.split(' ').next()?.parse::<f64>().ok());
+        let each_second = megabytes.with_context(|| format!("dbench said {said}"))?;
+        Ok(Work {
+            count: (each_second * 1e6 * seconds as f64) as u64,
+            elapsed: Some(Duration::from_secs(seconds)),
+        })
+    })
 }
 
 fn run(command: &mut Command) -> anyhow::Result<String> {

@@ -26,11 +26,12 @@ enum Phase {
     Read,
     Rename,
     Unlink,
+    CreateElsewhere,
     Rmdir,
 }
 
 impl Phase {
-    const ALL: [Phase; 8] = [
+    const ALL: [Phase; 9] = [
         Phase::Mkdir,
         Phase::Create,
         Phase::Stat,
@@ -38,6 +39,7 @@ impl Phase {
         Phase::Read,
         Phase::Rename,
         Phase::Unlink,
+        Phase::CreateElsewhere,
         Phase::Rmdir,
     ];
 
@@ -46,10 +48,12 @@ impl Phase {
     }
 
     /// What the table calls it; phases that only prepare have no row.
-    fn row(self) -> Option<&'static str> {
+    fn row(self, by: By) -> Option<&'static str> {
         match self {
             Phase::Mkdir | Phase::Rmdir => None,
-            Phase::Create => Some("create + write 4 KiB + close"),
+            Phase::Create if by == By::SecondMount => None,
+            Phase::CreateElsewhere if by != By::SecondMount => None,
+            Phase::Create | Phase::CreateElsewhere => Some("create + write 4 KiB + close"),
             Phase::Stat => Some("stat"),
             Phase::Readdir => Some("readdir, entries"),
             Phase::Read => Some("open + read 4 KiB + close"),
@@ -59,10 +63,22 @@ impl Phase {
     }
 }
 
+/// Who looks at, moves and removes what was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// Those who made it: so many processes.
+    Processes(usize),
+    /// One process on another mount than the one it was made on.
+    SecondMount,
+}
+
 /// One process of a storm; it is told phases on its standard input.
 #[derive(clap::Args)]
 pub struct WorkerArguments {
+    /// Where it makes directories and files.
     directory: PathBuf,
+    /// Where it looks at them, and makes more: the same directory, by this mount or another.
+    second_directory: PathBuf,
     number: usize,
     files_count: usize,
 }
@@ -74,10 +90,16 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(directory: &Path, number: usize, files_count: usize) -> anyhow::Result<Worker> {
+    fn start(
+        directory: &Path,
+        second_directory: &Path,
+        number: usize,
+        files_count: usize,
+    ) -> anyhow::Result<Worker> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg("files-worker")
             .arg(directory)
+            .arg(second_directory)
             .args([number.to_string(), files_count.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -108,11 +130,23 @@ impl Drop for Worker {
     }
 }
 
-pub fn storm(setting: &Setting, meter: &mut Meter<'_>, processes_count: usize) -> anyhow::Result<()> {
+pub fn storm(setting: &Setting, meter: &mut Meter<'_>, by: By) -> anyhow::Result<()> {
     let directory = meter.directory().to_owned();
+    let (processes_count, second_directory) = match by {
+        By::Processes(count) => (count, directory.clone()),
+        By::SecondMount => match meter.second_directory() {
+            Some(second) => (1, second),
+            None => return Ok(()),
+        },
+    };
+    let who = match by {
+        By::Processes(1) => "1 process".to_owned(),
+        By::Processes(count) => format!("{count} processes"),
+        By::SecondMount => "from a second mount".to_owned(),
+    };
     let each = setting.files_count / processes_count;
     let mut workers = (0..processes_count)
-        .map(|number| Worker::start(&directory, number, each))
+        .map(|number| Worker::start(&directory, &second_directory, number, each))
         .collect::<anyhow::Result<Vec<_>>>()?;
     for worker in &mut workers {
         worker.hear()?;
@@ -128,16 +162,11 @@ pub fn storm(setting: &Setting, meter: &mut Meter<'_>, processes_count: usize) -
             }
             Ok(count)
         };
-        match phase.row() {
+        match phase.row(by) {
             Some(row) => {
-                let plural = if processes_count == 1 {
-                    "process"
-                } else {
-                    "processes"
-                };
-                let row = format!("{row}, {processes_count} {plural}");
-                meter.measure(row, Unit::PerSecond, run)?;
+                meter.measure(format!("{row}, {who}"), Unit::PerSecond, run)?;
             }
+            None if phase == Phase::CreateElsewhere => {}
             None => {
                 run()?;
             }
@@ -165,8 +194,12 @@ pub fn run_worker(arguments: &WorkerArguments) -> anyhow::Result<()> {
 }
 
 fn work(arguments: &WorkerArguments, phase: Phase) -> anyhow::Result<u64> {
+    let root = match phase {
+        Phase::Mkdir | Phase::Create => &arguments.directory,
+        _ => &arguments.second_directory,
+    };
     let directories: Vec<PathBuf> = (0..arguments.files_count.div_ceil(FILES_PER_DIRECTORY))
-        .map(|index| arguments.directory.join(format!("{}-{index}", arguments.number)))
+        .map(|index| root.join(format!("{}-{index}", arguments.number)))
         .collect();
     let names = |tag: char| {
         (0..arguments.files_count)
@@ -183,8 +216,9 @@ fn work(arguments: &WorkerArguments, phase: Phase) -> anyhow::Result<u64> {
                 fs::create_dir(directory)?;
             }
         }
-        Phase::Create => {
-            for file in names('a') {
+        Phase::Create | Phase::CreateElsewhere => {
+            let tag = if phase == Phase::Create { 'a' } else { 'c' };
+            for file in names(tag) {
                 let file = OpenOptions::new().write(true).create_new(true).open(file)?;
                 file.write_all_at(&body, 0)?;
                 count += 1;
@@ -229,7 +263,7 @@ fn work(arguments: &WorkerArguments, phase: Phase) -> anyhow::Result<u64> {
         }
         Phase::Rmdir => {
             for directory in &directories {
-                fs::remove_dir(directory)?;
+                fs::remove_dir_all(directory)?;
             }
         }
     }

@@ -9,16 +9,16 @@ use crate::origin::median;
 #[derive(Default)]
 pub struct Table {
     /// In the order they were first measured.
-    rows: Vec<Row>,
+    pub rows: Vec<Row>,
 }
 
-struct Row {
-    name: String,
-    unit: Unit,
+pub struct Row {
+    pub name: String,
+    pub unit: Unit,
     cells: Vec<Cell>,
 }
 
-struct Cell {
+pub struct Cell {
     place: &'static str,
     values: Vec<f64>,
     mount_cpu_us: Vec<f64>,
@@ -30,12 +30,20 @@ impl Row {
         self.cells.iter().find(|cell| cell.place == place)
     }
 
-    fn value(&self, place: &str) -> Option<f64> {
+    pub fn value(&self, place: &str) -> Option<f64> {
         Some(median(self.cell(place)?.values.clone()))
     }
 
+    /// Half of what lies between the least and the most, as a part of the median.
+    pub fn spread(&self, place: &str) -> Option<f64> {
+        let values = &self.cell(place)?.values;
+        let least = values.iter().copied().min_by(f64::total_cmp)?;
+        let most = values.iter().copied().max_by(f64::total_cmp)?;
+        Some((most - least) / 2.0 / median(values.clone()))
+    }
+
     /// How many times as fast our place is as another.
-    fn ratio(&self, other: &str) -> Option<f64> {
+    pub fn ratio(&self, other: &str) -> Option<f64> {
         let (ours, theirs) = (self.value(BARK)?, self.value(other)?);
         Some(match self.unit {
             Unit::Seconds => theirs / ours,
@@ -126,7 +134,7 @@ impl Table {
 }
 
 /// Three digits, as many as mean something.
-fn shown(value: Option<f64>) -> String {
+pub fn shown(value: Option<f64>) -> String {
     match value {
         None => "-".into(),
         Some(value) if value >= 10_000.0 => format!("{:.0}k", value / 1000.0),
@@ -136,6 +144,6 @@ fn shown(value: Option<f64>) -> String {
     }
 }
 
-fn ratio(value: Option<f64>) -> String {
+pub fn ratio(value: Option<f64>) -> String {
     value.map_or("-".into(), |value| format!("{value:.2}"))
 }
