@@ -22,6 +22,7 @@ use bark_schema::policy::Policy;
 use bark_schema::quota::Quota;
 use bytes::Bytes;
 
+use crate::block_cache::BlockCache;
 use crate::delegations::{Delegations, Known};
 use crate::lock_table::LockTable;
 
@@ -43,6 +44,7 @@ pub(crate) struct Cluster {
     patience: Patience,
     pub(crate) delegations: Arc<Delegations>,
     locks: Arc<LockTable>,
+    blocks: Arc<BlockCache>,
 }
 
 /// One page of a directory.
@@ -60,6 +62,7 @@ impl Cluster {
             client,
             patience,
             locks: Arc::default(),
+            blocks: Arc::new(BlockCache::new()),
         }
     }
 
@@ -113,6 +116,42 @@ impl Cluster {
                     }
                 }
                 stored => return stored,
+            }
+        }
+    }
+
+    /// `length` bytes of an extent of a file, from `skip` on.
+    pub(crate) async fn read_block(
+        &self,
+        inode: InodeId,
+        extent: Extent,
+        skip: u32,
+        length: u32,
+    ) -> Result<Bytes, bark_client::Error> {
+        let files = self.client.files();
+        let (block, size) = (extent.block, extent.block_size);
+        let start = u64::from(extent.block_offset) + u64::from(skip);
+        let is_within = start + u64::from(length) <= u64::from(size);
+        let whole = is_within.then(|| self.blocks.whole(block, size, length));
+        let Some(whole) = whole.flatten() else {
+            return files.read_block(inode, extent, skip, length).await;
+        };
+        let fetched = whole.get_or_try_init(|| {
+            let whole = Extent {
+                block_offset: 0,
+                length: size,
+                ..extent
+            };
+            files.read_block(inode, whole, 0, size)
+        });
+        match fetched.await {
+            Ok(bytes) => {
+                let start = start as usize;
+                Ok(bytes.slice(start..start + length as usize))
+            }
+            Err(error) => {
+                self.blocks.forget(block);
+                Err(error)
             }
         }
     }

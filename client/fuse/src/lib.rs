@@ -22,6 +22,7 @@
 mod access_times;
 mod append;
 mod attributes;
+mod block_cache;
 mod capabilities;
 mod capacity;
 mod cluster;

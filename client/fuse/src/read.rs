@@ -1,7 +1,7 @@
 //! Reading a file that is open: the cluster's bytes below, what is not published yet above.
 //!
-//! The kernel reads ahead and asks for several ranges at once, so blocks are fetched in parallel without a
-//! cache of their own here: the kernel's page cache is the cache.
+//! The kernel reads ahead and asks for several ranges at once, so blocks are fetched in parallel, and its page cache is the
+//! cache; [`crate::block_cache`] is only for what is read in small pieces.
 
 use bark_schema::operation::{Attributes, Content, Extent, Refusal};
 use bytes::{Bytes, BytesMut};
@@ -143,10 +143,8 @@ impl OpenFile {
         let low = extent.offset.max(offset);
         let high = extent.end().min(offset + length);
         let skip = (low - extent.offset) as u32;
-        let files = self.cluster.client().files();
-        let data = files
-            .read_block(self.inode, extent, skip, high.saturating_sub(low) as u32)
-            .await?;
+        let length = high.saturating_sub(low) as u32;
+        let data = self.cluster.read_block(self.inode, extent, skip, length).await?;
         Ok(Piece { offset: low, data })
     }
 }
