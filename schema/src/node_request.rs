@@ -17,7 +17,8 @@ pub enum NodeRequest {
         follow_last: bool,
         first_bytes: u32,
     },
-    /// Stores a block on this node and, unless `local_only`, on `replicas` through it. Answers when a majority has it on disk.
+    /// Stores a block on `replicas` through this node; with `local_only` here, as the copy of one of them. Answers when a
+    /// majority has it on disk.
     BlockPut {
         block: BlockId,
         data: Bytes,

@@ -30,6 +30,15 @@ const TAG_VNODE: u8 = b'v';
 const TAG_PARTITION: u8 = b'p';
 const TAG_BLOCK: u8 = b'b';
 const TAG_MAP: u8 = b'm';
+const TAG_READ: u8 = b'r';
+
+/// The node among `nodes` that whoever reads the block asks first. The nodes with its other copies need not keep it in
+/// memory. Blocks spread evenly, and when a node goes the others keep theirs.
+pub fn first_reader(block: BlockId, nodes: &[NodeNumber]) -> Option<NodeNumber> {
+    let block = Hasher::new(TAG_READ).number(block.client.0).number(block.counter);
+    let weight = |node: &NodeNumber| (block.number(u64::from(node.0)).finish(), *node);
+    nodes.iter().copied().max_by_key(weight)
+}
 
 /// The frozen hash, fed in pieces: what counts is the concatenation.
 #[derive(Clone, Copy, Debug)]

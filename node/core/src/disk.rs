@@ -26,6 +26,10 @@ pub trait Disk {
     fn read_at(&mut self, file: FileId, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
     /// Writes all of `bytes` at `offset`, extending the file if needed.
     fn write_at(&mut self, file: FileId, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// The same for bytes that will hardly be read soon: they need not stay in memory.
+    fn write_unread_at(&mut self, file: FileId, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_at(file, offset, bytes)
+    }
     fn truncate(&mut self, file: FileId, size_bytes: u64) -> io::Result<()>;
     /// fdatasync.
     fn sync(&mut self, file: FileId) -> io::Result<()>;

@@ -68,10 +68,17 @@ impl Storage {
                     block,
                     data,
                     checksum,
-                } => match self.blocks.put(disk, block, &data, checksum) {
-                    Ok(()) => stored.push((worker, call)),
-                    Err(error) => events.push((worker, block_event(call, Err(failure(&error))))),
-                },
+                    is_spare,
+                } => {
+                    let result = match is_spare {
+                        true => self.blocks.put_spare(disk, block, &data, checksum),
+                        false => self.blocks.put(disk, block, &data, checksum),
+                    };
+                    match result {
+                        Ok(()) => stored.push((worker, call)),
+                        Err(error) => events.push((worker, block_event(call, Err(failure(&error))))),
+                    }
+                }
                 StorageRequest::BlockGet {
                     call,
                     block,

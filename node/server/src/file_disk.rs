@@ -11,12 +11,18 @@ use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
 use bark_core::disk::{Disk, FileId};
+use rustix::io::{Errno, ReadWriteFlags, pwritev2};
+
+/// RWF_DONTCACHE: written back at once, and out of the page cache then.
+const WITHOUT_CACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 
 /// Files of one data directory; each thread has its own.
 pub struct FileDisk {
     root: PathBuf,
     files: HashMap<FileId, File>,
     next: u32,
+    /// The file system keeps what is written in memory, asked or not.
+    caches_all: bool,
 }
 
 impl FileDisk {
@@ -27,6 +33,7 @@ impl FileDisk {
             root: root.to_path_buf(),
             files: HashMap::new(),
             next: 0,
+            caches_all: false,
         })
     }
 
@@ -79,6 +86,27 @@ impl Disk for FileDisk {
 
     fn write_at(&mut self, file: FileId, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.file(file)?.write_all_at(bytes, offset)
+    }
+
+    fn write_unread_at(&mut self, file: FileId, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let handle = self.file(file)?;
+        let mut done = 0;
+        while !self.caches_all && done < bytes.len() {
+            let left = [io::IoSlice::new(&bytes[done..])];
+            match pwritev2(handle, &left, offset + done as u64, WITHOUT_CACHE) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => done += written,
+                Err(Errno::INTR) => {}
+                // A kernel before 6.14, or a file system that does not know of it.
+                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if done < bytes.len() {
+            handle.write_all_at(&bytes[done..], offset + done as u64)?;
+            self.caches_all = true;
+        }
+        Ok(())
     }
 
     fn truncate(&mut self, file: FileId, size_bytes: u64) -> io::Result<()> {

@@ -17,6 +17,7 @@ use bark_schema::data::DataCommand;
 use bark_schema::ids::{BlockId, NodeNumber, PartitionId};
 use bark_schema::limits::BLOCKS_PER_COMMAND_MAX;
 use bark_schema::operation::{Command, Extent, Failure, NodeRequest, Refusal, Reply};
+use bark_schema::placement::first_reader;
 use bark_schema::policy::Policy;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
@@ -234,15 +235,12 @@ impl Rounds {
     }
 }
 
-/// The nodes that acknowledged the block, starting at one the block chooses so that readers spread; then
-/// those the ring names, where repair may have put it since.
+/// The nodes that acknowledged the block, first the one that keeps it in memory; then those the ring names, where repair
+/// may have put it since.
 fn candidates(client: &Client, extent: &Extent) -> Vec<NodeNumber> {
     let mut nodes = extent.nodes.clone();
-    if !nodes.is_empty() {
-        let mixed = (extent.block.client.0 ^ extent.block.counter).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let start = (mixed >> 32) as usize % nodes.len();
-        nodes.rotate_left(start);
-    }
+    let first = first_reader(extent.block, &nodes);
+    nodes.sort_by_key(|node| Some(*node) != first);
     for node in client.router().block_replicas(extent.block) {
         if !nodes.contains(&node) {
             nodes.push(node);

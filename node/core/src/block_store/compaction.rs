@@ -195,7 +195,7 @@ impl BlockStore {
         match self.get(disk, block, 0, u64::from(size_bytes)) {
             Ok(data) => {
                 report.copied_bytes += format::record_size_bytes(size_bytes);
-                self.append_block(disk, block, &data, checksum, size_bytes)
+                self.append_block(disk, block, &data, (checksum, size_bytes), true)
             }
             Err(Error::Corrupt { block, .. }) => self.give_up(disk, block, report),
             // Not given up: the device may read it another time.

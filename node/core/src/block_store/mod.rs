@@ -194,6 +194,28 @@ impl BlockStore {
         data: &[u8],
         checksum: u32,
     ) -> Result<(), Error> {
+        self.put_copy(disk, block, data, checksum, false)
+    }
+
+    /// The same for a copy that is read only when another one cannot be: it does not stay in memory.
+    pub fn put_spare<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        block: BlockId,
+        data: &[u8],
+        checksum: u32,
+    ) -> Result<(), Error> {
+        self.put_copy(disk, block, data, checksum, true)
+    }
+
+    fn put_copy<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        block: BlockId,
+        data: &[u8],
+        checksum: u32,
+        is_spare: bool,
+    ) -> Result<(), Error> {
         self.refuse_if_poisoned()?;
         let size_bytes = u32::try_from(data.len())
             .ok()
@@ -226,7 +248,8 @@ impl BlockStore {
         if total_bytes.saturating_add(format::record_size_bytes(size_bytes)) > self.config.capacity_bytes {
             return Err(Error::NoSpace);
         }
-        self.append_block(disk, block, data, checksum, size_bytes)?;
+        let described = (checksum, size_bytes);
+        self.append_block(disk, block, data, described, is_spare)?;
         self.damage.forget(block);
         Ok(())
     }

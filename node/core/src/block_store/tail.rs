@@ -27,8 +27,8 @@ impl BlockStore {
         disk: &mut D,
         block: BlockId,
         data: &[u8],
-        checksum: u32,
-        size_bytes: u32,
+        (checksum, size_bytes): (u32, u32),
+        is_spare: bool,
     ) -> Result<(), Error> {
         let kind = Kind::Block;
         let entry = self.append(
@@ -41,6 +41,7 @@ impl BlockStore {
                 kind,
             },
             data,
+            is_spare,
         )?;
         let segment = self.tail.as_ref().map_or(0, |tail| tail.segment);
         self.forget(block);
@@ -56,18 +57,24 @@ impl BlockStore {
             checksum: 0,
             kind: Kind::Tombstone,
         };
-        self.append(disk, entry, &[])?;
+        self.append(disk, entry, &[], false)?;
         let segment = self.tail.as_ref().map_or(0, |tail| tail.segment);
         self.segments.add_tombstone(segment);
         Ok(())
     }
 
     /// Writes a record at the end; its offset is filled in. `NoSpace` leaves everything as it was.
-    fn append<D: Disk>(&mut self, disk: &mut D, mut entry: Entry, data: &[u8]) -> Result<Entry, Error> {
+    fn append<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        mut entry: Entry,
+        data: &[u8],
+        is_spare: bool,
+    ) -> Result<Entry, Error> {
         let appended = self
             .ready_tail(disk, format::record_size_bytes(entry.size_bytes))
             .and_then(|mut tail| {
-                let written = tail.write(disk, &mut entry, data);
+                let written = tail.write(disk, &mut entry, data, is_spare);
                 let (segment, size_bytes) = (tail.segment, tail.end);
                 self.tail = Some(tail);
                 written.map_err(|source| self.failed("write", source))?;
@@ -126,13 +133,22 @@ impl BlockStore {
 }
 
 impl Tail {
-    fn write<D: Disk>(&mut self, disk: &mut D, entry: &mut Entry, data: &[u8]) -> io::Result<()> {
+    fn write<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        entry: &mut Entry,
+        data: &[u8],
+        is_spare: bool,
+    ) -> io::Result<()> {
         entry.offset = u32::try_from(self.end).map_err(io::Error::other)?;
         let mut head = Vec::with_capacity(format::head_size_bytes(entry.size_bytes) as usize);
         format::encode_head(&mut head, self.segment, entry, data);
         disk.write_at(self.file, self.end, &head)?;
-        if !data.is_empty() {
-            disk.write_at(self.file, self.end + head.len() as u64, data)?;
+        let offset = self.end + head.len() as u64;
+        match is_spare {
+            _ if data.is_empty() => {}
+            true => disk.write_unread_at(self.file, offset, data)?,
+            false => disk.write_at(self.file, offset, data)?,
         }
         self.end += format::record_size_bytes(entry.size_bytes);
         self.entries.push(*entry);

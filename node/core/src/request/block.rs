@@ -40,7 +40,7 @@ pub async fn put(
                 block,
                 data: data.clone(),
                 checksum,
-                replicas: Vec::new(),
+                replicas: targets.clone(),
                 local_only: true,
             };
             (*node, gateway.node(*node, request))

@@ -110,6 +110,8 @@ pub enum StorageRequest {
         block: BlockId,
         data: Bytes,
         checksum: u32,
+        /// Readers ask another node for it first.
+        is_spare: bool,
     },
     BlockGet {
         call: CallId,

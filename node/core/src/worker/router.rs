@@ -10,6 +10,7 @@
 use bark_schema::ids::{BlockId, NodeNumber, PartitionId};
 use bark_schema::message::PeerMessage;
 use bark_schema::operation::{Command, Failure, NodeRequest, Refusal, Reply, Request};
+use bark_schema::placement::first_reader;
 
 use super::Worker;
 use super::calls::{Call, Place};
@@ -295,15 +296,18 @@ impl Worker {
                 block,
                 data,
                 checksum,
+                replicas,
                 local_only: true,
-                ..
             } => {
+                let reader = first_reader(block, &replicas);
+                let is_spare = reader.is_some_and(|reader| reader != self.config.node);
                 self.count_space(data.len() as u64);
                 self.storage(super::event::StorageRequest::BlockPut {
                     call: id,
                     block,
                     data,
                     checksum,
+                    is_spare,
                 });
             }
             NodeRequest::ClusterStatus if self.is_asked_by_sibling(id) => {
