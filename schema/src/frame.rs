@@ -4,7 +4,7 @@
 //! segment table in front; what a frame holds is for `codec` or the RPC layer.
 //!
 //! A peer can claim any size in sixteen bytes. Therefore the decoder checks every claim against its
-//! limit first, and holds what arrived, never what was announced.
+//! limit first, and has memory in proportion to what arrived, never to what was announced.
 //!
 //! Invariants:
 //! - What is buffered never exceeds what was pushed and not taken; a frame above the limit is refused
@@ -33,6 +33,9 @@ pub enum Error {
     Size { size_bytes: u64, size_max_bytes: u64 },
 }
 
+/// Room that is made for each byte that is there: memory stays in proportion to what arrived.
+const ROOM_PER_HELD_MAX: usize = 4;
+
 /// Holds the bytes of one connection until they make whole frames.
 #[derive(Debug)]
 pub struct FrameDecoder {
@@ -58,7 +61,21 @@ impl FrameDecoder {
     /// Adds a chunk as it came from the socket.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.failed.is_none() {
+            self.make_room(bytes.len());
             self.buffered.extend_from_slice(bytes);
+        }
+    }
+
+    /// Grows in few steps, and in the last one to the size of the frame, as far as what arrived warrants it.
+    fn make_room(&mut self, count: usize) {
+        let held = self.buffered.len();
+        if self.buffered.capacity() - held >= count {
+            return;
+        }
+        if let Some(size) = self.awaited_size() {
+            let whole = size - held;
+            self.buffered
+                .reserve(whole.min(ROOM_PER_HELD_MAX * held).max(count));
         }
     }
 
