@@ -10,8 +10,8 @@
 //! Invariants:
 //! - A call waits here only while the directory is delegated to the holder that refused it.
 //! - The holder of a directory somebody waits for is told again and again, once a second.
-//! - A directory that was wanted back is not delegated again for a while: clients that share one do not hand it to
-//!   and fro.
+//! - A directory that was wanted back twice within a while is not delegated again at once: clients that share one do not
+//!   hand it to and fro. The first time whoever comes may have it.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,9 @@ use crate::partition::event::CallId;
 
 /// A holder that was told and has not given back is told again after this.
 const TELL_AGAIN_US: u64 = 1_000_000;
-/// For so long after it was wanted back a directory is not delegated.
+/// Wanted back twice within this, a directory is one that several clients use.
+const SHARED_US: u64 = 5_000_000;
+/// For so long after it was wanted back such a directory is not delegated.
 const COOLING_US: u64 = 1_000_000;
 /// Directories remembered as cooling; more are forgotten early.
 const COOLING_MAX: usize = 1 << 16;
@@ -35,7 +37,13 @@ pub struct Recalls {
     wanted: BTreeMap<InodeId, Wanted>,
     /// Holders that wait to be told, and until when.
     awaiting: BTreeMap<(PartitionId, ClientId), Awaiting>,
-    cooling: BTreeMap<InodeId, u64>,
+    cooling: BTreeMap<InodeId, Cooling>,
+}
+
+/// When a directory was last wanted back, and from when on it may be delegated again.
+struct Cooling {
+    wanted_us: u64,
+    until_us: u64,
 }
 
 /// A directory somebody wants, and who waits for it.
@@ -50,6 +58,24 @@ struct Awaiting {
     until_us: u64,
 }
 
+impl Recalls {
+    /// A directory is wanted back.
+    fn cool(&mut self, directory: InodeId, now_us: u64) {
+        let earlier = self.cooling.get(&directory);
+        let is_shared = earlier.is_some_and(|earlier| now_us < earlier.wanted_us + SHARED_US);
+        let cooling = Cooling {
+            wanted_us: now_us,
+            until_us: if is_shared { now_us + COOLING_US } else { now_us },
+        };
+        self.cooling.insert(directory, cooling);
+    }
+
+    fn is_cooling(&self, directory: &InodeId, now_us: u64) -> bool {
+        let cooling = self.cooling.get(directory);
+        cooling.is_some_and(|cooling| now_us < cooling.until_us)
+    }
+}
+
 impl Worker {
     /// A call was refused because `holder` has the directory for itself. Says whether the call waits here now.
     pub(super) fn await_directory(&mut self, id: CallId, directory: InodeId, holder: ClientId) -> bool {
@@ -60,7 +86,9 @@ impl Worker {
             return false;
         }
         let now_us = self.gateway.now().monotonic_us;
-        self.recalls.cooling.insert(directory, now_us + COOLING_US);
+        if !self.recalls.wanted.contains_key(&directory) {
+            self.recalls.cool(directory, now_us);
+        }
         let wanted = self.recalls.wanted.entry(directory).or_insert(Wanted {
             holder,
             told_us: None,
@@ -142,7 +170,7 @@ impl Worker {
     pub(super) fn tend_recalls(&mut self) {
         let now_us = self.gateway.now().monotonic_us;
         let cooling = &mut self.recalls.cooling;
-        cooling.retain(|_, until_us| now_us < *until_us);
+        cooling.retain(|_, cooling| now_us < cooling.wanted_us + SHARED_US);
         while cooling.len() > COOLING_MAX {
             cooling.pop_first();
         }
@@ -183,7 +211,8 @@ impl Worker {
         else {
             return None;
         };
-        let is_cooling = |directory| self.recalls.cooling.contains_key(directory);
+        let now_us = self.gateway.now().monotonic_us;
+        let is_cooling = |directory| self.recalls.is_cooling(directory, now_us);
         directories.iter().any(is_cooling).then(|| Reply::Opens {
             missing: directories.clone(),
             renewed: true,
