@@ -140,7 +140,7 @@ impl Cluster {
             let whole = Extent {
                 block_offset: 0,
                 length: size,
-                ..extent
+                ..extent.clone()
             };
             files.read_block(inode, whole, 0, size)
         });
@@ -149,9 +149,10 @@ impl Cluster {
                 let start = start as usize;
                 Ok(bytes.slice(start..start + length as usize))
             }
-            Err(error) => {
+            // It may be bad elsewhere than where it is asked for.
+            Err(_) => {
                 self.blocks.forget(block);
-                Err(error)
+                files.read_block(inode, extent, skip, length).await
             }
         }
     }
