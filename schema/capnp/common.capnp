@@ -418,6 +418,7 @@ struct Command @0xf6137f4308a7bad3 {
       command @67 :Command;
     }
     lock @68 :LockCommand;
+    repair @69 :RepairCommand;
   }
 }
 
@@ -991,6 +992,8 @@ struct AuditQuery @0xcd4e0a97b2618f35 {
     }
     names @6 :UInt64;
     # The names an inode counts; no rows if there is no such inode.
+    plan @7 :RepairStep;
+    # Which rows a repair would change. Refused with CONFLICT if there is nothing to repair.
   }
 }
 
@@ -1017,6 +1020,76 @@ struct AuditPage @0x9e6b15c8d07f42a3 {
   taken @12 :List(UsageReport);
   # What others said to directories here.
   transactions @13 :List(AuditTransaction);
+  repair @14 :RepairCommand;
+  # What was planned.
+}
+
+enum RepairTable @0x92d4b7e1f06a35c8 {
+  # A table of a partition that a repair may change.
+  inodes @0;
+  entries @1;
+  names @2;
+  extents @3;
+  attributes @4;
+  blocks @5;
+  ledger @6;
+  sessions @7;
+  usages @8;
+  contributions @9;
+  allowances @10;
+  opens @11;
+  opensByClient @12;
+  leases @13;
+  orphans @14;
+  dueOrphans @15;
+  transactionLocks @16;
+  delegations @17;
+  delegationsByClient @18;
+  lockFiles @19;
+  lockLeases @20;
+  counters @21;
+}
+
+struct RowEdit @0xbc3f90a1587ed264 {
+  # One row as it was and as it is to be.
+  table @0 :RepairTable;
+  key @1 :Data;
+  before @2 :Data;
+  after @3 :Data;
+  hasBefore @4 :Bool;
+  hasAfter @5 :Bool;
+  # Whether there is a row.
+}
+
+struct RepairCommand @0xa6518ec4d70f93b2 {
+  # Changes rows if all of them are still what they were.
+  format @0 :UInt16;
+  # Of the rows' bytes: the version of snapshots.
+  edits @1 :List(RowEdit);
+  recount @2 :Bool;
+  # Makes sums anew that are not part of the replicated state.
+}
+
+struct RepairStep @0xd1e70b4f6c8239a5 {
+  # What is to be put right.
+  inode @0 :UInt64;
+  directory @1 :UInt64;
+  cookie @2 :UInt64;
+  # Of an entry.
+  kind @3 :FileKind;
+  union {
+    fault @4 :AuditFault;
+    # What has no name and is kept gets one in `directory`.
+    dropEntry @5 :Void;
+    entryKind @6 :Void;
+    numberEntry @7 :Void;
+    # An entry named after the inode's number.
+    names @8 :UInt32;
+    # The inode counts so many names in the directory.
+    tell @9 :Void;
+    contribution @10 :Bool;
+    # What `inode` told the directory is nothing until it tells again; false: it is forgotten.
+  }
 }
 
 struct AuditName @0xf0c35b7a8412d96e {

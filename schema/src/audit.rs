@@ -10,6 +10,7 @@
 use crate::ids::{BlockId, InodeId, NodeNumber, PartitionId, TransactionId};
 use crate::inode::FileKind;
 use crate::operation::{UnixMillis, UnixNanos};
+use crate::repair::{RepairCommand, RepairStep};
 use crate::usage::UsageReport;
 
 /// Which rows of a partition a page is about.
@@ -48,6 +49,8 @@ pub enum AuditQuery {
     Entries { directory: InodeId, inode: InodeId },
     /// The names an inode counts; `rows` is 0 if it does not exist.
     Names { inode: InodeId },
+    /// Which rows a repair would change: `repair` of the page. Refused with `Conflict` if there is nothing to repair.
+    Plan(RepairStep),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,6 +76,8 @@ pub struct AuditPage {
     /// What directories here were told.
     pub taken: Vec<UsageReport>,
     pub transactions: Vec<AuditTransaction>,
+    /// What was planned; without rows: nothing can be done. `names` are those it counts on being there.
+    pub repair: RepairCommand,
 }
 
 /// An inode has `count` names in a directory.

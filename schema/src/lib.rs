@@ -23,6 +23,7 @@ pub mod operation;
 pub mod placement;
 pub mod policy;
 pub mod quota;
+pub mod repair;
 pub mod status;
 pub mod step;
 pub mod trace;

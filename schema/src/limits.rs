@@ -76,6 +76,8 @@ pub const BLOCKS_PER_COMMAND_MAX: usize = 4096;
 pub const USAGE_REPORTS_MAX: usize = 4096;
 /// Most rows an audit looks at for one answer, but for those of one directory: some milliseconds of a worker.
 pub const AUDIT_ROWS_MAX: u32 = 16_384;
+/// Most rows one repair changes.
+pub const REPAIR_EDITS_MAX: usize = 4096;
 /// Most rows of which sums are made anew for one answer.
 pub const AUDIT_SUM_ROWS_MAX: u64 = 500_000;
 /// Largest frame from a client that has not logged in.

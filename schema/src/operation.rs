@@ -25,6 +25,7 @@ pub use crate::inode::{
 
 pub use crate::node_request::NodeRequest;
 use crate::quota::{Allowance, Quota, QuotaCommand, QuotaQuery};
+use crate::repair::RepairCommand;
 pub use crate::status::{ClusterStatus, DiskRefusal, NodeStatus, PartitionStatus};
 pub use crate::step::Step;
 use crate::trace::Traced;
@@ -279,6 +280,8 @@ pub enum Command {
     },
     /// Takes and releases advisory locks.
     Lock(LockCommand),
+    /// Puts rows right that do not agree with others. `Conflict` if one of them changed since it was planned.
+    Repair(RepairCommand),
     /// Writes into a file that stays at most INLINE_SIZE_MAX; `TooLargeForInline` otherwise.
     WriteInline {
         inode: InodeId,

@@ -3,6 +3,9 @@
 //! The very code that the command line runs, over the replicas' states instead of a network. Beside it stand `tree`,
 //! `usage` and `ledger`, which look at the same things in other ways: either may have a blind spot.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};

@@ -1,6 +1,8 @@
 //! Looking at all rows: questions about pages of them, and the pages.
 
 use super::inode::{read_kind, write_kind};
+use super::read::Source;
+use super::repair::{read_repair, read_step, write_repair, write_step};
 use super::usage::{read_reports, write_reports};
 use super::write::{write_block_id, write_nodes, write_transaction_id};
 use super::{Result, read};
@@ -29,6 +31,8 @@ macro_rules! same_variants {
         }
     };
 }
+pub(super) use same_variants;
+
 same_variants!(write_part, read_part, AuditPart { Files Blocks Usages Counters Clients Locks });
 same_variants!(write_check, read_check, AuditCheck {
     EntryCount DirectoryLinks EntriesOfNothing EntriesOfGone NameCount CountedName OrphanStays InodeNumber
@@ -53,6 +57,7 @@ pub fn write_audit_query(query: &AuditQuery, mut builder: wire::audit_query::Bui
             group.set_directory(directory.0);
             group.set_inode(inode.0);
         }
+        AuditQuery::Plan(step) => write_step(step, builder.init_plan()),
     }
 }
 
@@ -73,6 +78,7 @@ pub fn read_audit_query(reader: wire::audit_query::Reader<'_>) -> Result<AuditQu
             directory: InodeId(group.get_directory()),
             inode: InodeId(group.get_inode()),
         },
+        wire::audit_query::Plan(step) => AuditQuery::Plan(read_step(step?)?),
     })
 }
 
@@ -110,6 +116,7 @@ pub(super) fn write_audit_page(page: &AuditPage, mut builder: wire::audit_page::
         &page.taken,
         builder.reborrow().init_taken(page.taken.len() as u32),
     );
+    write_repair(&page.repair, builder.reborrow().init_repair());
     let mut transactions = builder.init_transactions(page.transactions.len() as u32);
     for (index, transaction) in page.transactions.iter().enumerate() {
         let mut builder = transactions.reborrow().get(index as u32);
@@ -149,6 +156,7 @@ pub(super) fn read_audit_page(reader: wire::audit_page::Reader<'_>) -> Result<Au
                 since: transaction.get_since(),
             })
         })?,
+        repair: read_repair(reader.get_repair()?, Source::Foreign)?,
     })
 }
 
@@ -175,7 +183,7 @@ fn read_names(list: capnp::Result<NameListReader<'_>>) -> Result<Vec<AuditName>>
     })
 }
 
-fn write_fault(fault: &AuditFault, mut builder: wire::audit_fault::Builder<'_>) {
+pub(super) fn write_fault(fault: &AuditFault, mut builder: wire::audit_fault::Builder<'_>) {
     builder.set_check(write_check(fault.check));
     builder.set_inode(fault.inode.0);
     builder.set_offset(fault.offset);
@@ -186,7 +194,7 @@ fn write_fault(fault: &AuditFault, mut builder: wire::audit_fault::Builder<'_>) 
     }
 }
 
-fn read_fault(reader: wire::audit_fault::Reader<'_>) -> Result<AuditFault> {
+pub(super) fn read_fault(reader: wire::audit_fault::Reader<'_>) -> Result<AuditFault> {
     Ok(AuditFault {
         check: read_check(reader.get_check())?,
         inode: InodeId(reader.get_inode()),

@@ -10,6 +10,7 @@ use super::inode::{
 use super::namespace::read_rename_mode;
 use super::quota::{read_quota_command, write_quota_command};
 use super::read::{self, Source};
+use super::repair::{read_repair, write_repair};
 use super::reply::{read_reply, write_extents, write_reply};
 use super::step::{read_step, write_steps};
 use super::usage::{read_usage_command, write_usage_command};
@@ -209,6 +210,7 @@ pub fn write_command(command: &Command, mut builder: wire::command::Builder<'_>)
             write_command(command, group.init_command());
         }
         Command::Lock(command) => write_lock_command(command, builder.init_lock()),
+        Command::Repair(command) => write_repair(command, builder.init_repair()),
     }
 }
 
@@ -334,6 +336,7 @@ pub fn read_command(reader: wire::command::Reader<'_>, source: Source<'_>) -> Re
             },
         },
         wire::command::Lock(command) => Command::Lock(read_lock_command(command?)?),
+        wire::command::Repair(command) => Command::Repair(read_repair(command?, source)?),
     })
 }
 

@@ -25,6 +25,7 @@ mod policy;
 mod query;
 mod quota;
 mod read;
+mod repair;
 mod reply;
 mod request;
 mod size;

@@ -10,6 +10,7 @@ use crate::operation::{
     Command, Content, Extent, Failure, ListPosition, Namespace, NewContent, NewInode, NodeRequest, Proposal,
     Query, Reply, Request, Step,
 };
+use crate::repair::RowEdit;
 use crate::usage::UsageCommand;
 
 /// The fixed parts of any message: root, envelope, ids and the largest variant.
@@ -34,6 +35,7 @@ const AUDIT_FAULT_WORDS: usize = 9;
 const AUDIT_NAME_WORDS: usize = 4;
 const AUDIT_BLOCK_WORDS: usize = 7;
 const AUDIT_TRANSACTION_WORDS: usize = 7;
+const ROW_EDIT_WORDS: usize = 4;
 /// Of an update, with its change of attributes and less its bytes.
 const UPDATE_WORDS: usize = 20;
 /// A query or command inside another.
@@ -219,6 +221,7 @@ fn command(asked: &Command) -> usize {
         Command::Delegation(
             DelegationCommand::Take { directories, .. } | DelegationCommand::GiveBack { directories, .. },
         ) => directories.len(),
+        Command::Repair(repair) => edits(&repair.edits),
         Command::Ordered { command: inner, .. } => NESTED_WORDS + command(inner),
         Command::KeyExpireDue { .. }
         | Command::ReapOrphans { .. }
@@ -229,6 +232,14 @@ fn command(asked: &Command) -> usize {
         | Command::Finish { .. }
         | Command::Forget { .. } => 0,
     }
+}
+
+fn edits(edits: &[RowEdit]) -> usize {
+    let bytes = |row: &Option<bytes::Bytes>| row.as_ref().map_or(0, |bytes| data(bytes));
+    let words = edits
+        .iter()
+        .map(|edit| ROW_EDIT_WORDS + data(&edit.key) + bytes(&edit.before) + bytes(&edit.after));
+    words.sum()
 }
 
 fn steps(steps: &[Step]) -> usize {
@@ -331,6 +342,7 @@ fn reply(reply: &Reply) -> usize {
                 + blocks.sum::<usize>()
                 + (page.told.len() + page.taken.len()) * USAGE_REPORT_WORDS
                 + page.transactions.len() * AUDIT_TRANSACTION_WORDS
+                + edits(&page.repair.edits)
         }
         Reply::Traced(traced) => {
             FIXED_WORDS

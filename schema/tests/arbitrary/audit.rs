@@ -4,7 +4,7 @@ use bark_schema::audit::*;
 
 use super::Generator;
 
-const CHECKS: [AuditCheck; 36] = [
+pub(super) const CHECKS: [AuditCheck; 36] = [
     AuditCheck::EntryCount,
     AuditCheck::DirectoryLinks,
     AuditCheck::EntriesOfNothing,
@@ -45,13 +45,14 @@ const CHECKS: [AuditCheck; 36] = [
 
 impl Generator {
     pub(super) fn audit_query(&mut self) -> AuditQuery {
-        let part = match self.choose("AuditQuery", 8) {
+        let part = match self.choose("AuditQuery", 9) {
             0 => AuditPart::Files,
             1 => AuditPart::Blocks,
             2 => AuditPart::Usages,
             3 => AuditPart::Counters,
             4 => AuditPart::Clients,
             5 => AuditPart::Locks,
+            7 => return AuditQuery::Plan(self.repair_step()),
             6 => return AuditQuery::Names { inode: self.inode() },
             _ => {
                 return AuditQuery::Entries {
@@ -90,6 +91,7 @@ impl Generator {
                 primary: generator.partition(),
                 since: generator.i64(),
             }),
+            repair: self.repair_command(),
         }
     }
 
@@ -110,7 +112,7 @@ impl Generator {
         }
     }
 
-    fn audit_fault(&mut self, check: AuditCheck) -> AuditFault {
+    pub(super) fn audit_fault(&mut self, check: AuditCheck) -> AuditFault {
         AuditFault {
             check,
             inode: self.inode(),

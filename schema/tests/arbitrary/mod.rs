@@ -4,6 +4,7 @@ mod audit;
 mod data;
 mod locks;
 mod messages;
+mod repair;
 mod replies;
 mod requests;
 mod trace;

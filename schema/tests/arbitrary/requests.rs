@@ -109,7 +109,7 @@ impl Generator {
     }
 
     pub(super) fn command(&mut self) -> Command {
-        match self.choose("Command", 27) {
+        match self.choose("Command", 28) {
             0 => Command::KeySet {
                 key: self.data(),
                 value: self.data(),
@@ -209,6 +209,7 @@ impl Generator {
             20 => Command::Usage(self.usage_command()),
             21 => Command::Quota(self.quota_command()),
             25 => Command::Lock(self.lock_command()),
+            26 => Command::Repair(self.repair_command()),
             22 => Command::MoveAccessTimes {
                 accesses: self.list(|values| Access {
                     inode: values.inode(),

@@ -23,6 +23,7 @@ impl<S: Source> Examination<'_, S> {
             partition: Some(partition),
             inode: of_inode.then_some(fault.inode),
             block: fault.block,
+            fault: Some(*fault),
             ..Finding::new(kind, place, sentence)
         }
     }

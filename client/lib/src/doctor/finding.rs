@@ -1,5 +1,6 @@
 //! What is reported: one plain sentence for each thing that is wrong, where it is, and what to do.
 
+use bark_schema::audit::AuditFault;
 use bark_schema::ids::{BlockId, InodeId, NodeNumber, PartitionId};
 use bark_schema::operation::Failure;
 
@@ -83,7 +84,7 @@ impl FindingKind {
             | FindingKind::Open
             | FindingKind::Session
             | FindingKind::Lock => {
-                "a defect of the program: please report it; what is stored is left as it is"
+                "a defect of the program: please report it; `bark doctor --repair` puts right what can be, and can be undone"
             }
         }
     }
@@ -101,6 +102,10 @@ pub struct Finding {
     pub inode: Option<InodeId>,
     pub directory: Option<InodeId>,
     pub block: Option<BlockId>,
+    /// Of rows of one partition.
+    pub fault: Option<AuditFault>,
+    /// Whose size was told wrong.
+    pub contributor: Option<InodeId>,
 }
 
 impl Finding {
@@ -114,6 +119,8 @@ impl Finding {
             inode: None,
             directory: None,
             block: None,
+            fault: None,
+            contributor: None,
         }
     }
 }

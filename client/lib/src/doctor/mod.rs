@@ -14,7 +14,7 @@
 //! for each directory stay to the end. Blocks pass by in order and are not kept.
 //!
 //! Invariants:
-//! - Nothing is changed.
+//! - [`examine`] changes nothing; [`repair`] does.
 //! - Of two sides that do not agree neither is reported unless both were seen standing still.
 //! - What could not be looked at is said: a report that is clean and complete has seen every row.
 
@@ -23,6 +23,7 @@ mod faults;
 mod finding;
 mod names;
 mod places;
+mod repair;
 mod replicas;
 mod sizes;
 mod suspects;
@@ -37,6 +38,7 @@ use bark_schema::operation::{Failure, NodeRequest, Query, Reply};
 
 pub use self::finding::{Finding, FindingKind, Looked, Report};
 use self::names::Names;
+pub use self::repair::{End, Kept, Left, Repaired, Surgeon, Undone, repair, undo};
 use self::sizes::Sizes;
 
 /// Where rows come from: a cluster, or the states of a simulated one.

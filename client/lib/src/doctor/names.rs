@@ -101,9 +101,9 @@ impl Sides {
 
 /// What an inode says of itself.
 #[derive(Clone, Debug, PartialEq)]
-struct Said {
-    exists: bool,
-    names: Vec<AuditName>,
+pub(super) struct Said {
+    pub(super) exists: bool,
+    pub(super) names: Vec<AuditName>,
 }
 
 impl<S: Source> Examination<'_, S> {
@@ -146,7 +146,7 @@ impl<S: Source> Examination<'_, S> {
         }
     }
 
-    async fn said(&self, inode: InodeId) -> Result<Said, Failure> {
+    pub(super) async fn said(&self, inode: InodeId) -> Result<Said, Failure> {
         let query = Query::Audit(AuditQuery::Names { inode });
         let page = audit_page(self.source.query(inode.home(), query).await?)?;
         Ok(Said {

@@ -75,6 +75,7 @@ impl<S: Source> Examination<'_, S> {
             let finding = Finding {
                 partition: Some(pair.0.home()),
                 inode: Some(pair.0),
+                contributor: Some(pair.1),
                 ..Finding::new(FindingKind::Size, self.place_of(pair.0).await, sentence)
             };
             self.report.add(finding);
@@ -108,7 +109,11 @@ impl<S: Source> Examination<'_, S> {
         }
     }
 
-    async fn told(&self, directory: InodeId, contributor: InodeId) -> Result<Option<UsageReport>, Failure> {
+    pub(super) async fn told(
+        &self,
+        directory: InodeId,
+        contributor: InodeId,
+    ) -> Result<Option<UsageReport>, Failure> {
         let row = match contributor == files_of(contributor.home()) {
             true => directory,
             false => contributor,

@@ -189,6 +189,9 @@ impl State {
         if self.delegations.len() == 0 {
             return Ok(());
         }
+        if let Command::Repair(repair) = command {
+            return self.each_repaired(repair, &mut self.refuse_others(Some(client)));
+        }
         self.each_touched(command, &mut self.refuse_others(Some(client)))
             .map(|_| ())
     }
@@ -314,7 +317,7 @@ impl State {
     }
 
     /// The directories whose delegations cover an inode at home here.
-    fn each_cover(&self, inode: InodeId, check: Check<'_>) -> Result<(), Failure> {
+    pub(super) fn each_cover(&self, inode: InodeId, check: Check<'_>) -> Result<(), Failure> {
         let Some(row) = self.inodes.get(&inode) else {
             return Ok(());
         };

@@ -106,7 +106,7 @@ pub(super) struct Counted {
 }
 
 impl Counted {
-    const NOTHING: Counted = Counted {
+    pub(super) const NOTHING: Counted = Counted {
         file_bytes: 0,
         allocated_bytes: 0,
         orphans: 0,
@@ -317,7 +317,7 @@ impl State {
         found
     }
 
-    fn count(&mut self, old: Counted, new: Counted) {
+    pub(super) fn count(&mut self, old: Counted, new: Counted) {
         let moved = |counter: u64, old, new| counter.wrapping_sub(old).wrapping_add(new);
         self.file_bytes = moved(self.file_bytes, old.file_bytes, new.file_bytes);
         self.allocated_bytes = moved(self.allocated_bytes, old.allocated_bytes, new.allocated_bytes);

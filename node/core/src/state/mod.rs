@@ -45,6 +45,7 @@ mod query;
 mod quota;
 pub(crate) mod refusal;
 mod rename;
+mod repair;
 mod reply;
 mod seek;
 mod session;
@@ -486,6 +487,7 @@ impl State {
                 "an ordered change needs the name of its request",
             )),
             Command::Lock(command) => self.change_locks(command),
+            Command::Repair(command) => self.repair(command),
             Command::WriteInline {
                 inode,
                 offset,

@@ -89,7 +89,7 @@ impl State {
         }
     }
 
-    fn note_contribution(&mut self, directory: InodeId, old: Usage, new: Usage) {
+    pub(super) fn note_contribution(&mut self, directory: InodeId, old: Usage, new: Usage) {
         let share = self.usage_changes.shares.entry(directory).or_default();
         share.below = share.below.minus(old).plus(new);
     }

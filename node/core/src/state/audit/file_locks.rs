@@ -11,6 +11,11 @@ use super::super::file_lock::lock_of;
 use super::fault_of;
 
 impl State {
+    pub(in super::super) fn locks_and_waits(&self) -> impl Iterator<Item = FileLock> {
+        let held = self.file_locks.iter().map(|(place, row)| lock_of(place, row));
+        held.chain(self.lock_waits.iter().map(|(_, wait)| wait.lock))
+    }
+
     pub(super) fn audit_file_locks(&self, page: &mut AuditPage) {
         let held: Vec<FileLock> = self
             .file_locks
@@ -20,8 +25,7 @@ impl State {
         let mut files: BTreeMap<(ClientId, InodeId), u32> = BTreeMap::new();
         let mut leases: BTreeMap<ClientId, u32> = BTreeMap::new();
         let mut wrong: BTreeSet<InodeId> = BTreeSet::new();
-        let waits = self.lock_waits.iter().map(|(_, wait)| wait.lock);
-        for lock in held.iter().copied().chain(waits) {
+        for lock in self.locks_and_waits() {
             let client = lock.owner.client;
             *files.entry((client, lock.inode)).or_default() += 1;
             *leases.entry(client).or_default() += 1;

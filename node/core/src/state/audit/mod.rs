@@ -46,6 +46,7 @@ impl State {
             }
             AuditQuery::Entries { directory, inode } => self.audit_entries(directory, inode)?,
             AuditQuery::Names { inode } => self.names_of(inode)?,
+            AuditQuery::Plan(step) => self.plan_repair(&step)?,
         };
         page.now_ms = now_ms;
         Ok(Reply::Audit(Box::new(page)))
@@ -67,7 +68,13 @@ impl State {
         self.audit_indexes()
     }
 
-    fn audit_page(&self, part: AuditPart, from: AuditPosition, limit: u64, sum_rows_max: u64) -> AuditPage {
+    pub(super) fn audit_page(
+        &self,
+        part: AuditPart,
+        from: AuditPosition,
+        limit: u64,
+        sum_rows_max: u64,
+    ) -> AuditPage {
         let mut page = AuditPage {
             applied: self.applied,
             ..AuditPage::default()

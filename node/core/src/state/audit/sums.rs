@@ -130,7 +130,7 @@ impl State {
     }
 
     /// Directories that are prepared to be born have their place in a quota already.
-    fn births_prepared(&self) -> BTreeMap<InodeId, (u64, u64)> {
+    pub(in super::super) fn births_prepared(&self) -> BTreeMap<InodeId, (u64, u64)> {
         let mut used: BTreeMap<InodeId, (u64, u64)> = BTreeMap::new();
         for (_, prepared) in self.prepared.iter() {
             for step in &prepared.steps {

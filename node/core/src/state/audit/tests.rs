@@ -11,6 +11,7 @@ use super::super::extent::ExtentRow;
 use super::super::inode::Body;
 use super::super::lock::LockKey;
 use super::super::node_list::NodeList;
+use super::super::repair::check_repair;
 use super::super::session::SessionRow;
 use super::*;
 
@@ -38,6 +39,7 @@ fn check(expected: AuditCheck, harm: impl Fn(&mut State)) {
         assert!(found.contains(&expected), "{expected:?} is not in {found:?}");
     }
     assert!(state.audit().is_err());
+    check_repair(&mut state, expected);
 }
 
 fn inode(counter: u64) -> InodeId {
