@@ -7,9 +7,9 @@
 
 use bark_schema::ids::{NodeNumber, PartitionId};
 
-use super::{Simulation, Storm};
+use super::{ADMIT_US, Simulation, Storm};
 use crate::client::Phase;
-use crate::cluster::Asker;
+use crate::cluster::{Asker, Node};
 use crate::fault::{Damage, Fault};
 use crate::network::{ConnectionId, PeerLinkId, client_place};
 use crate::world::Event;
@@ -218,11 +218,29 @@ impl Simulation {
         })
     }
 
-    /// An operator lets the node in wherever it is refused.
+    /// An operator lets the node in wherever it is refused, and looks again: those that were down have not heard it.
     pub(super) fn admit(&mut self, node: u16) {
+        let Simulation {
+            nodes,
+            world,
+            admitting,
+            ..
+        } = self;
+        admitting.remove(&node);
+        let refuses = |other: &Node| other.members.refusal(NodeNumber(node)).is_some();
+        if nodes.iter().any(refuses) {
+            admitting.insert(node);
+            let delay = world.between(ADMIT_US.0, ADMIT_US.1);
+            world.after(delay, Event::Admit { node });
+            self.let_in(node, refuses);
+        }
+    }
+
+    /// An operator tells these of the others, if they are up.
+    fn let_in(&mut self, node: u16, who: impl Fn(&Node) -> bool) {
         let Simulation { nodes, world, .. } = self;
         for other in nodes {
-            if other.members.refusal(NodeNumber(node)).is_some() {
+            if other.number != node && who(other) {
                 let request = Request::Node(NodeRequest::Admit {
                     node: NodeNumber(node),
                 });

@@ -14,7 +14,7 @@ use bark_schema::message::{ClientMessage, PeerMessage, ServerMessage};
 use bark_schema::operation::Request;
 use bytes::Bytes;
 
-use super::{RECONNECT_US, Simulation};
+use super::{ADMIT_US, RECONNECT_US, Simulation};
 use crate::client::{Link, Phase, Stage};
 use crate::cluster::Asker;
 use crate::counts::Counts;
@@ -45,6 +45,7 @@ impl Simulation {
             network,
             shape,
             stage,
+            admitting,
             ..
         } = self;
         let to = &nodes[usize::from(link.to) - 1];
@@ -68,8 +69,10 @@ impl Simulation {
             if is_news {
                 world.say(|| format!("node {} refuses node {}: {refusal:?}", link.to, link.from));
                 counts_refused(stage);
-                let delay = world.between(100_000, 2_000_000);
-                world.after(delay, Event::Admit { node: link.from });
+                if admitting.insert(link.from) {
+                    let delay = world.between(ADMIT_US.0, ADMIT_US.1);
+                    world.after(delay, Event::Admit { node: link.from });
+                }
             }
             world.after(RECONNECT_US.1, Event::PeerConnect { link, life });
             return;

@@ -9,7 +9,7 @@
 //! Checked all the time: one leader a term; equal states at equal indexes; no partition out of service; no
 //! node that cannot start from its own disks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bark_core::worker::Durability;
@@ -36,6 +36,8 @@ const START_AGAIN_US: u64 = 300_000;
 /// Long enough for everything acknowledged meanwhile to be synced elsewhere.
 const POWER_LOSS_PAUSE_US: u64 = 1_500_000;
 const RECONNECT_US: (u64, u64) = (50_000, 1_000_000);
+/// An operator needs so long to notice that a node is refused, and to let it in.
+const ADMIT_US: (u64, u64) = (100_000, 2_000_000);
 
 mod audit;
 mod faults;
@@ -67,6 +69,8 @@ pub struct Simulation {
     /// At level `memory`, powers go one by one.
     next_power_loss_us: u64,
     storm: Option<Storm>,
+    /// Nodes an operator is about to let in.
+    admitting: BTreeSet<u16>,
 }
 
 /// A leader is cut off so that another is elected in a term above its own.

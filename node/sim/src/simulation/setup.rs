@@ -4,7 +4,7 @@
 //! can do. What the focus leaves out is drawn with small odds, so that everything still meets everything.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -101,6 +101,7 @@ impl Simulation {
             peer_pauses: BTreeMap::new(),
             next_power_loss_us: 0,
             storm: None,
+            admitting: BTreeSet::new(),
             world,
         };
         simulation.add_clients(seed);
