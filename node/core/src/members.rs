@@ -10,7 +10,10 @@
 //! the last word of its node is not told from the disk itself, and has lost at most the promises of that second.
 //!
 //! An operator's word lets one disk in: the one that was refused, or if there was none yet, the next unknown one. It
-//! lapses when the known disk comes back first.
+//! lapses when the known disk comes back first. It is good only for a node that knows by itself that it may have
+//! forgotten: a blank one does, and one with an old log learns it from the refusal, behaves so, and says so when it
+//! tries again. So a word that was given before an old copy came does not make a voter of it. The price: two nodes that
+//! refuse each other cannot tell each other, and one of them must come with an empty disk.
 //!
 //! Format of the file `members`, little-endian: `BARKMEMB`, format version (u32, 1), CRC-32C (u32) of all that
 //! follows, count (u32), and for each node:
@@ -19,13 +22,14 @@
 //! | --- | --- | --- |
 //! | 0 | 2 | node number |
 //! | 2 | 1 | refusal: 0 none, 1 other disk, 2 older copy |
-//! | 3 | 1 | 1: the next unknown disk is let in |
+//! | 3 | 1 | 1: an operator lets in the disk that was refused, or the next unknown one |
 //! | 4 | 8 | incarnation that is known |
 //! | 12 | 8 | log position told last |
 //! | 20 | 8 | incarnation that was refused |
 //!
 //! Invariants:
 //! - A refused disk stays refused until an operator lets it in, whatever it says.
+//! - No disk but the known one is followed before its node behaves as one that may have forgotten.
 //! - What lets a node in is the node's own hello and an operator's word, never a third node's.
 
 use std::collections::BTreeMap;
@@ -90,7 +94,7 @@ impl Members {
         let lacks = is_known && claim.log_position < member.log_position && !claim.rejoining;
         let is_old = is_known && (lacks || member.refusal == Some(DiskRefusal::OlderCopy));
         let is_strange = is_old || !(is_new || is_known);
-        if is_strange && !member.admits_next {
+        if is_strange && !(member.admits_next && claim.rejoining) {
             let refusal = if is_known {
                 DiskRefusal::OlderCopy
             } else {
@@ -125,15 +129,7 @@ impl Members {
     /// An operator's word: the disk that was refused is the node's, or the next unknown one will be.
     pub fn admit(&mut self, node: NodeNumber) {
         let member = self.nodes.entry(node).or_default();
-        match member.refusal {
-            Some(_) => {
-                *member = Member {
-                    incarnation: member.refused_incarnation,
-                    ..Member::default()
-                }
-            }
-            None => member.admits_next = true,
-        }
+        member.admits_next = true;
         self.is_changed = true;
     }
 
@@ -142,8 +138,10 @@ impl Members {
         self.nodes.get(&node).map(|member| member.log_position)
     }
 
+    /// Why it is refused, and nobody let it in yet.
     pub fn refusal(&self, node: NodeNumber) -> Option<DiskRefusal> {
-        self.nodes.get(&node)?.refusal
+        let member = self.nodes.get(&node).filter(|member| !member.admits_next)?;
+        member.refusal
     }
 
     /// Whether it should be stored at once; says so once.
@@ -351,6 +349,34 @@ mod tests {
         members.admit(NODE);
         assert_eq!(members.greet(NODE, blank(9)), Ok(()));
         assert_eq!(members.greet(NODE, blank(10)), Err(DiskRefusal::OtherDisk));
+    }
+
+    #[test]
+    fn nobody_lets_in_a_disk_whose_node_does_not_know_that_it_may_have_forgotten() {
+        // Goal: an old copy does not vote because a word was given for a blank disk, or before its node heard of the
+        // refusal. Method: both kinds of strange disks, the word before they come and after; then they say that they know.
+        let knowing = |claim| DiskClaim {
+            rejoining: true,
+            ..claim
+        };
+        for (strange, refusal) in [
+            (claim(7, 50), DiskRefusal::OlderCopy),
+            (claim(6, 500), DiskRefusal::OtherDisk),
+        ] {
+            for is_refused_first in [false, true] {
+                let mut members = Members::default();
+                assert_eq!(members.greet(NODE, claim(7, 100)), Ok(()));
+                if is_refused_first {
+                    assert_eq!(members.greet(NODE, strange), Err(refusal));
+                }
+                members.admit(NODE);
+                assert_eq!(members.greet(NODE, strange), Err(refusal));
+                assert_eq!(members.greet(NODE, strange), Err(refusal));
+                assert_eq!(members.greet(NODE, knowing(strange)), Ok(()));
+                assert_eq!(members.greet(NODE, strange), Ok(()), "after a restart");
+                assert_eq!(members.greet(NODE, blank(9)), Err(DiskRefusal::OtherDisk));
+            }
+        }
     }
 
     #[test]

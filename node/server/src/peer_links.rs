@@ -135,7 +135,7 @@ impl PeerLinks {
             incarnation: settings.incarnation,
             bulk: lane == Lane::Bulk,
             log_position: settings.log_position.load(Ordering::Acquire),
-            rejoining: settings.rejoining,
+            rejoining: settings.rejoining.load(Ordering::Acquire),
         };
         codec::encode_peer(&PeerMessage::Hello(hello), &mut link.out);
         self.by_connection.insert(connection, (node, lane));

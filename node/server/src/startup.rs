@@ -10,7 +10,7 @@
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -197,25 +197,29 @@ impl Node {
             .map(|port| mailbox::mailbox(port.waker(), senders_max))
             .unzip();
 
-        let members = Arc::new(Mutex::new(load_members(&mut disk)));
         let settings = Arc::new(Settings {
             version: env!("CARGO_PKG_VERSION"),
             cluster: config.cluster.clone(),
             node: config.node,
             map_digest: digest,
             incarnation: identity.incarnation,
-            rejoining,
+            rejoining: AtomicBool::new(rejoining),
             log_position: AtomicU64::new(log.durable_position()),
-            members: members.clone(),
+            members: Arc::new(Mutex::new(load_members(&mut disk))),
             value_size_max: config.value_size_max,
             started_unix_s: unix_now().as_secs(),
         });
         let durability = config.cluster.durability;
         let (log_sender, log) = log_thread::start(log, log_disk, durability, mails.clone(), settings.clone())
             .map_err(Error::Thread)?;
-        let (storage_sender, storage) =
-            storage_thread::start(storage, storage_disk, config.data.clone(), mails.clone(), members)
-                .map_err(Error::Thread)?;
+        let (storage_sender, storage) = storage_thread::start(
+            storage,
+            storage_disk,
+            config.data.clone(),
+            mails.clone(),
+            settings.clone(),
+        )
+        .map_err(Error::Thread)?;
 
         let mut workers = Vec::new();
         let cores = core_affinity::get_core_ids().unwrap_or_default();

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ use bark_schema::placement::NodeUse;
 use crate::file_disk::FileDisk;
 use crate::handover::{Finished, Handover, handover};
 use crate::mailbox::{Mail, MailSender};
+use crate::protocol::Settings;
 
 /// Requests the channel holds before a worker waits for the disk.
 const REQUESTS_MAX: usize = 1024;
@@ -63,7 +65,7 @@ pub fn start(
     mut disk: FileDisk,
     data: PathBuf,
     mut workers: Vec<MailSender>,
-    members: Arc<Mutex<Members>>,
+    settings: Arc<Settings>,
 ) -> std::io::Result<(Handover<StorageJob>, JoinHandle<()>)> {
     let (sender, jobs) = handover::<StorageJob>(REQUESTS_MAX);
     let thread = std::thread::Builder::new()
@@ -71,7 +73,10 @@ pub fn start(
         .spawn(move || {
             let mut events = Vec::new();
             let mut space_told: Option<Instant> = None;
+            let members = &settings.members;
             let mut rejoined: BTreeSet<u16> = BTreeSet::new();
+            // Those whose partitions behave as ones that may have forgotten.
+            let mut marked: BTreeSet<u16> = BTreeSet::new();
             let mut members_stored = Instant::now();
             loop {
                 if space_told.is_none_or(|told| told.elapsed() >= SPACE_INTERVAL) {
@@ -79,7 +84,7 @@ pub fn start(
                     tell_space(&data, &storage, &mut workers);
                     if members_stored.elapsed() >= MEMBERS_INTERVAL {
                         members_stored = Instant::now();
-                        if let Err(error) = store_members(&members, &mut disk) {
+                        if let Err(error) = store_members(members, &mut disk) {
                             tracing::warn!(%error, "how far other nodes' logs are is not stored");
                         }
                     }
@@ -106,15 +111,19 @@ pub fn start(
                                 tracing::error!(%error, "it cannot be noted that this node may have forgotten; it stops");
                                 std::process::exit(1);
                             }
+                            marked.insert(worker);
+                            if marked.len() == workers.len() {
+                                settings.rejoining.store(true, Ordering::Release);
+                            }
                         }
                         StorageJob::StoreMembers => {
                             members_stored = Instant::now();
-                            if let Err(error) = store_members(&members, &mut disk) {
+                            if let Err(error) = store_members(members, &mut disk) {
                                 tracing::warn!(%error, "which disks other nodes have is not stored");
                             }
                         }
                         StorageJob::Admit { worker, call, node } => {
-                            let result = admit(&members, &mut disk, node);
+                            let result = admit(members, &mut disk, node);
                             events.push((worker, StorageEvent::Block { call, result }));
                         }
                     }

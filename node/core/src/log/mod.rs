@@ -280,12 +280,12 @@ impl Log {
         Ok(self.files.has_spare())
     }
 
-    /// Bytes of records and headers in all segments.
     /// Records up to this one are durable. Never goes back on one disk.
     pub fn durable_position(&self) -> u64 {
         self.synced_through
     }
 
+    /// Bytes of records and headers in all segments.
     pub fn size_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.used_bytes).sum()
     }

@@ -21,7 +21,7 @@ pub mod wire;
 use std::cell::{Cell, RefCell};
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bark_core::members::Members;
@@ -91,8 +91,9 @@ pub struct Settings {
     pub map_digest: u64,
     /// Drawn when this node's disk was new.
     pub incarnation: u64,
-    /// It started as one that may have forgotten.
-    pub rejoining: bool,
+    /// Every worker behaves as one that may have forgotten, since the start or since another node found it out. Release
+    /// by the storage thread when all have said so and it is on the disk; pairs with the Acquire load before a hello.
+    pub rejoining: AtomicBool,
     /// How far the log is durable. Release by the log thread after the sync; pairs with the Acquire loads of whoever
     /// tells others.
     pub log_position: AtomicU64,

@@ -219,6 +219,9 @@ impl Node {
                     let marked = open::mark_rejoining(&mut self.log_disk);
                     self.check_disks()?;
                     marked.map_err(|_| Stop::Disk)?;
+                    if let Some(running) = &mut self.running {
+                        running.knowing.insert(worker);
+                    }
                 }
                 Effect::Storage(request) => {
                     if let Some(running) = &mut self.running {

@@ -14,7 +14,7 @@ mod damage;
 mod log_executor;
 mod storage_executor;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bark_core::block_store::{BlockStore, BlockStoreConfig};
@@ -107,8 +107,8 @@ pub struct Running {
     pub workers: Vec<WorkerCell>,
     /// The log may have forgotten; the mark goes when every worker's partitions have rejoined.
     rejoining: bool,
-    /// It knew when it started.
-    started_rejoining: bool,
+    /// Workers whose partitions behave as ones that may have forgotten; all, if the node knew when it started.
+    knowing: BTreeSet<u16>,
     log: Log,
     log_queue: VecDeque<(u16, u64, Vec<Record>)>,
     /// What did not fit on the disk: the newest batch of each worker, and the records.
@@ -231,7 +231,10 @@ impl Node {
             started_us,
             workers,
             rejoining: opened.rejoining,
-            started_rejoining: opened.rejoining,
+            knowing: match opened.rejoining {
+                true => (0..shape.workers).collect(),
+                false => BTreeSet::new(),
+            },
             log: opened.log,
             log_queue: VecDeque::new(),
             log_refused: None,
@@ -315,7 +318,7 @@ impl Node {
         self.running.as_ref().map(|running| DiskClaim {
             incarnation: self.incarnation,
             log_position: running.log_position(),
-            rejoining: running.started_rejoining,
+            rejoining: running.knowing.len() == running.workers.len(),
         })
     }
 

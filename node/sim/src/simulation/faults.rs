@@ -16,6 +16,9 @@ use crate::world::Event;
 use bark_core::worker::gateway::Reach;
 use bark_schema::operation::{NodeRequest, Request};
 
+/// One operator in so many says that a node has another disk before the node is back.
+const EARLY_ODDS: u64 = 3;
+
 impl Simulation {
     pub(super) fn fault(&mut self, fault: Fault) {
         let working = self.stage.phase.get() == Phase::Work;
@@ -201,6 +204,9 @@ impl Simulation {
             && nodes[usize::from(node) - 1].do_damage(world, what)
         {
             self.stage.damaged.set(Some(node));
+            if self.world.random.chance(EARLY_ODDS) {
+                self.let_in(node, |_| true);
+            }
         }
     }
 

@@ -83,7 +83,7 @@ impl Node {
             node,
             map_digest: 0,
             incarnation: 1,
-            rejoining: false,
+            rejoining: Default::default(),
             log_position: Default::default(),
             members: Default::default(),
             value_size_max,

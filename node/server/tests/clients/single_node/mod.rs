@@ -115,7 +115,7 @@ impl SingleNode {
             node: NODE,
             map_digest: 0,
             incarnation: 1,
-            rejoining: false,
+            rejoining: Default::default(),
             log_position: Default::default(),
             members: Default::default(),
             value_size_max: 64 << 20,
