@@ -8,7 +8,7 @@
 //! - A pass over a ledger looks at a bounded number of rows.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bark_schema::ids::{BlockId, InodeId, PartitionId};
@@ -18,6 +18,7 @@ use bark_schema::limits::{
 use bark_schema::operation::{NodeRequest, Reply};
 
 use super::gateway::Gateway;
+use super::under_way::UnderWay;
 use crate::partition::Partition;
 use crate::request::{collect, defragment, pack, usage};
 use crate::time::Now;
@@ -89,7 +90,7 @@ struct Progress {
 
 #[derive(Default)]
 pub struct Cleaning {
-    under_way: Rc<RefCell<BTreeSet<Chore>>>,
+    under_way: UnderWay<Chore>,
     progress: BTreeMap<PartitionId, Progress>,
     sweep: Rc<RefCell<collect::Sweep>>,
     store_swept_us: u64,
@@ -119,7 +120,7 @@ impl Cleaning {
         let since_us = *progress.patches_since_us.get_or_insert(now.monotonic_us);
         let is_old = now.monotonic_us.saturating_sub(since_us) >= config.patch_age_us;
         let chore = Chore::Pack(id);
-        if (!is_old && space <= config.patch_space_max) || self.under_way.borrow().contains(&chore) {
+        if (!is_old && space <= config.patch_space_max) || self.under_way.has(&chore) {
             return;
         }
         // The more there is, the larger the block, so that a busy database does not outrun the packing.
@@ -135,7 +136,7 @@ impl Cleaning {
             progress.patches_since_us = None;
         }
         let work = gateway.clone();
-        self.once(gateway, chore, async move {
+        self.under_way.once(gateway, chore, async move {
             pack::pack(&work, id, patches).await;
         });
     }
@@ -143,7 +144,7 @@ impl Cleaning {
     fn collect(&mut self, gateway: &Gateway, partition: &Partition, now: Now) {
         let id = partition.id();
         let chore = Chore::Collect(id);
-        if self.under_way.borrow().contains(&chore) {
+        if self.under_way.has(&chore) {
             return;
         }
         let progress = self.progress.entry(id).or_default();
@@ -169,7 +170,7 @@ impl Cleaning {
             return;
         }
         let work = gateway.clone();
-        self.once(gateway, chore, async move {
+        self.under_way.once(gateway, chore, async move {
             collect::collect(&work, id, rows).await;
         });
     }
@@ -178,7 +179,7 @@ impl Cleaning {
     pub fn defragment(&mut self, gateway: &Gateway, partition: &Partition) {
         let id = partition.id();
         let chore = Chore::Defragment(id);
-        if self.under_way.borrow().contains(&chore) {
+        if self.under_way.has(&chore) {
             return;
         }
         let progress = self.progress.entry(id).or_default();
@@ -188,7 +189,7 @@ impl Cleaning {
             return;
         }
         let work = gateway.clone();
-        self.once(gateway, chore, async move {
+        self.under_way.once(gateway, chore, async move {
             defragment::defragment(&work, id, run).await;
         });
     }
@@ -197,14 +198,14 @@ impl Cleaning {
     pub fn report(&self, gateway: &Gateway, partition: &Partition) {
         let id = partition.id();
         let chore = Chore::Report(id);
-        if !partition.state().has_unreported_usage() || self.under_way.borrow().contains(&chore) {
+        if !partition.state().has_unreported_usage() || self.under_way.has(&chore) {
             return;
         }
         let (reports, _) = partition
             .state()
             .unreported_usage(InodeId(0), USAGE_REPORTS_MAX as u32);
         let work = gateway.clone();
-        self.once(gateway, chore, async move {
+        self.under_way.once(gateway, chore, async move {
             usage::report(&work, id, reports).await;
         });
     }
@@ -216,7 +217,7 @@ impl Cleaning {
         if waited(self.store_swept_us) >= config.store_period_us {
             self.store_swept_us = now.monotonic_us;
             let (work, sweep) = (gateway.clone(), self.sweep.clone());
-            self.once(gateway, Chore::Sweep, async move {
+            self.under_way.once(gateway, Chore::Sweep, async move {
                 collect::sweep(&work, &sweep, config.orphan_age_us).await;
             });
         }
@@ -227,7 +228,7 @@ impl Cleaning {
         }
         self.store_compacted_us = now.monotonic_us;
         let (work, compacts_on) = (gateway.clone(), self.compacts_on.clone());
-        self.once(gateway, Chore::Compact, async move {
+        self.under_way.once(gateway, Chore::Compact, async move {
             let node = work.config().node;
             let result = work.node(node, NodeRequest::BlockCompact).await;
             compacts_on.set(matches!(result, Ok(Reply::Count(more)) if more > 0));
@@ -245,16 +246,5 @@ impl Cleaning {
     /// A partition this node no longer leads is somebody else's to clean.
     pub fn forget_partition(&mut self, partition: PartitionId) {
         self.progress.remove(&partition);
-    }
-
-    fn once(&self, gateway: &Gateway, chore: Chore, work: impl Future<Output = ()> + 'static) {
-        if !self.under_way.borrow_mut().insert(chore) {
-            return;
-        }
-        let under_way = self.under_way.clone();
-        gateway.spawn(async move {
-            work.await;
-            under_way.borrow_mut().remove(&chore);
-        });
     }
 }

@@ -12,8 +12,8 @@
 //! - The bytes copied for the partitions of a worker have a rate, and clients that wait lower it.
 //! - A pass looks at a bounded number of rows.
 
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bark_schema::ids::{BlockId, NodeNumber, PartitionId};
@@ -21,6 +21,7 @@ use bark_schema::limits::BLOCK_SIZE_MAX;
 
 use super::Worker;
 use super::gateway::Gateway;
+use super::under_way::UnderWay;
 use crate::block_store::BadCopy;
 use crate::partition::Partition;
 use crate::request::mend::{self, Job, Mended};
@@ -74,7 +75,7 @@ pub struct MendCounts {
 
 #[derive(Default)]
 pub struct Mending {
-    under_way: Rc<RefCell<BTreeSet<Chore>>>,
+    under_way: UnderWay<Chore>,
     progress: BTreeMap<PartitionId, Progress>,
     away_since_us: BTreeMap<NodeNumber, u64>,
     begun_us: Option<u64>,
@@ -123,7 +124,7 @@ impl Mending {
         let chore = Chore::Mend(id);
         let progress = self.progress.entry(id).or_default();
         let is_paused = now.monotonic_us < progress.paused_until_us;
-        if self.credit <= 0 || is_paused || self.under_way.borrow().contains(&chore) {
+        if self.credit <= 0 || is_paused || self.under_way.has(&chore) {
             return;
         }
         let after = progress.mended;
@@ -156,7 +157,7 @@ impl Mending {
             progress.paused_until_us = now.monotonic_us + pause_us;
         }
         let work = gateway.clone();
-        self.once(gateway, chore, async move {
+        self.under_way.once(gateway, chore, async move {
             let mended = mend::mend(&work, id, jobs).await;
             count_made(&counts, mended);
             failures.set(match mended.made {
@@ -203,7 +204,7 @@ impl Mending {
         let id = partition.id();
         let chore = Chore::Compare(id);
         let period_us = gateway.config().cleaning.copies_period_us;
-        if self.under_way.borrow().contains(&chore) {
+        if self.under_way.has(&chore) {
             return;
         }
         let progress = self.progress.entry(id).or_default();
@@ -230,7 +231,7 @@ impl Mending {
             (copies.block, reachable)
         });
         let (work, records, counts) = (gateway.clone(), records.collect(), self.counts.clone());
-        self.once(gateway, chore, async move {
+        self.under_way.once(gateway, chore, async move {
             mend::find_missing(&work, id, records).await;
             if !jobs.is_empty() {
                 count_made(&counts, mend::mend(&work, id, jobs).await);
@@ -260,17 +261,6 @@ impl Mending {
     /// A partition this node no longer leads is somebody else's to mend.
     pub fn forget_partition(&mut self, partition: PartitionId) {
         self.progress.remove(&partition);
-    }
-
-    fn once(&self, gateway: &Gateway, chore: Chore, work: impl Future<Output = ()> + 'static) {
-        if !self.under_way.borrow_mut().insert(chore) {
-            return;
-        }
-        let under_way = self.under_way.clone();
-        gateway.spawn(async move {
-            work.await;
-            under_way.borrow_mut().remove(&chore);
-        });
     }
 }
 

@@ -34,6 +34,7 @@ mod router;
 mod scrubbing;
 mod space;
 mod traces;
+mod under_way;
 mod upkeep;
 
 use std::cell::RefCell;

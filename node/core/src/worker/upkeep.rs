@@ -1,16 +1,13 @@
 //! What a worker does by the clock: election ticks, deadlines, a look at who leads, finishing transactions
 //! whose coordinator is gone.
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
-use std::rc::Rc;
-
 use bark_schema::ids::TransactionId;
 use bark_schema::operation::ClusterStatus;
 
 use super::cleaning::Cleaning;
 use super::mending::Mending;
 use super::scrubbing::Scrubbing;
+use super::under_way::UnderWay;
 use super::{Durability, TICK_US, Worker};
 use crate::request::recovery;
 use crate::time::Now;
@@ -32,7 +29,7 @@ const PREPARED_AGE_NS: i64 = 1_000_000_000;
 #[derive(Default)]
 pub struct Upkeep {
     /// Transactions a coroutine of this worker is finishing.
-    pub finishing: Rc<RefCell<BTreeSet<TransactionId>>>,
+    pub finishing: UnderWay<TransactionId>,
     pub cleaning: Cleaning,
     pub mending: Mending,
     pub scrubbing: Scrubbing,
@@ -106,16 +103,20 @@ impl Worker {
                     continue;
                 }
                 let (gateway, participant) = (self.gateway.clone(), partition.id());
-                self.upkeep.once(&self.gateway, transaction, async move {
-                    recovery::resolve(&gateway, transaction, primary, participant).await;
-                });
+                self.upkeep
+                    .finishing
+                    .once(&self.gateway, transaction, async move {
+                        recovery::resolve(&gateway, transaction, primary, participant).await;
+                    });
             }
             for (transaction, commit, participants) in partition.state().undelivered_outcomes() {
                 let (gateway, primary, participants) =
                     (self.gateway.clone(), partition.id(), participants.to_vec());
-                self.upkeep.once(&self.gateway, transaction, async move {
-                    recovery::deliver(&gateway, transaction, commit, primary, participants).await;
-                });
+                self.upkeep
+                    .finishing
+                    .once(&self.gateway, transaction, async move {
+                        recovery::deliver(&gateway, transaction, commit, primary, participants).await;
+                    });
             }
         }
     }
@@ -149,24 +150,5 @@ impl Worker {
             disk_free_bytes: self.disk.free_bytes,
             block_bytes: self.disk.block_bytes,
         }
-    }
-}
-
-impl Upkeep {
-    /// Runs `work` unless a coroutine already works on this transaction.
-    fn once(
-        &self,
-        gateway: &super::gateway::Gateway,
-        transaction: TransactionId,
-        work: impl Future<Output = ()> + 'static,
-    ) {
-        if !self.finishing.borrow_mut().insert(transaction) {
-            return;
-        }
-        let finishing = self.finishing.clone();
-        gateway.spawn(async move {
-            work.await;
-            finishing.borrow_mut().remove(&transaction);
-        });
     }
 }
