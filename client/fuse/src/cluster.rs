@@ -293,7 +293,10 @@ impl Cluster {
             attributes,
         };
         match self.namespace(operation).await? {
-            Reply::Created { attributes, .. } => Ok(attributes),
+            Reply::Created { attributes, .. } => {
+                self.delegations.made_directory(attributes.inode);
+                Ok(attributes)
+            }
             other => Err(unexpected(&other)),
         }
     }

@@ -1,7 +1,7 @@
 //! Getting directories for this mount alone, and giving them back.
 //!
-//! A directory is asked for when this mount keeps changing it, or keeps asking about it. What it holds is read then,
-//! as far as that is not much. A question stays with the leader of each partition where something is held; its answer
+//! A directory is asked for when this mount keeps changing it, or keeps asking about it, or made it and begins to use
+//! it. What it holds is read then, as far as that is not much. A question stays with the leader of each partition where something is held; its answer
 //! is what somebody else wants.
 
 use std::sync::Arc;
@@ -77,6 +77,18 @@ impl Table {
         interest.weight >= ENOUGH && interest.not_before.is_none_or(|at| now >= at)
     }
 
+    /// The next that is asked about the directory is enough to ask for it.
+    fn expect_use(&mut self, directory: InodeId) {
+        if self.interests.len() < INTERESTS_MAX {
+            let interest = Interest {
+                since: Instant::now(),
+                weight: ENOUGH - LOOKUP,
+                not_before: None,
+            };
+            self.interests.entry(directory).or_insert(interest);
+        }
+    }
+
     fn bar(&mut self, directory: InodeId) {
         let now = Instant::now();
         let interest = Interest {
@@ -123,6 +135,13 @@ impl Delegations {
             .insert(directory, Directory::new(Phase::Loading));
         drop(table);
         tokio::spawn(self.clone().take(directory));
+    }
+
+    /// This mount made a directory just now, most likely to put something into it.
+    pub(crate) fn made_directory(&self, directory: InodeId) {
+        if self.is_enabled {
+            self.lock().expect_use(directory);
+        }
     }
 
     /// Asks for a directory that was put down as loading.
@@ -177,47 +196,54 @@ impl Delegations {
         self.lease_answered(partition, asked_at, renewed);
         self.lock().lines.entry(partition).or_default().confirm(asked_at);
         self.watch(partition);
-        self.reserve_numbers(partition).await?;
-        Ok(Some(self.load(directory).await?))
+        let numbers = self.reserve_numbers(partition);
+        let ((), loaded) = futures::try_join!(numbers, self.load(directory))?;
+        Ok(Some(loaded))
     }
 
     async fn load(&self, directory: InodeId) -> Result<Loaded, Failure> {
-        let attributes = match self
-            .query(directory, Query::Attributes { inode: directory })
-            .await?
-        {
-            Reply::Attributes(attributes) => attributes,
-            other => return Err(unexpected(&other)),
+        let attributes = self.query(directory, Query::Attributes { inode: directory });
+        let first = self.page(directory, ListPosition::Start);
+        let (attributes, first) = futures::try_join!(attributes, first)?;
+        let Reply::Attributes(attributes) = attributes else {
+            return Err(unexpected(&attributes));
         };
         let mut loaded = Loaded {
             attributes,
             entries: Vec::new(),
             is_complete: false,
         };
-        let mut after = ListPosition::Start;
-        while loaded.entries.len() < LOAD_MAX {
-            let limit = PAGE;
-            let query = Query::ReadDirectory {
-                directory,
-                after,
-                limit,
-            };
-            let (entries, more) = match self.query(directory, query).await? {
-                Reply::Directory { entries, more, .. } => (entries, more),
-                other => return Err(unexpected(&other)),
-            };
-            after = match entries.last() {
+        let (mut entries, mut more) = first;
+        loop {
+            let after = match entries.last() {
                 Some(last) => ListPosition::AfterCookie(last.cookie),
                 None => ListPosition::Start,
             };
             let is_last = !more || entries.is_empty();
             loaded.entries.extend(entries);
-            if is_last {
-                loaded.is_complete = true;
-                break;
+            if is_last || loaded.entries.len() >= LOAD_MAX {
+                loaded.is_complete = is_last;
+                return Ok(loaded);
             }
+            (entries, more) = self.page(directory, after).await?;
         }
-        Ok(loaded)
+    }
+
+    /// Entries behind `after`, and whether there are more.
+    async fn page(
+        &self,
+        directory: InodeId,
+        after: ListPosition,
+    ) -> Result<(Vec<DirectoryEntry>, bool), Failure> {
+        let query = Query::ReadDirectory {
+            directory,
+            after,
+            limit: PAGE,
+        };
+        match self.query(directory, query).await? {
+            Reply::Directory { entries, more, .. } => Ok((entries, more)),
+            other => Err(unexpected(&other)),
+        }
     }
 
     async fn query(&self, directory: InodeId, query: Query) -> Result<Reply, Failure> {
