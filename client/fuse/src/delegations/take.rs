@@ -22,8 +22,9 @@ use crate::cluster::unexpected;
 pub(super) const LOOKUP: u32 = 1;
 pub(super) const CHANGE: u32 = 4;
 const ENOUGH: u32 = 8;
-/// Interest of an earlier time than this is forgotten.
+/// For so long interest lasts, and for so long the expectation that a new directory will be used.
 const RECENT: Duration = Duration::from_secs(1);
+const EXPECTED: Duration = Duration::from_secs(10);
 /// A directory that was not given, or was wanted back, is not asked for again for so long.
 const REFUSED_PAUSE: Duration = Duration::from_secs(2);
 /// Entries that are read of a directory. What is behind them is asked for name by name.
@@ -43,7 +44,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// How much this mount has to do with a directory it does not have for itself.
 #[derive(Debug)]
 pub(super) struct Interest {
-    since: Instant,
+    until: Instant,
     weight: u32,
     not_before: Option<Instant>,
 }
@@ -58,19 +59,19 @@ impl Table {
         if self.interests.len() >= INTERESTS_MAX {
             self.interests.retain(|_, interest| {
                 let is_barred = interest.not_before.is_some_and(|at| now < at);
-                is_barred || now < interest.since + RECENT
+                is_barred || now < interest.until
             });
         }
         if self.interests.len() >= INTERESTS_MAX {
             return false;
         }
         let interest = self.interests.entry(directory).or_insert(Interest {
-            since: now,
+            until: now + RECENT,
             weight: 0,
             not_before: None,
         });
-        if now >= interest.since + RECENT {
-            interest.since = now;
+        if now >= interest.until {
+            interest.until = now + RECENT;
             interest.weight = 0;
         }
         interest.weight += weight;
@@ -81,7 +82,7 @@ impl Table {
     fn expect_use(&mut self, directory: InodeId) {
         if self.interests.len() < INTERESTS_MAX {
             let interest = Interest {
-                since: Instant::now(),
+                until: Instant::now() + EXPECTED,
                 weight: ENOUGH - LOOKUP,
                 not_before: None,
             };
@@ -92,7 +93,7 @@ impl Table {
     fn bar(&mut self, directory: InodeId) {
         let now = Instant::now();
         let interest = Interest {
-            since: now,
+            until: now,
             weight: 0,
             not_before: Some(now + REFUSED_PAUSE),
         };
