@@ -69,7 +69,8 @@ async fn ask(cluster: &Cluster) -> Result<Capacity, Failure> {
     let count = u16::try_from(status.partition_count).unwrap_or(u16::MAX);
     let partitions = (0..count).map(|partition| cluster.partition_status(PartitionId(partition)));
     let partitions = futures::future::try_join_all(partitions).await?;
-    let used: u64 = partitions.iter().map(|partition| partition.file_bytes).sum();
+    // What is stored: a file that is nearly all hole takes nothing, as in a quota.
+    let used: u64 = partitions.iter().map(|partition| partition.allocated_bytes).sum();
     // Every node is taken to have the disk of the one that answered.
     let nodes = status.nodes.len().max(1) as u64;
     let replicas = u64::from(status.replicas.max(1));

@@ -14,9 +14,11 @@ pub struct Df {}
 
 impl Df {
     pub async fn run(self, client: &Client, output: &mut Output) -> Result<(), Problem> {
-        let (mut file_bytes, mut inodes, mut keys) = (0_u64, 0_u64, 0_u64);
+        let (mut file_bytes, mut stored_bytes) = (0_u64, 0_u64);
+        let (mut inodes, mut keys) = (0_u64, 0_u64);
         for status in partition_statuses(client).await? {
             file_bytes += status.file_bytes;
+            stored_bytes += status.allocated_bytes;
             inodes += status.inodes;
             keys += status.keys;
         }
@@ -43,8 +45,11 @@ impl Df {
                 json!({ "node": node.id, "reachable": true, "total_bytes": total, "free_bytes": free }),
             );
         }
-        let stored = size_string(file_bytes);
+        let stored = size_string(stored_bytes);
         output.line(format_args!("stored: {stored} in {inodes} inodes; {keys} keys"))?;
-        output.value(json!({ "file_bytes": file_bytes, "inodes": inodes, "keys": keys, "nodes": nodes }))
+        output.value(json!({
+            "file_bytes": file_bytes, "stored_bytes": stored_bytes,
+            "inodes": inodes, "keys": keys, "nodes": nodes,
+        }))
     }
 }
