@@ -117,6 +117,18 @@ impl Members {
         Ok(())
     }
 
+    /// Whether the disk is the one that is followed, and said to be less far than it was told to be. Of a hello that another
+    /// connection of the same node may have overtaken this means nothing: it has to come again.
+    pub fn lags(&self, node: NodeNumber, claim: DiskClaim) -> bool {
+        self.nodes.get(&node).is_some_and(|member| {
+            member.refusal.is_none()
+                && !member.admits_next
+                && !claim.rejoining
+                && claim.incarnation == member.incarnation
+                && claim.log_position < member.log_position
+        })
+    }
+
     /// A node that is followed said how far its log is durable.
     pub fn told_position(&mut self, node: NodeNumber, log_position: u64) {
         if let Some(member) = self.nodes.get_mut(&node)
@@ -303,6 +315,22 @@ mod tests {
             Err(DiskRefusal::OtherDisk),
             "it was replaced"
         );
+    }
+
+    #[test]
+    fn a_hello_that_was_overtaken_is_told_from_what_decides() {
+        // Goal: a late hello of the followed disk has to come again; another disk, one that was let in and one that was
+        // refused are not late, but decided by the greeting.
+        let mut members = Members::default();
+        assert!(!members.lags(NODE, claim(7, 0)), "a new node");
+        assert_eq!(members.greet(NODE, claim(7, 0)), Ok(()));
+        members.told_position(NODE, 100);
+        assert!(members.lags(NODE, claim(7, 99)));
+        assert!(!members.lags(NODE, claim(7, 100)));
+        assert!(!members.lags(NODE, claim(8, 99)));
+        assert_eq!(members.refusal(NODE), None, "asking changes nothing");
+        assert_eq!(members.greet(NODE, claim(7, 99)), Err(DiskRefusal::OlderCopy));
+        assert!(!members.lags(NODE, claim(7, 99)));
     }
 
     #[test]

@@ -79,6 +79,14 @@ impl PeerReceiver {
             rejoining: hello.rejoining,
         };
         let mut members = self.context.settings.members();
+        // A node tells how far it is on its control connection, and its other connection's hello may be read after that
+        // though it was written before. An older copy of a disk is told by the control connection, whose hello comes first.
+        if hello.bulk && members.lags(hello.node, claim) {
+            return Err(Close(format!(
+                "{}: its hello was overtaken; it comes again",
+                hello.node
+            )));
+        }
         let greeted = members.greet(hello.node, claim);
         if members.take_changed() {
             self.context.members_changed.set(true);
