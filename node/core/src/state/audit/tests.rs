@@ -279,3 +279,15 @@ fn entries_of_a_large_directory_are_told_once_in_any_pages() {
         assert_eq!(told, (100..150).collect::<Vec<_>>(), "in pages of {limit}");
     }
 }
+
+/// Goal: what was never told to a directory is not said to have been. Method: a file of a directory with a quota was to be
+/// made here and was not, so that all that is left is the quota's number.
+#[test]
+fn a_row_that_only_names_a_quota_was_told_to_nobody() {
+    let mut state = State::new(PartitionId(0), 4);
+    let elsewhere = InodeId::new(PartitionId(1), 5);
+    state.put_under_quota(elsewhere, Some(inode(9)));
+    let page = state.audit_page(AuditPart::Usages, AuditPosition::default(), 1000, u64::MAX);
+    assert!(page.rows > 0);
+    assert_eq!(page.told, []);
+}

@@ -1,12 +1,14 @@
 //! What directories told of their sizes, and what directories here were told.
 //!
-//! A row that is known to have been taken is told with its version: the directory it went to must have the same.
+//! A row that is known to have been taken is told with its version: the directory it went to must have the same. What only
+//! says here which quota a directory of another partition is under was never told.
 
 use bark_schema::audit::{AuditPage, AuditPosition};
 use bark_schema::ids::InodeId;
 use bark_schema::usage::UsageReport;
 
 use super::super::State;
+use super::super::inode::is_at_home;
 
 impl State {
     /// Position: `high` is a directory, `low` a contributor to it; 0: its own row comes first.
@@ -34,6 +36,7 @@ impl State {
             if Some(next) == next_own {
                 if let Some((directory, row)) = own.next()
                     && row.version == row.reported
+                    && (row.version != 0 || is_at_home(*directory, self.partition))
                     && let Some(report) = self.usage_told(*directory, row)
                 {
                     page.told.push(report);
