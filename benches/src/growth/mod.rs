@@ -10,6 +10,7 @@
 //! not part of a state.
 
 mod large_file;
+mod ratios;
 mod store;
 mod tree;
 
@@ -84,6 +85,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let rows: Vec<Value> = measured.iter().map(|results| medians(results)).collect();
     origin::print(&origin);
     println!("medians of {} interleaved rounds\n", arguments.rounds);
+    ratios::print(&rows);
     tree::print(&rows);
     large_file::print(&rows);
     store::print(&rows);

@@ -29,6 +29,13 @@ struct Tree {
     content: Bytes,
 }
 
+/// What listing a directory took: its first page, each page, each entry.
+struct Listing {
+    first_page_ms: f64,
+    page_ms: f64,
+    entry_ns: f64,
+}
+
 impl Tree {
     fn new(directories: u64, content_bytes: usize) -> anyhow::Result<Tree> {
         let mut state = State::new(PartitionId(0), 1);
@@ -136,9 +143,9 @@ impl Tree {
             .map_err(|failure| anyhow::anyhow!("{failure:?}"))
     }
 
-    /// Lists one directory; answers the time of its first page and of all of them, and how many there were.
-    fn list(&self, directory: InodeId) -> anyhow::Result<(f64, f64, u64)> {
-        let (mut after, mut first, mut pages) = (ListPosition::Start, 0.0, 0);
+    /// Lists one directory.
+    fn list(&self, directory: InodeId) -> anyhow::Result<Listing> {
+        let (mut after, mut first_page_ms, mut pages, mut count) = (ListPosition::Start, 0.0, 0, 0);
         let start = Instant::now();
         loop {
             let query = Query::ReadDirectory {
@@ -150,12 +157,19 @@ impl Tree {
                 bail!("not a page");
             };
             pages += 1;
+            count += entries.len() as u64;
             if pages == 1 {
-                first = milliseconds(start);
+                first_page_ms = milliseconds(start);
             }
             match entries.last() {
                 Some(last) if more => after = ListPosition::AfterCookie(last.cookie),
-                _ => return Ok((first, milliseconds(start), pages)),
+                _ => {
+                    return Ok(Listing {
+                        first_page_ms,
+                        page_ms: milliseconds(start) / pages as f64,
+                        entry_ns: nanoseconds_each(start, count),
+                    });
+                }
             }
         }
     }
@@ -192,7 +206,7 @@ pub fn measure(layout: &str, files: u64, content_bytes: usize) -> anyhow::Result
         tree.query(Query::Attributes { inode })?;
     }
     let stat_ns = nanoseconds_each(start, samples);
-    let (first_page_ms, all_pages_ms, pages) = tree.list(tree.directories[0])?;
+    let listing = tree.list(tree.directories[0])?;
     let snapshot = measure_snapshot(&mut tree, files)?;
     let start = Instant::now();
     for sample in 0..samples {
@@ -202,7 +216,7 @@ pub fn measure(layout: &str, files: u64, content_bytes: usize) -> anyhow::Result
     let unlink_ns = nanoseconds_each(start, samples);
     let mut row = json!({"case": "tree", "layout": layout, "files": files, "content_bytes": content_bytes,
         "bytes_per_inode": bytes_per_inode, "create_ns": create_ns, "lookup_ns": lookup_ns, "stat_ns": stat_ns,
-        "first_page_ms": first_page_ms, "page_ms": all_pages_ms / pages as f64, "unlink_ns": unlink_ns});
+        "first_page_ms": listing.first_page_ms, "page_ms": listing.page_ms, "readdir_ns": listing.entry_ns, "unlink_ns": unlink_ns});
     let fields = row.as_object_mut().context("an object")?;
     fields.extend(snapshot.as_object().context("an object")?.clone());
     Ok(row)
