@@ -411,8 +411,10 @@ impl Worker {
         let Some(call) = self.calls.get_mut(id) else {
             return;
         };
-        // What is behind an ordered change waits for it, so it waits here and not at its client.
-        let stays = call.reach == Reach::Cluster || call.request.is_ordered();
+        // What is behind an ordered change waits for it, so it waits here and not at its client; but not for this node
+        // to become leader.
+        let is_elsewhere = matches!(result, Err(Failure::NotLeader { .. }));
+        let stays = call.reach == Reach::Cluster || (call.request.is_ordered() && !is_elsewhere);
         let retry = stays
             && !ends_attempt(&call.request, &result)
             && call.request.partition().is_some()

@@ -187,3 +187,18 @@ fn ordered_changes_share_an_entry_and_a_question_ends_their_wait() {
     assert!(first.is_answered() && second.is_answered());
     assert_eq!(applied(&cluster), before + 1);
 }
+
+#[test]
+fn an_ordered_change_at_a_follower_is_told_the_leader_at_once() {
+    // Goal: a client whose leader changed goes on with the next one. It once waited here for as long as it would.
+    let mut cluster = Cluster::new(3);
+    let directory = delegated(&mut cluster);
+    let leader = cluster.leader_of(directory.home());
+    let follower = (1..=3).find(|node| NodeNumber(*node) != leader).expect("another");
+    let before_us = cluster.now.monotonic_us;
+    let request = ordered(directory, 1, unlink(directory, "f"));
+    let asked = cluster.begin_within(follower, request, Reach::Here);
+    let told = cluster.end(&asked);
+    assert_eq!(told, Err(Failure::NotLeader { leader: Some(leader) }));
+    assert!(cluster.now.monotonic_us - before_us < 100_000, "it waited");
+}

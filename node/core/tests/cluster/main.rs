@@ -189,12 +189,16 @@ impl Cluster {
 
     /// Asks a member, which has ten simulated seconds to answer.
     fn begin(&mut self, node: u16, request: Request) -> Asked {
+        self.begin_within(node, request, Reach::Cluster)
+    }
+
+    fn begin_within(&mut self, node: u16, request: Request, reach: Reach) -> Asked {
         let gateway = self.members[&NodeNumber(node)].worker.gateway();
         let answer = Rc::new(RefCell::new(None));
         let (filled, asking) = (answer.clone(), gateway.clone());
         let deadline_us = self.now.monotonic_us + 10_000_000;
         gateway.spawn(async move {
-            let result = asking.call(request, Reach::Cluster, deadline_us).await;
+            let result = asking.call(request, reach, deadline_us).await;
             *filled.borrow_mut() = Some(result);
         });
         Asked(answer)
