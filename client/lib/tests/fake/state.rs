@@ -369,6 +369,11 @@ impl State {
                 found.attributes.version += 1;
                 Ok(Reply::Attributes(found.attributes.clone()))
             }
+            Command::Data(DataCommand::AbandonBlocks { blocks, nodes }) => {
+                self.blocks
+                    .retain(|(node, block), _| !(nodes.contains(node) && blocks.contains(block)));
+                Ok(Reply::Done)
+            }
             other => panic!("the fake does not know {other:?}"),
         }
     }
