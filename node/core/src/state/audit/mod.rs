@@ -28,7 +28,7 @@ use bark_schema::operation::{Failure, Reply, UnixMillis};
 
 use super::State;
 
-const PARTS: [AuditPart; 6] = [
+pub(super) const PARTS: [AuditPart; 6] = [
     AuditPart::Files,
     AuditPart::Blocks,
     AuditPart::Usages,

@@ -1,6 +1,6 @@
 //! What a repair does to a state, and what it refuses.
 
-use bark_schema::audit::{AuditCheck, AuditFault, AuditPart, AuditPosition, AuditQuery};
+use bark_schema::audit::{AuditCheck, AuditFault, AuditPosition, AuditQuery};
 use bark_schema::ids::{ClientId, InodeId, PartitionId};
 use bark_schema::operation::{
     Command, Failure, FileKind, NewContent, NewInode, Proposal, Query, Refusal, Reply, RequestId,
@@ -8,19 +8,12 @@ use bark_schema::operation::{
 use bark_schema::repair::{RepairCommand, RepairStep, RepairTable, RowEdit};
 
 use super::super::State;
+use super::super::audit::PARTS;
 use super::super::dentry::DentryKey;
 use super::super::inode::Inode;
 use super::{edit_of, skeleton};
 
 const QUARANTINE: InodeId = InodeId(2 << 48 | 7);
-const PARTS: [AuditPart; 6] = [
-    AuditPart::Files,
-    AuditPart::Blocks,
-    AuditPart::Usages,
-    AuditPart::Counters,
-    AuditPart::Clients,
-    AuditPart::Locks,
-];
 
 fn faults(state: &State) -> Vec<AuditFault> {
     let page = |part| state.audit_page(part, AuditPosition::default(), u64::MAX, u64::MAX);
