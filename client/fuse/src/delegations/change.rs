@@ -126,7 +126,6 @@ impl Delegations {
         let directory = table.directories.get_mut(&entry.directory)?;
         directory.set(entry.name.clone(), known);
         directory.touch(time);
-        table.note_pending(inode);
         let change = Change {
             partition: entry.directory.home(),
             time,
@@ -213,7 +212,6 @@ impl Delegations {
         }
         let member = table.files.get_mut(&inode)?;
         member.directory = to.directory;
-        member.pending += 1;
         if let Some(attributes) = &mut member.attributes {
             attributes.changed = time;
         }
@@ -251,7 +249,6 @@ impl Delegations {
         let attributes = member.attributes.as_mut()?;
         let time = now().max(attributes.changed);
         update_attributes(attributes, update, time);
-        member.pending += 1;
         let attributes = attributes.clone();
         let size = match &update.bytes {
             NewBytes::Nothing => 0,
@@ -272,12 +269,6 @@ impl Delegations {
 }
 
 impl Table {
-    fn note_pending(&mut self, inode: InodeId) {
-        if let Some(member) = self.files.get_mut(&inode) {
-            member.pending += 1;
-        }
-    }
-
     /// When a file was changed last, if it is known and may be decided on.
     fn changed(&self, inode: InodeId) -> Option<UnixNanos> {
         let attributes = self.files.get(&inode)?.attributes.as_ref()?;

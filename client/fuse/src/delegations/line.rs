@@ -1,6 +1,7 @@
 //! What is on its way to one partition, and until when its leader's word counts.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -29,6 +30,8 @@ pub(super) struct Line {
     /// By ticket, with their sizes.
     out: BTreeMap<u64, usize>,
     out_bytes: usize,
+    /// How many of these change an inode, whether the table still knows it or has forgotten it.
+    pending: HashMap<InodeId, u32>,
     next_ticket: u64,
     /// Counts whatever the table did or was made to forget, so that late answers are not believed.
     pub(super) changes: u64,
@@ -48,6 +51,7 @@ impl Default for Line {
             numbers: VecDeque::new(),
             out: BTreeMap::new(),
             out_bytes: 0,
+            pending: HashMap::new(),
             next_ticket: 1,
             changes: 0,
             confirmed_at: None,
@@ -65,7 +69,7 @@ pub(super) struct Change {
     pub(super) time: UnixNanos,
     pub(super) number: Option<InodeId>,
     pub(super) command: Command,
-    /// A member and directories it is counted at as pending.
+    /// What it changes: of the table's files, and of directories.
     pub(super) member: Option<InodeId>,
     pub(super) directories: Vec<InodeId>,
 }
@@ -99,6 +103,35 @@ impl Line {
 
     pub(super) fn doubt(&mut self) {
         self.confirmed_at = None;
+    }
+
+    /// A change of these inodes is on its way.
+    fn begin<'a>(&mut self, inodes: impl Iterator<Item = &'a InodeId>, size: usize) -> u64 {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.changes += 1;
+        self.out.insert(ticket, size);
+        self.out_bytes += size;
+        for inode in inodes {
+            *self.pending.entry(*inode).or_default() += 1;
+        }
+        ticket
+    }
+
+    /// It no longer is.
+    fn end<'a>(&mut self, ticket: u64, inodes: impl Iterator<Item = &'a InodeId>) {
+        let Some(size) = self.out.remove(&ticket) else {
+            return;
+        };
+        self.out_bytes -= size;
+        for inode in inodes {
+            if let Entry::Occupied(mut pending) = self.pending.entry(*inode) {
+                *pending.get_mut() -= 1;
+                if *pending.get() == 0 {
+                    pending.remove();
+                }
+            }
+        }
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -135,11 +168,7 @@ impl Delegations {
             directories,
         } = change;
         let line = table.lines.entry(partition).or_default();
-        let ticket = line.next_ticket;
-        line.next_ticket += 1;
-        line.changes += 1;
-        line.out.insert(ticket, size);
-        line.out_bytes += size;
+        let ticket = line.begin(member.iter().chain(&directories), size);
         let ends = self.ends.clone();
         let end = Box::new(move |result| {
             // Without the mount nobody is left to tell.
@@ -194,13 +223,7 @@ impl Delegations {
 
     /// The same, if something was decided of the inode that has not arrived yet.
     pub(crate) async fn settle_changes_of(&self, inode: InodeId) {
-        let is_pending = {
-            let table = self.lock();
-            let member = table.files.get(&inode).map(|member| member.pending);
-            let directory = table.directories.get(&inode).map(|directory| directory.pending);
-            member.or(directory).is_some_and(|pending| pending > 0)
-        };
-        if is_pending {
+        if self.lock().is_pending(inode) {
             self.settle(inode.home()).await;
         }
     }
@@ -253,28 +276,26 @@ pub(super) async fn take_ends(delegations: Weak<Delegations>, mut ends: mpsc::Un
 }
 
 impl Table {
+    /// Changes of an inode are on their way.
+    pub(super) fn is_pending(&self, inode: InodeId) -> bool {
+        let line = self.lines.get(&inode.home());
+        line.is_some_and(|line| line.pending.contains_key(&inode))
+    }
+
     /// False if a change was refused.
     fn end(&mut self, end: End) -> bool {
-        if let Some(line) = self.lines.get_mut(&end.partition)
-            && let Some(size) = line.out.remove(&end.ticket)
+        if let Some(line) = self.lines.get_mut(&end.partition) {
+            line.end(end.ticket, end.member.iter().chain(&end.directories));
+        }
+        // What the cluster says now is what it is; but for what was decided here since.
+        if let Some(inode) = end.member
+            && let Ok(Reply::Attributes(attributes) | Reply::Created { attributes, .. }) = &end.result
+            && !self.is_pending(inode)
+            && is_decided_here(attributes)
+            && let Some(member) = self.files.get_mut(&inode)
+            && member.attributes.is_some()
         {
-            line.out_bytes -= size;
-        }
-        for directory in &end.directories {
-            if let Some(directory) = self.directories.get_mut(directory) {
-                directory.pending = directory.pending.saturating_sub(1);
-            }
-        }
-        if let Some(member) = end.member.and_then(|inode| self.files.get_mut(&inode)) {
-            member.pending = member.pending.saturating_sub(1);
-            // What the cluster says now is what it is; but for what was decided here since.
-            if let Ok(Reply::Attributes(attributes) | Reply::Created { attributes, .. }) = &end.result
-                && member.pending == 0
-                && is_decided_here(attributes)
-                && member.attributes.is_some()
-            {
-                member.attributes = Some(attributes.clone());
-            }
+            member.attributes = Some(attributes.clone());
         }
         let Err(failure) = end.result else { return true };
         tracing::error!(
@@ -291,5 +312,43 @@ impl Table {
             line.is_broken = true;
         }
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delegations::{Directory, Phase};
+
+    #[test]
+    fn what_is_on_its_way_is_waited_for_when_its_directory_is_forgotten() {
+        // Goal: nobody goes on as if a change had arrived because the directory it was decided in is wanted back. Method: a
+        // directory is forgotten with a change of it and a file in it under way; the change ends late.
+        let partition = PartitionId(0);
+        let (directory, file) = (InodeId::new(partition, 2), InodeId::new(partition, 3));
+        let mut table = Table::default();
+        table.directories.insert(directory, Directory::new(Phase::Ready));
+        let line = table.lines.entry(partition).or_default();
+        let ticket = line.begin([file, directory].iter(), 100);
+        let again = line.begin([file].iter(), 100);
+        table.forget(directory);
+        let end = |ticket, directories| End {
+            partition,
+            ticket,
+            member: Some(file),
+            directories,
+            result: Ok(Reply::Done),
+        };
+        assert!(table.is_pending(file) && table.is_pending(directory));
+        assert!(table.end(end(ticket, vec![directory])));
+        assert!(table.is_pending(file) && !table.is_pending(directory));
+        assert!(table.end(end(again, Vec::new())));
+        assert!(!table.is_pending(file));
+        assert!(
+            table
+                .lines
+                .get(&partition)
+                .is_some_and(|line| line.is_idle() && line.pending.is_empty())
+        );
     }
 }

@@ -73,8 +73,6 @@ struct Directory {
     names: HashMap<Bytes, Name>,
     /// A name that is not among them is not there.
     is_complete: bool,
-    /// Changes on their way.
-    pending: u32,
     used: Instant,
     /// Somebody wants it back since before it was ready.
     is_wanted: bool,
@@ -109,8 +107,6 @@ struct Member {
     directory: InodeId,
     /// None: they are to be asked for.
     attributes: Option<Attributes>,
-    /// Changes on their way.
-    pending: u32,
 }
 
 impl Delegations {
@@ -189,7 +185,6 @@ impl Directory {
             attributes: None,
             names: HashMap::new(),
             is_complete: false,
-            pending: 0,
             used: Instant::now(),
             is_wanted: false,
         }
@@ -216,7 +211,6 @@ impl Directory {
 
     /// Its names changed.
     fn touch(&mut self, time: UnixNanos) {
-        self.pending += 1;
         if let Some(attributes) = &mut self.attributes {
             attributes.modified = attributes.modified.max(time);
             attributes.changed = attributes.changed.max(time);

@@ -99,12 +99,12 @@ impl Delegations {
         if table.changes_of(inode) != asked.changes {
             return;
         }
+        if table.is_pending(inode) {
+            return;
+        }
         if let Some(directory) = table.ready(inode) {
-            if directory.pending == 0 {
-                directory.attributes = Some(attributes.clone());
-            }
+            directory.attributes = Some(attributes.clone());
         } else if let Some(member) = table.files.get_mut(&inode)
-            && member.pending == 0
             && is_decided_here(attributes)
         {
             member.attributes = Some(attributes.clone());
@@ -151,13 +151,13 @@ impl Table {
         if inode.home() != directory.home() || !is_decided_here(attributes) {
             return Name::Elsewhere(inode);
         }
+        let is_pending = self.is_pending(inode);
         let member = self.files.entry(inode).or_insert(super::Member {
             directory,
             attributes: None,
-            pending: 0,
         });
         member.directory = directory;
-        if member.pending == 0 {
+        if !is_pending {
             member.attributes = Some(attributes.clone());
         }
         Name::Member(inode)
