@@ -36,6 +36,7 @@ use crate::locks::kernel_range;
 use crate::notices::Notices;
 use crate::open_file::Way;
 use crate::open_files::VALID;
+use crate::pages::Renewed;
 use crate::task;
 use crate::volume::{Caller, Volume, Wanted};
 use crate::xattr;
@@ -100,12 +101,12 @@ fn caller(request: &Request) -> Caller {
 
 /// What the kernel does with the pages it has of a file that is opened. Who appends goes past them: through them a
 /// write comes in parts that end with pages, and what others append could come between.
-fn how_opened(flags: i32, keep: bool) -> FopenFlags {
+fn how_opened(flags: i32, pages: Renewed) -> FopenFlags {
     let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
-    match keep {
+    match pages {
         _ if writes && flags & libc::O_APPEND != 0 => FopenFlags::FOPEN_DIRECT_IO,
-        true => FopenFlags::FOPEN_KEEP_CACHE,
-        false => FopenFlags::empty(),
+        Renewed::Right | Renewed::Dropped => FopenFlags::FOPEN_KEEP_CACHE,
+        Renewed::Absent => FopenFlags::empty(),
     }
 }
 

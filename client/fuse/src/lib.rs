@@ -46,6 +46,7 @@ mod mount_table;
 mod notices;
 mod open_file;
 mod open_files;
+mod pages;
 mod publication_failure;
 mod publish;
 mod range_buffer;

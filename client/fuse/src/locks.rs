@@ -324,10 +324,7 @@ impl Volume {
             return;
         };
         file.learn(attributes);
-        let keep = file.lock().renew_pages();
-        if !keep {
-            self.notices.content_renewed(attributes.inode).await;
-        }
+        self.files.renew_pages(&file).await;
     }
 
     /// For how long the kernel believes a name that was looked up. Where programs hold locks, not at all: a lock on one file

@@ -34,6 +34,7 @@ use crate::kept_attributes::{KeptAttributes, without_privileges};
 use crate::layout::Layout;
 use crate::memory::Memory;
 use crate::notices::Notices;
+use crate::pages::Pages;
 use crate::publication_failure::PublicationFailure;
 use crate::range_buffer::{Piece, RangeBuffer};
 
@@ -88,8 +89,7 @@ pub(crate) struct State {
     pub(crate) is_in_doubt: bool,
     /// Why written bytes were given up, until fsync or close has told.
     error: Option<Errno>,
-    /// The version of the content that the kernel's pages show, own writes included.
-    pub(crate) pages: Option<u64>,
+    pub(crate) pages: Pages,
     /// Bytes the memory budget knows of.
     accounted: usize,
 }
@@ -151,7 +151,7 @@ impl OpenFile {
                 failure: None,
                 is_in_doubt: false,
                 error: None,
-                pages: None,
+                pages: Pages::unknown(),
                 accounted: 0,
             }),
             gate: tokio::sync::Mutex::new(()),
@@ -194,7 +194,7 @@ impl OpenFile {
     /// Makes the kernel forget pages that show bytes where they are not.
     pub(crate) fn renew_wrong_pages(&self, state: &mut State) {
         if std::mem::take(&mut state.are_pages_wrong) {
-            state.pages = None;
+            state.pages.distrust();
             self.notices.content_changed(self.inode);
         }
     }
@@ -558,20 +558,12 @@ impl State {
         changed
     }
 
-    /// At an open: whether the kernel's pages are still right. From now on they show the current version.
-    pub(crate) fn renew_pages(&mut self) -> bool {
-        let version = Some(self.attributes.version);
-        let keep = self.pages == version;
-        self.pages = version;
-        keep
-    }
-
     /// Takes what the cluster answered to the last of so many changes this mount made. Says whether nobody
     /// else changed the content in between.
     pub(crate) fn learn_own(&mut self, attributes: &Attributes, changes: u64) -> bool {
         let alone = attributes.version <= self.attributes.version + changes;
-        if alone && self.pages == Some(self.attributes.version) {
-            self.pages = Some(attributes.version);
+        if alone {
+            self.pages.wrote(self.attributes.version, attributes.version);
         }
         if attributes.version >= self.attributes.version {
             self.attributes = attributes.clone();

@@ -17,6 +17,7 @@ use crate::cluster::Cluster;
 use crate::memory::Memory;
 use crate::notices::Notices;
 use crate::open_file::OpenFile;
+use crate::pages::{Pages, Renewed};
 
 /// For how long names and attributes are believed without asking.
 pub(crate) const VALID: Duration = Duration::from_secs(1);
@@ -28,7 +29,7 @@ const PUBLISH_PERIOD: Duration = Duration::from_millis(250);
 pub(crate) struct OpenFiles {
     cluster: Cluster,
     pub(crate) memory: Arc<Memory>,
-    notices: Notices,
+    pub(crate) notices: Notices,
     open: Mutex<HashMap<InodeId, Entry>>,
     shown: Mutex<HashMap<InodeId, Shown>>,
 }
@@ -42,12 +43,12 @@ struct Entry {
 /// What the kernel has of an inode.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shown {
-    /// Of the attributes it was given last.
-    pub(crate) version: u64,
     pub(crate) mode: u32,
     pub(crate) group: u32,
-    /// Of the content its pages may hold.
-    pub(crate) pages: Option<u64>,
+    /// The oldest content it may show, while the file is not open.
+    oldest: u64,
+    /// It may have pages of it.
+    pub(crate) has_pages: bool,
     pub(crate) times: Times,
     /// It had no extended attributes then.
     pub(crate) bare: bool,
@@ -65,10 +66,21 @@ impl OpenFiles {
         }
     }
 
-    /// Opens a file once more. Its attributes are fresh from the cluster. Says whether the kernel may keep
-    /// the pages it has of the file.
-    pub(crate) fn open(&self, attributes: &Attributes) -> (Arc<OpenFile>, bool) {
-        let pages = self.shown(attributes.inode).and_then(|shown| shown.pages);
+    /// Opens a file once more. Its attributes are fresh from the cluster. The kernel's pages show no older
+    /// content when this ends.
+    pub(crate) async fn open(&self, attributes: &Attributes, is_new: bool) -> (Arc<OpenFile>, Renewed) {
+        let file = self.add_handle(attributes, is_new);
+        file.learn(attributes);
+        let renewed = self.renew_pages(&file).await;
+        (file, renewed)
+    }
+
+    fn add_handle(&self, attributes: &Attributes, is_new: bool) -> Arc<OpenFile> {
+        let pages = match self.shown(attributes.inode) {
+            Some(shown) => Pages::new(shown.oldest, shown.has_pages),
+            None if is_new => Pages::new(attributes.version, false),
+            None => Pages::unknown(),
+        };
         let mut open = self.lock();
         let entry = open.entry(attributes.inode).or_insert_with(|| {
             let file = OpenFile::new(
@@ -81,11 +93,7 @@ impl OpenFiles {
             Entry { file, handles: 0 }
         });
         entry.handles += 1;
-        let file = entry.file.clone();
-        drop(open);
-        file.learn(attributes);
-        let keep = file.lock().renew_pages();
-        (file, keep)
+        entry.file.clone()
     }
 
     /// Closes it once. What close could not publish is still to be given up where the answer is true.
@@ -140,14 +148,17 @@ impl OpenFiles {
     /// The kernel sees these from now on.
     pub(crate) fn note_shown(&self, attributes: &Attributes) {
         let mut shown = self.lock_shown();
-        let pages = shown.get(&attributes.inode).and_then(|shown| shown.pages);
+        let before = shown.get(&attributes.inode);
+        let (oldest, has_pages) = before.map_or((attributes.version, false), |before| {
+            (before.oldest, before.has_pages)
+        });
         shown.insert(
             attributes.inode,
             Shown {
-                version: attributes.version,
                 mode: attributes.mode,
                 group: attributes.group,
-                pages,
+                oldest,
+                has_pages,
                 times: attributes.into(),
                 bare: attributes.xattr_count == 0,
                 at: Instant::now(),
@@ -233,8 +244,8 @@ impl OpenFiles {
             drop(open);
             let pages = file.lock().pages;
             if let Some(shown) = self.lock_shown().get_mut(&file.inode) {
-                shown.pages = pages;
-                shown.version = pages.unwrap_or(shown.version);
+                shown.oldest = pages.oldest;
+                shown.has_pages = pages.has_some;
             }
         }
     }

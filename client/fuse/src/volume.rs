@@ -34,6 +34,7 @@ use crate::kept_attributes::without_privileges;
 use crate::notices::Notices;
 use crate::open_file::OpenFile;
 use crate::open_files::{OpenFiles, VALID};
+use crate::pages::Renewed;
 
 /// How much of a file an open asks about: all of a small one, little enough to answer at once.
 const OPEN_LAYOUT_SIZE: u64 = MIB as u64;
@@ -71,7 +72,6 @@ pub(crate) struct Volume {
     pub(crate) files: OpenFiles,
     pub(crate) directories: Directories,
     pub(crate) access_times: AccessTimes,
-    pub(crate) notices: Notices,
     capacity: CapacityCache,
     /// The directory that is mounted.
     root: InodeId,
@@ -81,8 +81,7 @@ pub(crate) struct Volume {
 impl Volume {
     pub(crate) fn new(cluster: Cluster, notices: Notices, root: InodeId, settings: Settings) -> Volume {
         Volume {
-            files: OpenFiles::new(cluster.clone(), notices.clone()),
-            notices,
+            files: OpenFiles::new(cluster.clone(), notices),
             directories: Directories::default(),
             access_times: AccessTimes::new(settings.moves_access_times),
             cluster,
@@ -309,7 +308,7 @@ impl Volume {
         .await
     }
 
-    /// The same, opened. Says whether the kernel may keep the pages it has.
+    /// The same, opened. Says what has become of the pages the kernel has of it.
     pub(crate) async fn create_open(
         &self,
         caller: Caller,
@@ -317,15 +316,15 @@ impl Volume {
         name: Bytes,
         mode: Mode,
         flags: i32,
-    ) -> Result<(FileAttr, Arc<OpenFile>, bool), Errno> {
+    ) -> Result<(FileAttr, Arc<OpenFile>, Renewed), Errno> {
         let exclusive = flags & libc::O_EXCL != 0;
         let (attributes, created) = self.create(caller, directory, name, mode, exclusive).await?;
-        let (file, keep) = self.files.open(&attributes);
+        let (file, renewed) = self.files.open(&attributes, created).await;
         if created && !self.is_synchronous {
             file.set_new();
         }
         if created || flags & libc::O_TRUNC == 0 {
-            return Ok((self.show(attributes), file, keep));
+            return Ok((self.show(attributes), file, renewed));
         }
         // The kernel took the name for free, and does not truncate what it believes to be new.
         let change = AttributeChange {
@@ -333,7 +332,12 @@ impl Volume {
             ..AttributeChange::default()
         };
         match self.set_attributes_of_open(&file, change, false).await {
-            Ok(attributes) => Ok((self.show(attributes), file, false)),
+            Ok(attributes) => {
+                // Nor does it drop what it has of a file it believes to be new.
+                file.lock().pages.distrust();
+                let renewed = self.files.renew_pages(&file).await;
+                Ok((self.show(attributes), file, renewed))
+            }
             Err(error) => {
                 self.files.close(&file);
                 Err(error)
@@ -463,17 +467,12 @@ impl Volume {
         Ok(target)
     }
 
-    /// Opens a regular file; what other clients closed before is seen from now on. Says whether the kernel
-    /// may keep its pages, and whether the attributes it has are out of date. If it will be read and the
-    /// kernel has no pages, its first bytes, or where they are, come with the attributes.
-    pub(crate) async fn open(
-        &self,
-        inode: InodeId,
-        flags: i32,
-    ) -> Result<(Arc<OpenFile>, bool, bool), Errno> {
+    /// Opens a regular file; what other clients closed before is seen from now on. Says what
+    /// has become of what the kernel had of it. If it will be read and the kernel has no pages, its first bytes, or where they are, come with the attributes.
+    pub(crate) async fn open(&self, inode: InodeId, flags: i32) -> Result<(Arc<OpenFile>, Renewed), Errno> {
         let reads = flags & libc::O_ACCMODE != libc::O_WRONLY;
         let shown = self.files.shown(inode);
-        let (attributes, content) = match reads && shown.is_none_or(|shown| shown.pages.is_none()) {
+        let (attributes, content) = match reads && shown.is_none_or(|shown| !shown.has_pages) {
             true => {
                 let told = self.cluster.layout(inode, 0, OPEN_LAYOUT_SIZE).await;
                 told.map(|(attributes, content)| (attributes, Some(content)))
@@ -489,12 +488,11 @@ impl Volume {
         if attributes.link_count == 0 && self.files.get(inode).is_none() {
             return Err(Errno::ESTALE);
         }
-        let stale = shown.map(|shown| shown.version) != Some(attributes.version);
-        let (file, keep) = self.files.open(&attributes);
+        let (file, renewed) = self.files.open(&attributes, false).await;
         if let Some(content) = content {
             file.take_layout(0, &attributes, content);
         }
-        Ok((file, keep, stale))
+        Ok((file, renewed))
     }
 
     /// Tells the cluster all that is kept here.

@@ -9,6 +9,7 @@ use super::{Filesystem, how_opened};
 use crate::handles::Handle;
 use crate::lock_table::Standing;
 use crate::open_file::{OpenFile, Way};
+use crate::pages::Renewed;
 
 /// What comes with a write.
 pub(super) struct How {
@@ -24,18 +25,15 @@ fn counts_as_read(flags: i32) -> bool {
 
 impl Filesystem {
     pub(super) fn open_file(&self, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (handles, notices) = (self.handles.clone(), self.notices.clone());
+        let handles = self.handles.clone();
         self.start(|volume| async move {
             match volume.open(volume.inode(inode), flags.0).await {
-                Ok((file, keep, stale)) => {
+                Ok((file, pages)) => {
                     // What is read out of pages the kernel keeps is not heard of here.
-                    if keep && counts_as_read(flags.0) {
+                    if pages == Renewed::Right && counts_as_read(flags.0) {
                         volume.access_times.read(file.inode, file.times());
                     }
-                    if stale {
-                        notices.attributes_changed(inode).await;
-                    }
-                    reply.opened(handles.add(Handle::File(file)), how_opened(flags.0, keep));
+                    reply.opened(handles.add(Handle::File(file)), how_opened(flags.0, pages));
                 }
                 Err(error) => reply.error(error),
             }

@@ -23,9 +23,9 @@ impl Filesystem {
         self.start(|volume| async move {
             let directory = volume.inode(parent);
             match volume.create_open(caller, directory, entry, mode, flags).await {
-                Ok((attributes, file, keep)) => {
+                Ok((attributes, file, pages)) => {
                     let handle = handles.add(Handle::File(file));
-                    let how = how_opened(flags, keep);
+                    let how = how_opened(flags, pages);
                     reply.created(
                         &volume.names_valid(directory),
                         &attributes,
