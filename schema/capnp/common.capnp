@@ -416,6 +416,8 @@ struct Command @0xf6137f4308a7bad3 {
       inode @66 :UInt64;
       # Of what it makes; 0: nothing.
       command @67 :Command;
+      awaited @70 :Bool;
+      # Somebody waits until it is applied: it goes into the log at once.
     }
     lock @68 :LockCommand;
     repair @69 :RepairCommand;

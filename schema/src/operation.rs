@@ -275,7 +275,10 @@ pub enum Command {
         time: UnixNanos,
         /// The number of the inode it makes, which was set aside by `ReserveInodes`.
         inode: Option<InodeId>,
-        /// A command of the tree and of files that touches no other partition, and is not itself ordered.
+        /// Somebody waits until it is applied: it ends the wait for company too.
+        awaited: bool,
+        /// A command of the tree and of files that touches no other partition, or one that takes an advisory lock without
+        /// waiting or releases it; not itself ordered.
         command: Box<Command>,
     },
     /// Takes and releases advisory locks.

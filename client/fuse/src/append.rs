@@ -16,6 +16,7 @@ use bytes::BytesMut;
 use fuser::Errno;
 use futures::StreamExt;
 
+use crate::delegations::Haste;
 use crate::kept_attributes::without_privileges;
 use crate::open_file::{OpenFile, State};
 use crate::publish::Unpublished;
@@ -162,7 +163,7 @@ impl OpenFile {
         }
         let mut update = FileUpdate::of(self.inode);
         update.drops_privileges = true;
-        let attributes = self.cluster.update(update).await?;
+        let attributes = self.cluster.update(update, Haste::Relaxed).await?;
         self.lock().learn_own(&attributes, 0);
         Ok(())
     }

@@ -24,7 +24,7 @@ use bark_schema::quota::Quota;
 use bytes::Bytes;
 
 use crate::block_cache::BlockCache;
-use crate::delegations::{Delegations, Known};
+use crate::delegations::{Delegations, Haste, Known};
 use crate::lock_table::LockTable;
 
 /// A soft mount waits no longer to hear whether its locks are lost.
@@ -58,11 +58,12 @@ pub(crate) struct Page {
 impl Cluster {
     /// `delegates`: changes may be told to be done before they are in the cluster.
     pub(crate) fn new(client: Client, patience: Patience, delegates: bool) -> Cluster {
+        let locks = Arc::new(LockTable::default());
         Cluster {
-            delegations: Delegations::new(client.clone(), delegates),
+            delegations: Delegations::new(client.clone(), locks.clone(), delegates),
             client,
             patience,
-            locks: Arc::default(),
+            locks,
             blocks: Arc::new(BlockCache::new()),
         }
     }
@@ -278,8 +279,8 @@ impl Cluster {
     }
 
     /// Bytes and attributes of one inode, at once.
-    pub(crate) async fn update(&self, update: FileUpdate) -> Result<Attributes, Failure> {
-        if let Some(decided) = self.delegations.update(&update).await {
+    pub(crate) async fn update(&self, update: FileUpdate, haste: Haste) -> Result<Attributes, Failure> {
+        if let Some(decided) = self.delegations.update(&update, haste).await {
             return decided;
         }
         attributes_of(
@@ -478,15 +479,26 @@ impl Cluster {
     }
 
     async fn command(&self, partition: PartitionId, command: Command) -> Result<Reply, Failure> {
-        let _touched = self.delegations.touch_by_command(&command).await;
-        self.call(Call::Command { partition, command }).await
+        let touched = self.delegations.touch_by_command(&command).await;
+        let call = Call::Command { partition, command };
+        // A lock that was given here has arrived by now, or is lost, and what was written under it with it.
+        if let (_, Some(inode)) = touched_by(&call)
+            && self.locks.settle(inode, self.lock_patience()).await.is_err()
+        {
+            return Err(Failure::refused(Refusal::Fenced, "a lock on the file is lost"));
+        }
+        let reply = self.call(call).await;
+        if let (Some(touched), Ok(Reply::Attributes(attributes))) = (touched, &reply) {
+            touched.answered(attributes);
+        }
+        reply
     }
 
     async fn call(&self, call: Call) -> Result<Reply, Failure> {
         loop {
             match self.ask(call.clone()).await {
                 Err(Failure::Refused(Refusal::Fenced, sentence)) => {
-                    let (partition, inode) = touched(&call);
+                    let (partition, inode) = touched_by(&call);
                     if !self.may_ask_again(partition, inode).await {
                         return Err(Failure::Refused(Refusal::Fenced, sentence));
                     }
@@ -518,7 +530,7 @@ impl Cluster {
 }
 
 /// The partition that refused a call, if it can only be one, and the file that is changed.
-fn touched(call: &Call) -> (Option<PartitionId>, Option<InodeId>) {
+fn touched_by(call: &Call) -> (Option<PartitionId>, Option<InodeId>) {
     let Call::Command { partition, command } = call else {
         return (None, None);
     };

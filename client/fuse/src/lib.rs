@@ -38,6 +38,7 @@ mod kept_attributes;
 mod layout;
 mod leases;
 mod lock_keeper;
+mod lock_ranges;
 mod lock_table;
 mod locks;
 mod memory;

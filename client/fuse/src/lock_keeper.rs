@@ -40,6 +40,9 @@ impl Volume {
 
     async fn renew_lease(self: Arc<Self>, partition: PartitionId) {
         let table = self.cluster.locks();
+        if table.is_over(partition) {
+            return self.recover(partition).await;
+        }
         let command = LockCommand::Renew {
             client: self.cluster.client().id(),
             lease_ms: LOCK_LEASE_MS_DEFAULT,
@@ -70,6 +73,8 @@ impl Volume {
                 file.lose_lock().await;
             }
         }
+        // What was given here since arrives before, and is refused.
+        self.cluster.delegations.settle(partition).await;
         let client = self.cluster.client().id();
         while let Err(failure) = self
             .cluster

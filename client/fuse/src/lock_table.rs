@@ -5,27 +5,35 @@
 //! does: from half of a lease without confirmation on, nobody writes or reads under a lock until it is known
 //! whether it is still held.
 //!
+//! In a directory this mount has for itself nobody else has locks, so the table itself gives them ([`LockTable::take_here`]), as
+//! long as it knows exactly what the cluster knows: no answer is missing, and none was lost.
+//!
 //! Invariants:
 //! - Who holds a lock in the cluster is in the table, or its release is on its way.
 //! - A holder whose locks are lost learns so from each use of them until he lets go.
 //! - The mutex is never held across an await.
 
+mod here;
+mod lease;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bark_schema::file_lock::LockKind;
+use bark_schema::file_lock::{LockKind, LockRange};
 use bark_schema::ids::{InodeId, PartitionId};
 use bark_schema::limits::LOCK_LEASE_MS_DEFAULT;
 use fuser::Errno;
 use tokio::sync::Notify;
 
+pub(crate) use self::here::Here;
+use self::lease::Lease;
+use crate::lock_ranges::{LockRanges, LockedRange};
+
 pub(crate) const LEASE: Duration = Duration::from_millis(LOCK_LEASE_MS_DEFAULT as u64);
-/// Three tries before it runs out.
-const RENEW_AFTER: Duration = Duration::from_millis(LOCK_LEASE_MS_DEFAULT as u64 / 3);
-/// For as long a lock is believed to be held without asking.
-const BELIEVED: Duration = Duration::from_millis(LOCK_LEASE_MS_DEFAULT as u64 / 2);
 
 /// Whoever the kernel tells apart: an open file for flock, a process for fcntl.
 pub(crate) type Holder = (LockKind, u64);
@@ -44,6 +52,10 @@ pub(crate) struct LockTable {
 #[derive(Debug, Default)]
 struct Table {
     held: HashMap<InodeId, HashMap<Holder, Held>>,
+    /// Files of which the cluster may have locks that are not known here, until nothing is held on them.
+    unsure: HashSet<InodeId>,
+    /// Locks that may have been granted and are being taken back.
+    strays: HashMap<InodeId, usize>,
     lost: HashMap<InodeId, HashSet<Holder>>,
     leases: HashMap<PartitionId, Lease>,
     waits: u64,
@@ -55,19 +67,10 @@ struct Held {
     handles: HashSet<u64>,
     /// Something was granted, and not all of it released since.
     is_granted: bool,
-    /// Requests for more that are not answered.
+    /// What, unless the file is among the unsure.
+    ranges: LockRanges,
+    /// Requests, to take and to release, that are not answered.
     asking: usize,
-}
-
-#[derive(Debug)]
-struct Lease {
-    /// When the last request left that was answered by one who knew of the lease; none before the first grant.
-    confirmed: Option<Instant>,
-    renewing: bool,
-    /// Somebody was told that the lease ran out.
-    suspect: bool,
-    /// It did, and what rested on it is being dropped.
-    recovering: bool,
 }
 
 /// What a file's locks are worth.
@@ -91,17 +94,10 @@ impl LockTable {
             return Standing::Lost;
         }
         let lease = table.leases.get(&inode.home());
-        let is_doubtful =
-            |lease: &Lease| lease.suspect || lease.confirmed.is_some_and(|at| at.elapsed() > BELIEVED);
-        match table.held.contains_key(&inode) && lease.is_some_and(is_doubtful) {
+        match table.held.contains_key(&inode) && lease.is_some_and(Lease::is_doubtful) {
             true => Standing::Doubtful,
             false => Standing::Fine,
         }
-    }
-
-    /// Whether anybody here has locks on files of a partition.
-    pub(crate) fn is_used(&self, partition: PartitionId) -> bool {
-        self.files.load(Ordering::Relaxed) > 0 && self.lock().leases.contains_key(&partition)
     }
 
     /// Waits until it is known what a file's locks are worth. Errors: they are lost; or it takes longer than `patience`.
@@ -146,7 +142,8 @@ impl LockTable {
             }
             let mut leases = table.leases.iter();
             let waits = |(of, lease): (&PartitionId, &Lease)| {
-                partition.is_none_or(|partition| partition == *of) && (lease.suspect || lease.recovering)
+                partition.is_none_or(|partition| partition == *of)
+                    && (lease.suspect || lease.is_over || lease.recovering)
             };
             (!leases.any(waits)).then_some(true)
         };
@@ -179,39 +176,27 @@ impl LockTable {
         if table.lost.get(&inode).is_some_and(|lost| lost.contains(&holder)) {
             return Err(Errno::ESTALE);
         }
+        let has_others = table.begin(inode, holder).is_granted;
         let held = table.held.entry(inode).or_default().entry(holder).or_default();
-        let has_others = held.is_granted;
-        held.asking += 1;
         held.handles.insert(handle);
-        table.leases.entry(inode.home()).or_insert(Lease {
-            confirmed: None,
-            renewing: false,
-            suspect: false,
-            recovering: false,
-        });
+        let lease = || Lease::new(None);
+        table.leases.entry(inode.home()).or_insert_with(lease);
         self.count(&table);
         Ok(has_others)
     }
 
     /// What a holder asked for is his, or is not. Says whether what he had is lost, and with it what he asked for.
-    pub(crate) fn answered(&self, inode: InodeId, holder: Holder, is_granted: bool) -> bool {
+    pub(crate) fn answered(&self, inode: InodeId, holder: Holder, granted: Option<LockedRange>) -> bool {
         let mut table = self.lock();
         table.change(inode, holder, |held| {
             held.asking = held.asking.saturating_sub(1);
-            held.is_granted |= is_granted;
+            if let Some(lock) = granted {
+                held.is_granted = true;
+                held.ranges.take(lock);
+            }
         });
         self.count(&table);
         table.lost.get(&inode).is_some_and(|lost| lost.contains(&holder))
-    }
-
-    /// The cluster answered a request that left at `sent` and renews the lease.
-    pub(crate) fn confirm(&self, partition: PartitionId, sent: Instant) {
-        let mut table = self.lock();
-        if let Some(lease) = table.leases.get_mut(&partition)
-            && !lease.recovering
-        {
-            lease.confirmed = lease.confirmed.max(Some(sent));
-        }
     }
 
     /// Whether the holder has anything on the file, as far as is known here.
@@ -236,7 +221,7 @@ impl LockTable {
     /// The holder has nothing on the file any more. Says whether it was lost before.
     pub(crate) fn let_go(&self, inode: InodeId, holder: Holder) -> bool {
         let mut table = self.lock();
-        table.change(inode, holder, |held| held.is_granted = false);
+        table.let_go(inode, holder, LockRange::ALL);
         let was_lost = table.forgive(inode, holder);
         self.count(&table);
         was_lost
@@ -282,85 +267,6 @@ impl LockTable {
         table.waits
     }
 
-    /// The lease of a partition, or any, may have run out; somebody must ask.
-    fn suspect(&self, partition: Option<PartitionId>) {
-        let mut table = self.lock();
-        if let Some(partition) = partition {
-            table.leases.entry(partition).or_insert(Lease {
-                confirmed: Some(Instant::now()),
-                renewing: false,
-                suspect: false,
-                recovering: false,
-            });
-        }
-        for (of, lease) in &mut table.leases {
-            if partition.is_none_or(|partition| partition == *of) && !lease.recovering {
-                lease.suspect = true;
-            }
-        }
-    }
-
-    /// Partitions where the lease is to be renewed now. The caller does so, and tells.
-    pub(crate) fn take_due(&self) -> Vec<PartitionId> {
-        let mut table = self.lock();
-        let homes: HashSet<PartitionId> = table.held.keys().map(|inode| inode.home()).collect();
-        table.leases.retain(|partition, lease| {
-            homes.contains(partition) || lease.suspect || lease.recovering || lease.renewing
-        });
-        let mut due = Vec::new();
-        for (partition, lease) in &mut table.leases {
-            let is_old = lease.confirmed.is_some_and(|at| at.elapsed() > RENEW_AFTER);
-            if (is_old || lease.suspect) && !lease.renewing && !lease.recovering {
-                lease.renewing = true;
-                due.push(*partition);
-            }
-        }
-        due
-    }
-
-    /// The lease was renewed by a request that left at `sent`; or nobody could be asked.
-    pub(crate) fn renewed(&self, partition: PartitionId, sent: Option<Instant>) {
-        if let Some(lease) = self.lock().leases.get_mut(&partition) {
-            lease.renewing = false;
-            if sent.is_some() {
-                lease.suspect = false;
-                lease.confirmed = lease.confirmed.max(sent);
-            }
-        }
-        self.changed.notify_waiters();
-    }
-
-    /// The lease ran out: whatever was held is lost. Names the files of which something was.
-    pub(crate) fn lose(&self, partition: PartitionId) -> Vec<InodeId> {
-        let mut table = self.lock();
-        let table = &mut *table;
-        if let Some(lease) = table.leases.get_mut(&partition) {
-            lease.renewing = false;
-            lease.suspect = false;
-            lease.recovering = true;
-        }
-        let inodes = table.held.keys().filter(|inode| inode.home() == partition);
-        let inodes: Vec<InodeId> = inodes.copied().collect();
-        let mut lost = Vec::new();
-        for inode in inodes {
-            let holders = table.held.remove(&inode).unwrap_or_default();
-            if holders.values().any(|held| held.is_granted) {
-                lost.push(inode);
-            }
-            // Who has only asked must not believe an answer from before.
-            table.lost.entry(inode).or_default().extend(holders.into_keys());
-        }
-        self.count(table);
-        self.changed.notify_waiters();
-        lost
-    }
-
-    /// The cluster knows that this mount knows: it may begin anew there.
-    pub(crate) fn recovered(&self, partition: PartitionId) {
-        self.lock().leases.remove(&partition);
-        self.changed.notify_waiters();
-    }
-
     fn count(&self, table: &Table) {
         self.files
             .store(table.held.len() + table.lost.len(), Ordering::Relaxed);
@@ -372,6 +278,28 @@ impl LockTable {
 }
 
 impl Table {
+    /// A request of a holder leaves. Two of them at once may arrive in any order.
+    fn begin(&mut self, inode: InodeId, holder: Holder) -> &Held {
+        let held = self.held.entry(inode).or_default().entry(holder).or_default();
+        if held.asking > 0 {
+            self.unsure.insert(inode);
+        }
+        held.asking += 1;
+        held
+    }
+
+    /// These bytes are not the holder's any more.
+    fn let_go(&mut self, inode: InodeId, holder: Holder, range: LockRange) {
+        let is_unsure = self.unsure.contains(&inode);
+        self.change(inode, holder, |held| {
+            held.ranges.let_go(range);
+            // What is not known may be left.
+            if range == LockRange::ALL || (!is_unsure && held.ranges.is_empty()) {
+                held.is_granted = false;
+            }
+        });
+    }
+
     /// Changes what a holder has; who has nothing and asks for nothing is none.
     fn change(&mut self, inode: InodeId, holder: Holder, change: impl FnOnce(&mut Held)) {
         let Some(holders) = self.held.get_mut(&inode) else {
@@ -385,6 +313,7 @@ impl Table {
         }
         if holders.is_empty() {
             self.held.remove(&inode);
+            self.settle_doubts(inode);
         }
     }
 
@@ -397,87 +326,5 @@ impl Table {
             self.lost.remove(&inode);
         }
         was_lost
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const FILE: InodeId = InodeId(7);
-    const HOLDER: Holder = (LockKind::Range, 1);
-
-    #[test]
-    fn what_is_lost_is_told_until_it_is_let_go() {
-        // Goal: nobody goes on under a lock that is gone, and who lets go may take it anew.
-        let table = LockTable::default();
-        assert_eq!(table.standing(FILE), Standing::Fine);
-        assert_eq!(table.ask(FILE, HOLDER, 3), Ok(false));
-        assert!(!table.answered(FILE, HOLDER, true));
-        table.confirm(FILE.home(), Instant::now());
-        assert_eq!(table.standing(FILE), Standing::Fine);
-        assert_eq!(table.lose(FILE.home()), [FILE]);
-        assert_eq!(table.standing(FILE), Standing::Lost);
-        assert_eq!(table.ask(FILE, HOLDER, 3), Err(Errno::ESTALE));
-        table.recovered(FILE.home());
-        assert_eq!(table.standing(FILE), Standing::Lost);
-        assert!(table.let_go(FILE, HOLDER));
-        assert_eq!(table.standing(FILE), Standing::Fine);
-        assert_eq!(table.ask(FILE, HOLDER, 3), Ok(false));
-    }
-
-    #[test]
-    fn half_a_lease_without_an_answer_makes_doubtful() {
-        // Goal: the mount stops before the cluster gives the lock away. Method: a confirmation of long ago.
-        let table = LockTable::default();
-        assert_eq!(table.ask(FILE, HOLDER, 3), Ok(false));
-        assert!(table.take_due().is_empty(), "nothing is granted yet");
-        let Some(long_ago) = Instant::now().checked_sub(BELIEVED + Duration::from_secs(1)) else {
-            return;
-        };
-        table.confirm(FILE.home(), long_ago);
-        assert_eq!(table.standing(FILE), Standing::Doubtful);
-        assert_eq!(table.take_due(), [FILE.home()]);
-        assert!(table.take_due().is_empty(), "once at a time");
-        table.renewed(FILE.home(), Some(Instant::now()));
-        assert_eq!(table.standing(FILE), Standing::Fine);
-    }
-
-    #[test]
-    fn a_lease_nobody_needs_is_not_renewed() {
-        // Goal: no traffic for locks that were released.
-        let table = LockTable::default();
-        assert_eq!(table.ask(FILE, HOLDER, 3), Ok(false));
-        table.answered(FILE, HOLDER, true);
-        table.confirm(FILE.home(), Instant::now());
-        table.let_go(FILE, HOLDER);
-        assert!(table.take_due().is_empty());
-        assert!(table.lock().leases.is_empty());
-    }
-
-    #[test]
-    fn a_handle_that_closes_takes_those_with_it_who_used_no_other() {
-        // Goal: locks of open files are released, whoever has them.
-        let table = LockTable::default();
-        let other = (LockKind::Flock, 2);
-        assert_eq!(table.ask(FILE, HOLDER, 3), Ok(false));
-        table.answered(FILE, HOLDER, true);
-        assert_eq!(table.ask(FILE, HOLDER, 4), Ok(true));
-        assert_eq!(table.ask(FILE, other, 3), Ok(false));
-        assert_eq!(table.closed(FILE, 3), [other]);
-        assert_eq!(table.closed(FILE, 4), [HOLDER]);
-    }
-
-    #[test]
-    fn who_is_refused_keeps_what_another_thread_got() {
-        // Goal: two requests of one holder at once, of which one fails, leave the lock of the other alive.
-        let table = LockTable::default();
-        assert_eq!(table.ask(FILE, HOLDER, 3), Ok(false));
-        assert_eq!(table.ask(FILE, HOLDER, 3), Ok(false));
-        assert!(!table.answered(FILE, HOLDER, true));
-        assert!(!table.answered(FILE, HOLDER, false));
-        assert!(table.holds(FILE, HOLDER));
-        table.let_go(FILE, HOLDER);
-        assert!(!table.holds(FILE, HOLDER));
     }
 }

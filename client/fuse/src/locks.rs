@@ -6,6 +6,9 @@
 //! to the file here is published, and when one was granted, the kernel's pages stay only if the file's version is
 //! the one they were read at. The answer that grants a lock brings the version along, so this costs no request.
 //!
+//! In a directory this mount has for itself no other has locks. There locks are given here, and the cluster is told after
+//! the program, in the order of all other changes: whoever has the directory recalled finds them there.
+//!
 //! Invariants:
 //! - A request that is cancelled leaves no lock: either it was granted, and says so, or it is taken back.
 //! - A request whose outcome is not known is taken back for as long as it takes.
@@ -24,7 +27,9 @@ use bytes::Bytes;
 use fuser::Errno;
 use tokio::sync::Notify;
 
+use crate::delegations::LockDecided;
 use crate::errno::errno;
+use crate::lock_ranges::LockedRange;
 use crate::lock_table::{Holder, Standing};
 use crate::open_file::OpenFile;
 use crate::open_files::VALID;
@@ -44,6 +49,16 @@ pub(crate) struct Wish {
     pub(crate) range: LockRange,
     pub(crate) mode: LockMode,
     pub(crate) process: u32,
+}
+
+impl Wish {
+    fn locked(self) -> LockedRange {
+        LockedRange {
+            range: self.range,
+            mode: self.mode,
+            process: self.process,
+        }
+    }
 }
 
 /// How a request for a lock ended.
@@ -78,13 +93,19 @@ impl Volume {
             {
                 return Err(Errno::EIO);
             }
+            if let Some(taken) = self.take_lock_here(wish, wait.is_some()).await {
+                return taken;
+            }
             // The cluster must know the file, and what was decided about it here.
             self.cluster.delegations.settle_changes_of(inode).await;
             let has_others = table.ask(inode, holder, wish.handle)?;
             let outcome = self.ask_for_lock(wish, wait.as_deref()).await;
-            let is_granted = matches!(outcome, Ok(Outcome::Granted(_)));
+            let granted = matches!(outcome, Ok(Outcome::Granted(_))).then(|| wish.locked());
+            if matches!(&outcome, Err(failure) if !matches!(failure, Failure::Refused(..))) {
+                self.take_back(wish);
+            }
             // What was lost meanwhile is lost, whatever the answer says.
-            let is_lost = table.answered(inode, holder, is_granted);
+            let is_lost = table.answered(inode, holder, granted);
             match outcome {
                 Ok(Outcome::Granted(attributes)) if !is_lost => {
                     self.see_others(&attributes).await;
@@ -110,13 +131,21 @@ impl Volume {
                         _ => Err(Errno::EAGAIN),
                     };
                 }
-                Err(failure) => {
-                    if !matches!(failure, Failure::Refused(..)) {
-                        self.take_back(wish);
-                    }
-                    return Err(errno(failure));
-                }
+                Err(failure) => return Err(errno(failure)),
             }
+        }
+    }
+
+    /// None: the cluster must be asked.
+    async fn take_lock_here(&self, wish: Wish, waits: bool) -> Option<Result<(), Errno>> {
+        let lock = self.lock_of(wish);
+        match self.cluster.delegations.take_lock(&lock, wish.handle).await {
+            LockDecided::Granted(attributes) => {
+                self.see_others(&attributes).await;
+                Some(Ok(()))
+            }
+            LockDecided::Held(_) if !waits => Some(Err(Errno::EAGAIN)),
+            LockDecided::Held(_) | LockDecided::Unknown => None,
         }
     }
 
@@ -200,10 +229,12 @@ impl Volume {
             Ok(Err(_)) => Ok(Outcome::Cancelled),
             Err(_) => {
                 let volume = self.clone();
+                self.cluster.locks().take_back(wish.inode);
                 tokio::spawn(async move {
                     if let Ok(Ok(Reply::Lock(LockAnswer::Granted(_)))) = cancelling.await {
                         volume.release_range(wish).await;
                     }
+                    volume.cluster.locks().took_back(wish.inode);
                 });
                 Ok(Outcome::Cancelled)
             }
@@ -217,7 +248,11 @@ impl Volume {
             "it is not known whether a lock was granted; it is released"
         );
         let volume = self.clone();
-        tokio::spawn(async move { volume.release_range(wish).await });
+        self.cluster.locks().take_back(wish.inode);
+        tokio::spawn(async move {
+            volume.release_range(wish).await;
+            volume.cluster.locks().took_back(wish.inode);
+        });
     }
 
     async fn release_range(&self, wish: Wish) {
@@ -266,7 +301,6 @@ impl Volume {
             }
             return Err(error);
         }
-        self.cluster.delegations.settle_changes_of(inode).await;
         self.give_back(inode, holder, range).await
     }
 
@@ -282,18 +316,18 @@ impl Volume {
     }
 
     async fn give_back(&self, inode: InodeId, holder: Holder, range: LockRange) -> Result<(), Errno> {
-        let command = LockCommand::Release {
-            inode,
-            owner: self.owner(holder),
-            range,
-        };
-        match self.insist(inode, command).await {
-            Ok(_) => {
-                if range == LockRange::ALL {
-                    self.cluster.locks().let_go(inode, holder);
-                }
-                Ok(())
-            }
+        let owner = self.owner(holder);
+        if self.cluster.delegations.release_lock(inode, owner, range).await {
+            return Ok(());
+        }
+        self.cluster.delegations.settle_changes_of(inode).await;
+        let command = LockCommand::Release { inode, owner, range };
+        let table = self.cluster.locks();
+        table.begin_release(inode, holder);
+        let released = self.insist(inode, command).await;
+        table.released(inode, holder, released.is_ok().then_some(range));
+        match released {
+            Ok(_) => Ok(()),
             Err(Failure::Refused(Refusal::Fenced, _)) => {
                 let patience = self.cluster.lock_patience();
                 self.cluster
@@ -310,6 +344,12 @@ impl Volume {
     /// The lock that is in the way of this one, if there is one.
     pub(crate) async fn conflicting_lock(&self, wish: Wish) -> Result<Option<FileLock>, Errno> {
         let lock = self.lock_of(wish);
+        match self.cluster.delegations.conflicting_lock(&lock).await {
+            LockDecided::Granted(_) => return Ok(None),
+            LockDecided::Held(other) => return Ok(Some(other)),
+            LockDecided::Unknown => {}
+        }
+        self.cluster.delegations.settle_changes_of(wish.inode).await;
         let query = LockQuery::Conflict { lock };
         match self.cluster.query_locks(wish.inode.home(), query).await {
             Ok(Reply::Lock(LockAnswer::Held(lock))) => Ok(Some(lock)),

@@ -14,6 +14,7 @@ use bark_schema::ids::InodeId;
 use bark_schema::operation::{Attributes, FileKind};
 
 use crate::cluster::Cluster;
+use crate::delegations::Haste;
 use crate::memory::Memory;
 use crate::notices::Notices;
 use crate::open_file::OpenFile;
@@ -218,7 +219,7 @@ impl OpenFiles {
             files.filter(|file| wanted(file, needs_memory)).cloned().collect()
         };
         let publications = files.into_iter().map(|file| async move {
-            if let Err(error) = file.publish().await {
+            if let Err(error) = file.publish(Haste::Relaxed).await {
                 tracing::warn!(inode = file.inode.0, ?error, "written data not published");
                 if self.memory.is_full() {
                     // Others wait for what it takes.

@@ -23,6 +23,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
 use crate::append::Batch;
+use crate::delegations::Haste;
 use crate::errno::{errno, errno_of_error};
 use crate::kept_attributes::KeptAttributes;
 use crate::open_file::{OpenFile, State};
@@ -104,17 +105,17 @@ impl State {
 
 impl OpenFile {
     /// Publishes everything that was written before the call.
-    pub(crate) async fn publish(self: &Arc<Self>) -> Result<(), Errno> {
+    pub(crate) async fn publish(self: &Arc<Self>, haste: Haste) -> Result<(), Errno> {
         if !self.is_dirty() {
             return Ok(());
         }
         let _hold = self.hold().await;
-        self.publish_held().await
+        self.publish_held(haste).await
     }
 
     /// The same for one who holds the file already.
-    pub(crate) async fn publish_held(&self) -> Result<(), Errno> {
-        let published = self.publish_all().await;
+    pub(crate) async fn publish_held(&self, haste: Haste) -> Result<(), Errno> {
+        let published = self.publish_all(haste).await;
         let mut state = self.lock();
         state.end_publication(published.is_ok());
         match published {
@@ -128,7 +129,7 @@ impl OpenFile {
         published.map_err(|unpublished| unpublished.error)
     }
 
-    async fn publish_all(&self) -> Result<(), Unpublished> {
+    async fn publish_all(&self, haste: Haste) -> Result<(), Unpublished> {
         let Sent {
             small,
             large,
@@ -137,10 +138,10 @@ impl OpenFile {
         // Storing blocks shows nothing to anybody; one command makes all of them part of the file.
         let mut published = self.store_all(large).await;
         if published.is_ok() {
-            published = self.publish_stored(small.is_empty()).await;
+            published = self.publish_stored(small.is_empty(), haste).await;
         }
         match published {
-            Ok(()) => published = self.write_all(small).await,
+            Ok(()) => published = self.write_all(small, haste).await,
             Err(_) => self.take_back(&small),
         }
         match (published, appended) {
@@ -151,16 +152,16 @@ impl OpenFile {
             }
             (published, None) => published?,
         }
-        self.publish_attributes().await
+        self.publish_attributes(haste).await
     }
 
     /// The attributes on their way, if no bytes took them along.
-    async fn publish_attributes(&self) -> Result<(), Unpublished> {
+    async fn publish_attributes(&self, haste: Haste) -> Result<(), Unpublished> {
         if self.lock().leaving.is_empty() {
             return Ok(());
         }
         let update = self.update(NewBytes::Nothing, true);
-        match self.cluster.update(update).await {
+        match self.cluster.update(update, haste).await {
             Ok(attributes) => {
                 let mut state = self.lock();
                 state.leaving = KeptAttributes::default();
@@ -187,14 +188,15 @@ impl OpenFile {
         update
     }
 
-    async fn write_all(&self, sent: Vec<(u64, Piece)>) -> Result<(), Unpublished> {
+    async fn write_all(&self, sent: Vec<(u64, Piece)>, haste: Haste) -> Result<(), Unpublished> {
         let takes_attributes = sent.len() == 1;
         let writes = sent.into_iter().map(|(id, piece)| async move {
             let bytes = NewBytes::Bytes {
                 offset: piece.offset,
                 data: piece.data.clone(),
             };
-            let result = self.cluster.update(self.update(bytes, takes_attributes)).await;
+            let update = self.update(bytes, takes_attributes);
+            let result = self.cluster.update(update, haste).await;
             if result.is_err() {
                 self.take_back(&[(id, piece)]);
             }
@@ -277,12 +279,12 @@ impl OpenFile {
         result
     }
 
-    async fn publish_stored(&self, are_all: bool) -> Result<(), Unpublished> {
+    async fn publish_stored(&self, are_all: bool, haste: Haste) -> Result<(), Unpublished> {
         let extents = self.lock().stored.overlapping(0, u64::MAX);
         let mut chunks = extents.chunks(EXTENTS_PER_COMMAND_MAX).peekable();
         while let Some(extents) = chunks.next() {
             let takes_attributes = are_all && chunks.peek().is_none();
-            match self.publish_extents(extents, takes_attributes).await {
+            match self.publish_extents(extents, takes_attributes, haste).await {
                 Ok(()) => {}
                 Err(Failure::Refused(Refusal::NotFound, _)) => return self.discard(),
                 Err(failure) => return Err(failure.into()),
@@ -291,13 +293,18 @@ impl OpenFile {
         Ok(())
     }
 
-    async fn publish_extents(&self, extents: &[Extent], takes_attributes: bool) -> Result<(), Failure> {
+    async fn publish_extents(
+        &self,
+        extents: &[Extent],
+        takes_attributes: bool,
+        haste: Haste,
+    ) -> Result<(), Failure> {
         let blocks = NewBytes::Blocks {
             size: extents.last().map_or(0, Extent::end),
             extents: extents.to_vec(),
         };
         let update = self.update(blocks, takes_attributes);
-        let attributes = self.cluster.update(update).await?;
+        let attributes = self.cluster.update(update, haste).await?;
         self.published(extents, &attributes, takes_attributes);
         Ok(())
     }

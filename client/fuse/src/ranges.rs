@@ -9,6 +9,7 @@ use bark_schema::limits::{FILE_SIZE_MAX, MIB};
 use bark_schema::operation::{Attributes, Failure};
 use fuser::Errno;
 
+use crate::delegations::Haste;
 use crate::errno::errno;
 use crate::open_file::{OpenFile, Way};
 use crate::volume::Volume;
@@ -37,7 +38,7 @@ impl Volume {
             return Err(Errno::EFBIG);
         }
         let _hold = file.hold().await;
-        file.publish_held().await?;
+        file.publish_held(Haste::Relaxed).await?;
         let allocated = self.cluster.allocate(file.inode, offset, length, how, keep_size);
         changed(file, &allocated.await.map_err(errno)?);
         Ok(())
@@ -75,7 +76,7 @@ impl Volume {
         self.settle_locks(to.0).await?;
         self.publish(from.0).await?;
         let _hold = to.0.hold().await;
-        to.0.publish_held().await?;
+        to.0.publish_held(Haste::Relaxed).await?;
         let shared = self
             .cluster
             .copy_range((from.0.inode, from.1), (to.0.inode, to.1), length);
@@ -103,7 +104,7 @@ impl Volume {
             appends: false,
         };
         while !bytes.is_empty() && to.0.write(to.1, &bytes, way).is_none() {
-            to.0.publish_held().await?;
+            to.0.publish_held(Haste::Relaxed).await?;
         }
         Ok(bytes.len() as u32)
     }

@@ -26,6 +26,7 @@ use crate::access_times::AccessTimes;
 use crate::attributes::{file_attributes, unix_nanos};
 use crate::capacity::{Capacity, CapacityCache};
 use crate::cluster::Cluster;
+use crate::delegations::Haste;
 use crate::directories::Directories;
 use crate::directory::{DirectoryStream, Listed, complete};
 use crate::errno::errno;
@@ -240,7 +241,7 @@ impl Volume {
         }
         if file.is_dirty() {
             // What was refused stays so until there is room, which truncating a file may make.
-            let published = file.publish_held().await;
+            let published = file.publish_held(Haste::Relaxed).await;
             let is_refused = file.failure().is_some_and(|failure| failure.is_refusal);
             published.or_else(|error| if is_refused { Ok(()) } else { Err(error) })?;
         }
@@ -263,7 +264,7 @@ impl Volume {
                 drops_privileges,
                 ..FileUpdate::of(inode)
             };
-            self.cluster.update(update).await
+            self.cluster.update(update, Haste::Relaxed).await
         } else {
             if drops_privileges {
                 change.mode = self.mode_without_privileges(inode).await?;
@@ -510,7 +511,11 @@ impl Volume {
 
     /// Publishes what was written, and tells what the background could not.
     pub(crate) async fn publish(&self, file: &Arc<OpenFile>) -> Result<(), Errno> {
-        let result = file.publish().await;
+        self.publish_with(file, Haste::Relaxed).await
+    }
+
+    async fn publish_with(&self, file: &Arc<OpenFile>, haste: Haste) -> Result<(), Errno> {
+        let result = file.publish(haste).await;
         let earlier = file.take_error();
         let lost = self.cluster.delegations.take_error(file.inode);
         result.and(earlier).and(lost)
@@ -518,7 +523,7 @@ impl Volume {
 
     /// The same, and waits until all of it is as durable as the cluster makes things.
     pub(crate) async fn make_durable(&self, file: &Arc<OpenFile>) -> Result<(), Errno> {
-        let published = self.publish(file).await;
+        let published = self.publish_with(file, Haste::Awaited).await;
         self.cluster.delegations.settle(file.inode.home()).await;
         published.and(self.cluster.delegations.take_error(file.inode))
     }

@@ -146,6 +146,8 @@ pub struct OrderedChange {
     pub time: UnixNanos,
     /// The number, set aside before, of the inode it makes.
     pub inode: Option<InodeId>,
+    /// Somebody waits until it is applied: it does not wait for company at the leader.
+    pub awaited: bool,
     pub command: Command,
 }
 
@@ -351,6 +353,7 @@ impl Client {
             partition,
             time,
             inode,
+            awaited,
             command,
         } = change;
         let mut state = self.shared.lock();
@@ -359,6 +362,7 @@ impl Client {
             partition,
             time,
             inode,
+            awaited,
             command,
         };
         // The session ends it in time.

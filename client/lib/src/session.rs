@@ -184,6 +184,7 @@ impl Session {
                 partition,
                 time,
                 inode,
+                awaited,
                 command,
             } => {
                 deadline = deadline.min(now + self.config.retention_ms);
@@ -193,6 +194,7 @@ impl Session {
                     after,
                     time,
                     inode,
+                    awaited,
                     command: Box::new(command),
                 };
                 Request::Command {

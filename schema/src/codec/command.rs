@@ -201,12 +201,14 @@ pub fn write_command(command: &Command, mut builder: wire::command::Builder<'_>)
             after,
             time,
             inode,
+            awaited,
             command,
         } => {
             let mut group = builder.init_ordered();
             group.set_after(*after);
             group.set_time(*time);
             group.set_inode(inode.map_or(0, |inode| inode.0));
+            group.set_awaited(*awaited);
             write_command(command, group.init_command());
         }
         Command::Lock(command) => write_lock_command(command, builder.init_lock()),
@@ -330,6 +332,7 @@ pub fn read_command(reader: wire::command::Reader<'_>, source: Source<'_>) -> Re
             after: group.get_after(),
             time: group.get_time(),
             inode: Some(InodeId(group.get_inode())).filter(|inode| inode.0 != 0),
+            awaited: group.get_awaited(),
             command: match read_command(group.get_command()?, source)? {
                 Command::Ordered { .. } => return Err(Error::Nested("command")),
                 command => Box::new(command),

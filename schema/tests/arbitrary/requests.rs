@@ -236,6 +236,7 @@ impl Generator {
                     after: self.number(),
                     time: self.i64(),
                     inode: self.option(Self::inode).filter(|inode| inode.0 != 0),
+                    awaited: self.flag(),
                     command: Box::new(command),
                 }
             }

@@ -14,7 +14,7 @@ use bark_schema::operation::{
     UnixNanos,
 };
 
-use super::line::{Change, Ticket};
+use super::line::{Change, Haste, Ticket};
 use super::read::is_decided_here;
 use super::take::CHANGE;
 use super::{Delegations, Name, Table, now};
@@ -57,8 +57,12 @@ impl Delegations {
     }
 
     /// New bytes and attributes of a file.
-    pub(crate) async fn update(self: &Arc<Self>, update: &FileUpdate) -> Option<Result<Attributes, Failure>> {
-        let (ticket, attributes) = self.decide_update(update)?;
+    pub(crate) async fn update(
+        self: &Arc<Self>,
+        update: &FileUpdate,
+        haste: Haste,
+    ) -> Option<Result<Attributes, Failure>> {
+        let (ticket, attributes) = self.decide_update(update, haste)?;
         self.wait_for(ticket).await;
         Some(Ok(attributes))
     }
@@ -123,6 +127,7 @@ impl Delegations {
             xattr_count: new.xattrs.len() as u32,
         };
         let known = table.add(entry.directory, &attributes);
+        table.note_unlocked_elsewhere(known);
         let directory = table.directories.get_mut(&entry.directory)?;
         directory.set(entry.name.clone(), known);
         directory.touch(time);
@@ -137,6 +142,7 @@ impl Delegations {
                 content: content.clone(),
                 exclusive: true,
             },
+            haste: Haste::Relaxed,
             member: Some(inode),
             directories: vec![entry.directory],
         };
@@ -169,6 +175,7 @@ impl Delegations {
                 directory: entry.directory,
                 name: entry.name.clone(),
             },
+            haste: Haste::Relaxed,
             member: None,
             directories: vec![entry.directory],
         };
@@ -230,6 +237,7 @@ impl Delegations {
                 to: to.clone(),
                 mode,
             },
+            haste: Haste::Relaxed,
             member: Some(inode),
             directories: vec![from.directory, to.directory],
         };
@@ -237,7 +245,7 @@ impl Delegations {
         Some((Ok(()), ticket))
     }
 
-    fn decide_update(&self, update: &FileUpdate) -> Option<(Option<Ticket>, Attributes)> {
+    fn decide_update(&self, update: &FileUpdate, haste: Haste) -> Option<(Option<Ticket>, Attributes)> {
         let mut table = self.lock();
         let directory = table.files.get(&update.inode)?.directory;
         table.ready(directory)?;
@@ -260,6 +268,7 @@ impl Delegations {
             time,
             number: None,
             command: Command::Data(DataCommand::Update(Box::new(update.clone()))),
+            haste,
             member: Some(update.inode),
             directories: Vec::new(),
         };

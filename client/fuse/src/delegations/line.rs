@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bark_client::OrderedChange;
 use bark_client::session::Call;
+use bark_schema::file_lock::LockCommand;
 use bark_schema::ids::{InodeId, PartitionId};
 use bark_schema::limits::LEASE_MS_DEFAULT;
 use bark_schema::operation::{Command, Failure, Query, Reply, UnixNanos};
@@ -33,6 +34,8 @@ pub(super) struct Line {
     /// How many of these change an inode, whether the table still knows it or has forgotten it.
     pending: HashMap<InodeId, u32>,
     next_ticket: u64,
+    /// Changes up to this ticket do not wait for company at the leader.
+    hurried: u64,
     /// Counts whatever the table did or was made to forget, so that late answers are not believed.
     pub(super) changes: u64,
     confirmed_at: Option<Instant>,
@@ -53,6 +56,7 @@ impl Default for Line {
             out_bytes: 0,
             pending: HashMap::new(),
             next_ticket: 1,
+            hurried: 0,
             changes: 0,
             confirmed_at: None,
             has_lease: false,
@@ -69,9 +73,19 @@ pub(super) struct Change {
     pub(super) time: UnixNanos,
     pub(super) number: Option<InodeId>,
     pub(super) command: Command,
+    pub(super) haste: Haste,
     /// What it changes: of the table's files, and of directories.
     pub(super) member: Option<InodeId>,
     pub(super) directories: Vec<InodeId>,
+}
+
+/// Whether a program waits until a change is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Haste {
+    /// It may wait for company at the leader.
+    Relaxed,
+    /// It goes into the log at once.
+    Awaited,
 }
 
 /// How a change ended.
@@ -80,7 +94,15 @@ pub(super) struct End {
     ticket: u64,
     member: Option<InodeId>,
     directories: Vec<InodeId>,
+    lock: Option<SentLock>,
     result: Result<Reply, Failure>,
+}
+
+/// A lock that was given or taken here.
+#[derive(Clone, Copy, Debug)]
+struct SentLock {
+    sent: Instant,
+    is_taken: bool,
 }
 
 /// A change that is not with the kernel yet: who was not answered waits for its end.
@@ -88,6 +110,18 @@ pub(super) struct End {
 pub(super) struct Ticket {
     partition: PartitionId,
     number: u64,
+}
+
+impl SentLock {
+    fn of(command: &Command) -> Option<SentLock> {
+        let Command::Lock(command) = command else {
+            return None;
+        };
+        Some(SentLock {
+            sent: Instant::now(),
+            is_taken: matches!(command, LockCommand::Take { .. }),
+        })
+    }
 }
 
 impl Line {
@@ -164,11 +198,17 @@ impl Delegations {
             time,
             number,
             command,
+            haste,
             member,
             directories,
         } = change;
         let line = table.lines.entry(partition).or_default();
         let ticket = line.begin(member.iter().chain(&directories), size);
+        let awaited = haste == Haste::Awaited;
+        if awaited {
+            line.hurried = ticket;
+        }
+        let lock = SentLock::of(&command);
         let ends = self.ends.clone();
         let end = Box::new(move |result| {
             // Without the mount nobody is left to tell.
@@ -177,6 +217,7 @@ impl Delegations {
                 ticket,
                 member,
                 directories,
+                lock,
                 result,
             });
         });
@@ -185,6 +226,7 @@ impl Delegations {
             partition,
             time,
             inode,
+            awaited,
             command,
         };
         match self.client.send_ordered(change, end) {
@@ -207,24 +249,43 @@ impl Delegations {
     /// Waits until what was sent to a partition before is applied, and has it applied now. With that it is as durable as
     /// the cluster makes things.
     pub(crate) async fn settle(&self, partition: PartitionId) {
-        let last = match self.lock().lines.get(&partition) {
-            Some(line) if !line.is_idle() => line.next_ticket,
+        let (last, is_hurried) = match self.lock().lines.get_mut(&partition) {
+            Some(line) if !line.is_idle() => {
+                let last = line.next_ticket - 1;
+                (last, std::mem::replace(&mut line.hurried, last) == last)
+            }
             _ => return,
         };
-        // Any question ends the leader's wait for more; this one costs it least.
-        let query = Query::KeyCount;
-        let asked = self.client.call(Call::Query { partition, query });
+        let ask = async {
+            if !is_hurried {
+                // Any question ends the leader's wait for more; this one costs it least. Whatever is answered: the changes'
+                // own ends count.
+                let query = Query::KeyCount;
+                let _ = self.client.call(Call::Query { partition, query }).await;
+            }
+        };
         let done = self.wait_until(partition, |line| {
-            line.out.first_key_value().is_none_or(|(first, _)| *first >= last)
+            line.out.first_key_value().is_none_or(|(first, _)| *first > last)
         });
-        // Whatever is answered: the changes' own ends count.
-        let (_, ()) = tokio::join!(asked, done);
+        tokio::join!(ask, done);
     }
 
     /// The same, if something was decided of the inode that has not arrived yet.
     pub(crate) async fn settle_changes_of(&self, inode: InodeId) {
         if self.lock().is_pending(inode) {
             self.settle(inode.home()).await;
+        }
+    }
+
+    /// What the cluster says of a lock that was given or taken here.
+    fn lock_arrived(&self, end: &End, lock: SentLock) {
+        match &end.result {
+            Ok(_) if lock.is_taken => self.locks.confirm(end.partition, lock.sent),
+            Ok(_) => {}
+            Err(failure) => {
+                tracing::warn!(partition = end.partition.0, %failure, "a lock that was given is lost");
+                self.locks.fail(end.partition);
+            }
         }
     }
 
@@ -262,6 +323,11 @@ pub(super) async fn take_ends(delegations: Weak<Delegations>, mut ends: mpsc::Un
             let mut table = delegations.lock();
             for end in some.drain(..) {
                 let partition = end.partition;
+                if let Some(lock) = end.lock {
+                    delegations.lock_arrived(&end, lock);
+                    table.arrive(&end);
+                    continue;
+                }
                 if !table.end(end) {
                     broken.push(partition);
                 }
@@ -282,11 +348,16 @@ impl Table {
         line.is_some_and(|line| line.pending.contains_key(&inode))
     }
 
-    /// False if a change was refused.
-    fn end(&mut self, end: End) -> bool {
+    /// A change is not on its way any more.
+    fn arrive(&mut self, end: &End) {
         if let Some(line) = self.lines.get_mut(&end.partition) {
             line.end(end.ticket, end.member.iter().chain(&end.directories));
         }
+    }
+
+    /// False if a change was refused.
+    fn end(&mut self, end: End) -> bool {
+        self.arrive(&end);
         // What the cluster says now is what it is; but for what was decided here since.
         if let Some(inode) = end.member
             && let Ok(Reply::Attributes(attributes) | Reply::Created { attributes, .. }) = &end.result
@@ -337,6 +408,7 @@ mod tests {
             ticket,
             member: Some(file),
             directories,
+            lock: None,
             result: Ok(Reply::Done),
         };
         assert!(table.is_pending(file) && table.is_pending(directory));

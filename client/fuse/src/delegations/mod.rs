@@ -10,7 +10,7 @@
 //! it pass; `Touched` keeps the table out of the way meanwhile.
 //!
 //! Reading order: `read` answers from the table, `change` decides, `line` sends, `take` gets directories and gives
-//! them back, `touched` is for what goes to the cluster.
+//! them back, `touched` is for what goes to the cluster, `lock` for advisory locks.
 //!
 //! Invariants:
 //! - The table changes and the change is sent under one lock, so the cluster carries out what was decided in the order in
@@ -22,6 +22,7 @@
 
 mod change;
 mod line;
+mod lock;
 mod read;
 mod take;
 mod touched;
@@ -37,10 +38,13 @@ use bytes::Bytes;
 use fuser::Errno;
 use tokio::sync::{Notify, mpsc};
 
+pub(crate) use self::line::Haste;
 use self::line::{End, Line};
+pub(crate) use self::lock::LockDecided;
 pub(crate) use self::read::Known;
 use self::take::Interest;
 use crate::attributes::unix_nanos;
+use crate::lock_table::LockTable;
 
 /// Errors remembered until somebody asks for them; more are only logged.
 const ERRORS_MAX: usize = 4096;
@@ -49,6 +53,7 @@ const ERRORS_MAX: usize = 4096;
 pub(crate) struct Delegations {
     client: Client,
     is_enabled: bool,
+    locks: Arc<LockTable>,
     table: Mutex<Table>,
     /// A directory is ready, or changes have ended.
     progress: Notify,
@@ -107,15 +112,18 @@ struct Member {
     directory: InodeId,
     /// None: they are to be asked for.
     attributes: Option<Attributes>,
+    /// It was in a delegated directory since before anybody else could lock it.
+    is_unlocked_elsewhere: bool,
 }
 
 impl Delegations {
     /// `is_enabled`: otherwise nothing is ever taken, and everything is asked of the cluster.
-    pub(crate) fn new(client: Client, is_enabled: bool) -> Arc<Delegations> {
+    pub(crate) fn new(client: Client, locks: Arc<LockTable>, is_enabled: bool) -> Arc<Delegations> {
         let (ends, ended) = mpsc::unbounded_channel();
         let delegations = Arc::new(Delegations {
             client,
             is_enabled,
+            locks,
             table: Mutex::default(),
             progress: Notify::new(),
             ends,

@@ -141,7 +141,7 @@ pub(super) fn is_decided_here(attributes: &Attributes) -> bool {
 }
 
 impl Table {
-    fn changes_of(&self, inode: InodeId) -> u64 {
+    pub(super) fn changes_of(&self, inode: InodeId) -> u64 {
         self.lines.get(&inode.home()).map_or(0, |line| line.changes)
     }
 
@@ -155,6 +155,7 @@ impl Table {
         let member = self.files.entry(inode).or_insert(super::Member {
             directory,
             attributes: None,
+            is_unlocked_elsewhere: false,
         });
         member.directory = directory;
         if !is_pending {

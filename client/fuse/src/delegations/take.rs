@@ -480,7 +480,11 @@ impl Table {
         directory.attributes = Some(loaded.attributes);
         for entry in &loaded.entries {
             let name = match &entry.attributes {
-                Some(attributes) if entry.kind != FileKind::Directory => self.add(inode, attributes),
+                Some(attributes) if entry.kind != FileKind::Directory => {
+                    let known = self.add(inode, attributes);
+                    self.note_unlocked_elsewhere(known);
+                    known
+                }
                 _ => Name::Elsewhere(entry.inode),
             };
             directory.names.insert(entry.name.clone(), name);

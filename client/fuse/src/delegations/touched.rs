@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use bark_schema::data::DataCommand;
 use bark_schema::ids::{InodeId, PartitionId};
-use bark_schema::operation::{Command, Entry, Namespace};
+use bark_schema::operation::{Attributes, Command, Entry, Namespace};
 use bytes::Bytes;
 use tokio::sync::OwnedRwLockReadGuard;
 
+use super::read::is_decided_here;
 use super::{Delegations, Name, Phase};
 
 /// What a change touches: names, directories and files.
@@ -24,6 +25,10 @@ struct Things {
 pub(crate) struct Touched {
     delegations: Arc<Delegations>,
     things: Things,
+    /// What the cluster said the file is now.
+    answer: Option<Attributes>,
+    /// Of the file's partition, when the change began: if it is the same at the end, nothing else happened meanwhile.
+    changes: u64,
     _gates: Vec<OwnedRwLockReadGuard<()>>,
 }
 
@@ -37,7 +42,27 @@ impl Drop for Touched {
                 *touched = touched.saturating_sub(1);
             }
         }
+        let answer = self.answer.take();
+        let answer = answer.filter(|answer| table.changes_of(answer.inode) == self.changes);
         table.make_unknown(&self.things);
+        if let Some(attributes) = answer
+            && is_decided_here(&attributes)
+            && !table.is_pending(attributes.inode)
+            && let Some(member) = table.files.get_mut(&attributes.inode)
+        {
+            member.attributes = Some(attributes);
+        }
+    }
+}
+
+impl Touched {
+    /// The change is done, and this is what it made of the one file it touched.
+    pub(crate) fn answered(mut self, attributes: &Attributes) {
+        if let ([inode], []) = (&self.things.inodes[..], &self.things.names[..])
+            && *inode == attributes.inode
+        {
+            self.answer = Some(attributes.clone());
+        }
     }
 }
 
@@ -99,9 +124,15 @@ impl Delegations {
         for partition in partitions {
             self.settle(partition).await;
         }
+        let changes = match &things.inodes[..] {
+            [inode] => self.lock().changes_of(*inode),
+            _ => 0,
+        };
         Touched {
             delegations: self.clone(),
             things,
+            answer: None,
+            changes,
             _gates: gates,
         }
     }

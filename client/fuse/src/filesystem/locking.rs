@@ -10,6 +10,7 @@ use fuser::{Errno, FileHandle, INodeNo, LockOwner, ReplyEmpty, ReplyLock, Reques
 use tokio::sync::Notify;
 
 use super::Filesystem;
+use crate::delegations::Haste;
 use crate::lock_table::Holder;
 use crate::locks::Wish;
 use crate::open_file::OpenFile;
@@ -187,7 +188,7 @@ impl Filesystem {
         self.start(|volume| async move {
             if !holders.is_empty() {
                 // Close has told what could not be published.
-                let _ = file.publish().await;
+                let _ = file.publish(Haste::Relaxed).await;
             }
             for holder in holders {
                 volume.release_holder(file.inode, holder).await;

@@ -24,6 +24,7 @@ pub enum Call {
         partition: PartitionId,
         time: UnixNanos,
         inode: Option<InodeId>,
+        awaited: bool,
         command: Command,
     },
     Namespace(Namespace),

@@ -55,7 +55,7 @@ impl Partition {
             return;
         }
         self.time = self.time.max(now.unix_ns);
-        let is_patient = matches!(command, Command::Ordered { .. });
+        let is_patient = matches!(command, Command::Ordered { awaited: false, .. });
         let encoded = codec::encode_proposal(&Proposal {
             time: self.time,
             id,

@@ -12,12 +12,13 @@
 //! Invariants:
 //! - A directory has one holder at most, and `delegations` and `delegations_by_client` hold the same pairs.
 //! - A holder has a lease, and a directory without a name has no holder.
+//! - A directory is not given to a client while others have advisory locks in it.
 //! - What a transaction locks is delegated to nobody, or to the client whose transaction it is.
 //! - An ordered command is applied only under delegations of its client, and only after the one before it.
 
 use bark_schema::data::{DataCommand, DataQuery};
 use bark_schema::delegation::DelegationCommand;
-use bark_schema::file_lock::LockCommand;
+use bark_schema::file_lock::{FileLock, LockCommand};
 use bark_schema::ids::{ClientId, InodeId};
 use bark_schema::limits::{DELEGATIONS_PER_CLIENT_MAX, DELEGATIONS_PER_COMMAND_MAX};
 use bark_schema::operation::{Command, Failure, FileKind, Query, Refusal, Reply, RequestId, Step, UnixNanos};
@@ -78,7 +79,8 @@ impl State {
             .is_none();
         // Under a quota a change may be refused that was told to be done.
         let is_limited = self.quota_of(directory).is_some();
-        if !has_room || is_limited || self.directory(directory).is_err() || self.is_locked_within(directory) {
+        let is_used = self.is_locked_within(directory) || self.is_locked_by_others(client, directory);
+        if !has_room || is_limited || self.directory(directory).is_err() || is_used {
             return false;
         }
         self.delegations.insert(directory, client);
@@ -93,6 +95,13 @@ impl State {
             LockKey::Inode(inode) => self.covers(directory, *inode),
             LockKey::Key(_) | LockKey::RenameLease => false,
         })
+    }
+
+    /// Whether another client holds or wants advisory locks of what a delegation of the directory covers: its holder gives
+    /// them without asking.
+    fn is_locked_by_others(&self, client: ClientId, directory: InodeId) -> bool {
+        let mut locked = self.lock_files.iter();
+        locked.any(|((owner, inode), _)| *owner != client && self.covers(directory, *inode))
     }
 
     fn covers(&self, directory: InodeId, inode: InodeId) -> bool {
@@ -145,6 +154,9 @@ impl State {
         }
         let held = self.check_held(id.client, command);
         let result = held.and_then(|()| {
+            if let Command::Lock(command) = command {
+                return self.change_locks_in_order(id.client, command);
+            }
             self.foretold = Some(foretold);
             let result = self.execute(command);
             self.foretold = None;
@@ -303,6 +315,14 @@ impl State {
                 self.each_cover(*from, check)?;
                 self.each_cover(*to, check)?;
             }
+            Command::Lock(
+                LockCommand::Take {
+                    lock: FileLock { inode, .. },
+                    wait: 0,
+                    ..
+                }
+                | LockCommand::Release { inode, .. },
+            ) => self.each_cover(*inode, check)?,
             _ => return Ok(false),
         }
         Ok(true)

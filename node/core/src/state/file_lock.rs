@@ -81,6 +81,25 @@ impl State {
         }
     }
 
+    /// A lock its client has given to a program already. Refused if others are in its way: then somebody was told wrong.
+    pub(super) fn change_locks_in_order(
+        &mut self,
+        client: ClientId,
+        command: &LockCommand,
+    ) -> Result<Reply, Failure> {
+        if command.client() != Some(client) {
+            let sentence = "a client takes locks for itself only";
+            return Err(Failure::refused(Refusal::InvalidArgument, sentence));
+        }
+        if let LockCommand::Take { lock, .. } = command
+            && self.lock_in_the_way(lock).is_some()
+        {
+            let sentence = "somebody else has the lock";
+            return Err(Failure::refused(Refusal::Conflict, sentence));
+        }
+        self.change_locks(command)
+    }
+
     pub(super) fn query_locks(&self, query: &LockQuery) -> Result<Reply, Failure> {
         let answer = match query {
             LockQuery::Conflict { lock } => match self.lock_in_the_way(lock) {

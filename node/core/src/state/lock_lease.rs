@@ -134,15 +134,12 @@ impl State {
 }
 
 /// Whether a fenced client may ask for this: it rests on no lock. Ordered changes rest on a delegation: while it lasts nobody
-/// else has looked at what they change since it was granted, whoever has a lock on it.
+/// else has looked at what they change since it was granted, whoever has a lock on it. But locks themselves are lost.
 pub(super) fn passes_fence(command: &Command) -> bool {
     matches!(
         command,
-        Command::UpdateOpens { .. }
-            | Command::MoveAccessTimes { .. }
-            | Command::Delegation(_)
-            | Command::Ordered { .. }
-    )
+        Command::UpdateOpens { .. } | Command::MoveAccessTimes { .. } | Command::Delegation(_)
+    ) || matches!(command, Command::Ordered { command, .. } if !matches!(**command, Command::Lock(_)))
 }
 
 pub(super) fn fenced() -> Failure {

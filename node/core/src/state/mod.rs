@@ -402,6 +402,7 @@ impl State {
                         time,
                         inode,
                         command,
+                        awaited: _,
                     } => {
                         let foretold = Foretold {
                             time: *time,

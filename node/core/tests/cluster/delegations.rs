@@ -33,6 +33,7 @@ fn ordered(directory: InodeId, sequence: u64, command: Command) -> Request {
         after: sequence - 1,
         time: 0,
         inode: None,
+        awaited: false,
         command: Box::new(command),
     };
     Request::Command {

@@ -246,6 +246,7 @@ impl Taker {
                 partition: self.partition,
                 time: 0,
                 inode,
+                awaited: self.random.below(4) == 0,
                 command,
             };
             sent.push(self.port.begin(call, WORK_DEADLINE_MS));

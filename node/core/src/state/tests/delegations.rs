@@ -78,6 +78,7 @@ fn ordered(after: u64, time: i64, inode: Option<InodeId>, command: Command) -> C
         after,
         time,
         inode,
+        awaited: false,
         command: Box::new(command),
     }
 }

@@ -1,5 +1,6 @@
 //! Advisory locks: who gets them, who waits, and who loses them; against a model that knows bytes and nothing else.
 
+use bark_schema::delegation::DelegationCommand;
 use bark_schema::file_lock::{
     FileLock, LockAnswer, LockCommand, LockKind, LockMode, LockOwner, LockQuery, LockRange,
 };
@@ -485,4 +486,72 @@ fn compare(machine: &Machine, file: InodeId, owners: &[LockOwner], model: &Model
         assert_eq!(waited(machine, file, client, *number), "waiting", "seed {seed}");
     }
     assert_eq!(machine.state.lock_waits.len(), model.waits.len() as u64);
+}
+
+fn delegate(client: u64) -> Command {
+    Command::Delegation(DelegationCommand::Take {
+        client: ClientId(client),
+        directories: vec![ROOT],
+        lease_ms: LEASE_MS,
+    })
+}
+
+fn told(command: Command) -> Command {
+    Command::Ordered {
+        after: 0,
+        time: 0,
+        inode: None,
+        awaited: false,
+        command: Box::new(command),
+    }
+}
+
+fn missing(answer: Result<Reply, Failure>) -> usize {
+    match answer {
+        Ok(Reply::Opens { missing, .. }) => missing.len(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_directory_with_locks_of_others_is_given_to_nobody() {
+    // Goal: whoever has a directory for himself may give locks in it without asking.
+    let mut machine = Machine::new();
+    let file = machine.create(ROOT, "f", b"");
+    let mine = owner(1, Range, 1);
+    assert_eq!(
+        ask_as(&mut machine, 1, 1, take(whole(file, mine, SHARED), 0)),
+        "granted"
+    );
+    assert_eq!(missing(machine.apply(delegate(2))), 1);
+    assert_eq!(missing(machine.apply(delegate(1))), 0);
+    machine.state.audit().unwrap();
+}
+
+#[test]
+fn locks_are_told_under_a_delegation_and_by_its_holder_only() {
+    // Goal: locks given before they were sent are there when others look, and are refused once they may be somebody else's.
+    let mut machine = Machine::new();
+    let file = machine.create(ROOT, "f", b"");
+    let (mine, theirs) = (owner(1, Range, 1), owner(2, Range, 1));
+    let lock = take(whole(file, mine, EXCLUSIVE), 0);
+    assert_eq!(ask_as(&mut machine, 1, 1, told(lock.clone())), "ESTALE");
+    assert_eq!(missing(machine.apply(delegate(1))), 0);
+    let foreign = take(whole(file, theirs, SHARED), 0);
+    assert_eq!(ask_as(&mut machine, 1, 2, told(foreign)), "EINVAL");
+    let waiting = take(whole(file, mine, SHARED), 9);
+    assert_eq!(ask_as(&mut machine, 1, 3, told(waiting)), "EINVAL");
+    assert_eq!(ask_as(&mut machine, 1, 4, told(end_leases())), "EINVAL");
+    assert_eq!(ask_as(&mut machine, 1, 5, told(lock.clone())), "granted");
+    let asked = LockQuery::Conflict {
+        lock: whole(file, theirs, SHARED),
+    };
+    assert_eq!(say(&machine.query(Query::Lock(asked))), "held");
+    assert_eq!(ask_as(&mut machine, 1, 6, told(release(file, mine))), "done");
+    assert_eq!(ask_as(&mut machine, 1, 7, told(lock.clone())), "granted");
+    // The lease of locks is over, that of the delegation is renewed.
+    machine.time += i64::from(LEASE_MS) * 1_000_000;
+    assert_eq!(missing(machine.apply(delegate(1))), 0);
+    machine.apply(end_leases()).unwrap();
+    assert_eq!(ask_as(&mut machine, 1, 8, told(lock)), "ESTALE");
 }
