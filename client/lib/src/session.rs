@@ -19,6 +19,7 @@ mod call;
 mod config;
 mod pace;
 mod routing;
+mod silence;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,7 @@ use bark_schema::trace::Span;
 pub use self::call::{Call, Outgoing, transfer_ms};
 pub use self::config::{SessionConfig, Topology};
 use self::pace::{Random, RetryBudget};
+use self::silence::Silence;
 
 /// How long a node that did not answer is passed over while others might.
 const AVOID_MS: u64 = 100;
@@ -97,6 +99,7 @@ pub struct Session {
     unanswered: BTreeSet<u64>,
     leaders: BTreeMap<PartitionId, NodeNumber>,
     avoided: BTreeMap<NodeNumber, u64>,
+    silence: Silence,
     calls: BTreeMap<CallId, Pending>,
     frames: BTreeMap<u64, CallId>,
     timers: BTreeSet<(u64, CallId)>,
@@ -119,6 +122,7 @@ impl Session {
             unanswered: BTreeSet::new(),
             leaders: BTreeMap::new(),
             avoided: BTreeMap::new(),
+            silence: Silence::default(),
             calls: BTreeMap::new(),
             frames: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -248,6 +252,9 @@ impl Session {
 
     /// The next request to put on a connection, if there is one.
     pub fn poll_send(&mut self, now: u64) -> Option<Outgoing> {
+        if let Some(question) = self.poll_question() {
+            return Some(question);
+        }
         while let Some(call) = self.ready.pop_front() {
             let Some(pending) = self.calls.get(&call) else {
                 continue;
@@ -277,7 +284,8 @@ impl Session {
         pending.tried = Some(node);
         pending.phase = Phase::Sent { frame_id, node };
         pending.frames.push((frame_id, node));
-        let timeout = pending.transfer_ms
+        let transfer_ms = pending.transfer_ms;
+        let timeout = transfer_ms
             + match pending.named {
                 Some(_) => self.config.named_attempt_timeout_ms,
                 None => self.config.attempt_timeout_ms,
@@ -295,6 +303,7 @@ impl Session {
             },
         };
         self.frames.insert(frame_id, call);
+        self.silence.sent(node, now, transfer_ms);
         self.set_timer(call, until);
         Some(outgoing)
     }
@@ -302,6 +311,7 @@ impl Session {
     /// A node answered. Answers to calls that have ended, and second answers, are ignored.
     pub fn on_reply(&mut self, now: u64, node: NodeNumber, frame_id: u64, result: Result<Reply, Failure>) {
         self.avoided.remove(&node);
+        self.silence.heard(node, now);
         let Some(call) = self.frames.remove(&frame_id) else {
             return;
         };
@@ -363,6 +373,7 @@ impl Session {
     /// The connection to `node` broke: what was out on it may or may not have arrived.
     pub fn on_disconnect(&mut self, now: u64, node: NodeNumber) {
         self.avoid(now, node);
+        self.silence.heard(node, now);
         let lost: Vec<(u64, CallId)> = self
             .calls
             .iter()
@@ -410,6 +421,7 @@ impl Session {
 
     /// Part of a large reply of `node` arrived: attempts there get their time anew.
     pub fn on_progress(&mut self, now: u64, node: NodeNumber) {
+        self.silence.heard(node, now);
         let until = now + self.config.attempt_timeout_ms;
         let waiting = |pending: &Pending| {
             matches!(pending.phase, Phase::Sent { node: sent, .. } if sent == node) && pending.timer < until
@@ -426,6 +438,7 @@ impl Session {
 
     /// Time passed: gives up attempts that took too long, ends calls past their deadline, wakes those backing off.
     pub fn on_tick(&mut self, now: u64) {
+        self.look_at_nodes(now);
         while let Some(&(at, call)) = self.timers.first() {
             if at > now {
                 return;
@@ -460,7 +473,10 @@ impl Session {
 
     /// When [`Session::on_tick`] is wanted next.
     pub fn next_wake(&self) -> Option<u64> {
-        self.timers.first().map(|(at, _)| *at)
+        let timer = self.timers.first().map(|(at, _)| *at);
+        // Where nothing is out there is nothing to look at.
+        let look = self.silence.next_look().filter(|_| !self.calls.is_empty());
+        [timer, look].into_iter().flatten().min()
     }
 
     /// How a call ended, one at a time, each exactly once.
