@@ -49,13 +49,15 @@ impl Cluster {
         let Some(whole) = whole.flatten() else {
             return files.read_block(inode, extent, skip, length).await;
         };
-        let fetched = whole.get_or_try_init(|| {
+        let fetched = whole.get_or_try_init(async || {
             let whole = Extent {
                 block_offset: 0,
                 length: size,
                 ..extent.clone()
             };
-            files.read_block(inode, whole, 0, size)
+            let found = files.read_block(inode, whole, 0, size).await?;
+            // What came lies in a buffer that may be much larger, and would be kept as long as this.
+            Ok::<_, bark_client::Error>(Bytes::copy_from_slice(&found))
         });
         match fetched.await {
             Ok(bytes) => {
