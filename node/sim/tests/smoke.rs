@@ -3,6 +3,7 @@
 use bark_sim::{Counts, Options, run_twice};
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "takes minutes without optimization")]
 fn twenty_seeds_hold_and_replay_bit_for_bit() {
     // Goal: no check fails under faults, and the digest of every event is the same the second time.
     let mut counts = Counts::default();
@@ -33,6 +34,7 @@ fn twenty_seeds_hold_and_replay_bit_for_bit() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "takes minutes without optimization")]
 fn seeds_that_failed_once_hold() {
     // Goal: what was found stays fixed; each line is a seed and the story of what it found.
     for line in include_str!("seeds/fixed.txt")
