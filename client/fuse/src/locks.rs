@@ -96,9 +96,9 @@ impl Volume {
             if let Some(taken) = self.take_lock_here(wish, wait.is_some()).await {
                 return taken;
             }
-            // The cluster must know the file, and what was decided about it here.
-            self.cluster.delegations.settle_changes_of(inode).await;
             let has_others = table.ask(inode, holder, wish.handle)?;
+            // From now on nothing is decided here about the file's locks; the cluster must know the file, and what was decided.
+            self.cluster.delegations.settle_changes_of(inode).await;
             let outcome = self.ask_for_lock(wish, wait.as_deref()).await;
             let granted = matches!(outcome, Ok(Outcome::Granted(_))).then(|| wish.locked());
             if matches!(&outcome, Err(failure) if !matches!(failure, Failure::Refused(..))) {
@@ -320,10 +320,10 @@ impl Volume {
         if self.cluster.delegations.release_lock(inode, owner, range).await {
             return Ok(());
         }
-        self.cluster.delegations.settle_changes_of(inode).await;
-        let command = LockCommand::Release { inode, owner, range };
         let table = self.cluster.locks();
         table.begin_release(inode, holder);
+        self.cluster.delegations.settle_changes_of(inode).await;
+        let command = LockCommand::Release { inode, owner, range };
         let released = self.insist(inode, command).await;
         table.released(inode, holder, released.is_ok().then_some(range));
         match released {
