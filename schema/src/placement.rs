@@ -23,6 +23,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{BlockId, InodeId, NodeNumber, PartitionId};
+use crate::mix::mix;
 
 const TAG_KEY: u8 = b'k';
 const TAG_DIRECTORY: u8 = b'd';
@@ -69,10 +70,7 @@ impl Hasher {
     }
 
     pub fn finish(self) -> u64 {
-        let mut hash = self.0;
-        hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        hash ^ (hash >> 31)
+        mix(self.0)
     }
 }
 

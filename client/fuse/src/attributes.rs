@@ -28,6 +28,27 @@ pub(crate) fn file_attributes(attributes: &Attributes, inode: INodeNo) -> FileAt
     }
 }
 
+/// A directory of which only the number counts.
+pub(crate) fn bare_directory(inode: INodeNo) -> FileAttr {
+    FileAttr {
+        ino: inode,
+        size: 0,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: FileType::Directory,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: PREFERRED_SIZE,
+        flags: 0,
+    }
+}
+
 pub(crate) fn file_type(kind: FileKind) -> FileType {
     match kind {
         FileKind::Regular => FileType::RegularFile,

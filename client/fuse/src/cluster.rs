@@ -24,7 +24,7 @@ use bark_schema::quota::Quota;
 use bytes::Bytes;
 
 use crate::block_cache::BlockCache;
-use crate::delegations::{Delegations, Haste, Known};
+use crate::delegations::{Delegations, Haste, Known, Listed, Touched};
 use crate::lock_table::LockTable;
 
 /// A soft mount waits no longer to hear whether its locks are lost.
@@ -49,6 +49,7 @@ pub(crate) struct Cluster {
 }
 
 /// One page of a directory.
+#[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) entries: Vec<DirectoryEntry>,
     pub(crate) more: bool,
@@ -148,7 +149,11 @@ impl Cluster {
         after: ListPosition,
         limit: u32,
     ) -> Result<Page, Failure> {
+        if let Some(page) = self.list_here(directory, &after, limit as usize).await {
+            return Ok(page);
+        }
         self.delegations.settle_changes_of(directory).await;
+        let moves = self.delegations.moves();
         let query = Query::ReadDirectory {
             directory,
             after,
@@ -159,12 +164,28 @@ impl Cluster {
                 entries,
                 more,
                 parent,
-            } => Ok(Page {
-                entries,
-                more,
-                parent,
-            }),
+            } => {
+                self.delegations.learn_parent(directory, parent, moves);
+                Ok(Page {
+                    entries,
+                    more,
+                    parent,
+                })
+            }
             other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn list_here(&self, directory: InodeId, after: &ListPosition, limit: usize) -> Option<Page> {
+        let unknown = match self.delegations.list(directory, after, limit).await? {
+            Listed::Page(page) => return Some(page),
+            Listed::Unknown(names) => names,
+        };
+        let asked = unknown.into_iter().map(|name| self.lookup(directory, name));
+        futures::future::join_all(asked).await;
+        match self.delegations.list(directory, after, limit).await? {
+            Listed::Page(page) => Some(page),
+            Listed::Unknown(_) => None,
         }
     }
 
@@ -175,6 +196,11 @@ impl Cluster {
         offset: u64,
         length: u64,
     ) -> Result<(Attributes, Content), Failure> {
+        if offset == 0
+            && let Some(known) = self.delegations.read(inode)
+        {
+            return Ok(known);
+        }
         self.delegations.settle_changes_of(inode).await;
         let query = Query::Layout {
             inode,
@@ -265,8 +291,10 @@ impl Cluster {
         {
             self.delegations.removes(attributes.inode).await;
         }
-        let _touched = self.delegations.touch_by_operation(&operation).await;
-        self.call(Call::Namespace(operation)).await
+        let touched = self.delegations.touch_by_operation(&operation).await;
+        let reply = self.call(Call::Namespace(operation)).await;
+        note_answer(touched, &reply);
+        reply
     }
 
     pub(crate) async fn set_attributes(
@@ -488,9 +516,7 @@ impl Cluster {
             return Err(Failure::refused(Refusal::Fenced, "a lock on the file is lost"));
         }
         let reply = self.call(call).await;
-        if let (Some(touched), Ok(Reply::Attributes(attributes))) = (touched, &reply) {
-            touched.answered(attributes);
-        }
+        note_answer(touched, &reply);
         reply
     }
 
@@ -549,6 +575,15 @@ fn touched_by(call: &Call) -> (Option<PartitionId>, Option<InodeId>) {
         _ => None,
     };
     (Some(*partition), inode)
+}
+
+/// What came of a change that went to the cluster.
+fn note_answer(touched: Option<Touched>, reply: &Result<Reply, Failure>) {
+    if let (Some(touched), Ok(Reply::Attributes(attributes) | Reply::Created { attributes, .. })) =
+        (touched, reply)
+    {
+        touched.answered(attributes);
+    }
 }
 
 fn attributes_of(reply: Reply) -> Result<Attributes, Failure> {

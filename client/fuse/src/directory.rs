@@ -137,20 +137,20 @@ impl Listing {
     }
 }
 
-/// With the attributes of every entry; those removed meanwhile are left out, and the last ones if too many have to
+/// With the attributes of every entry but `.` and `..`; those removed meanwhile are left out, and the last ones if too many have to
 /// be asked about.
 pub(crate) async fn complete(
     cluster: &Cluster,
     mut listed: Vec<Listed>,
-) -> Result<Vec<(Listed, Attributes)>, Errno> {
-    let unknown = |(_, entry): &(usize, &Listed)| entry.attributes.is_none();
+) -> Result<Vec<(Listed, Option<Attributes>)>, Errno> {
+    let unknown = |(_, entry): &(usize, &Listed)| entry.attributes.is_none() && !entry.is_dot();
     let too_many = listed.iter().enumerate().filter(unknown).nth(ATTRIBUTES_AT_ONCE);
     let count = too_many.map_or(listed.len(), |(index, _)| index);
     listed.truncate(count);
     let asked = listed.into_iter().map(|entry| async move {
         let attributes = match &entry.attributes {
-            Some(attributes) => Ok(attributes.clone()),
-            None => cluster.attributes(entry.inode).await,
+            None if !entry.is_dot() => cluster.attributes(entry.inode).await.map(Some),
+            known => Ok(known.clone()),
         };
         (entry, attributes)
     });

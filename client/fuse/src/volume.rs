@@ -23,7 +23,7 @@ use bytes::Bytes;
 use fuser::{Errno, FileAttr, INodeNo, TimeOrNow};
 
 use crate::access_times::AccessTimes;
-use crate::attributes::{file_attributes, unix_nanos};
+use crate::attributes::{bare_directory, file_attributes, unix_nanos};
 use crate::capacity::{Capacity, CapacityCache};
 use crate::cluster::Cluster;
 use crate::delegations::Haste;
@@ -132,7 +132,7 @@ impl Volume {
         }
     }
 
-    /// Part of a directory with attributes. Those of `.` and `..` the kernel does not keep.
+    /// Part of a directory with attributes. The kernel takes none of `.` and `..`.
     pub(crate) async fn list(
         &self,
         directory: &DirectoryStream,
@@ -143,9 +143,9 @@ impl Volume {
         let known = complete(&self.cluster, listed).await?;
         // One by one: what finds no room in the answer is not shown.
         Ok(known.into_iter().map(|(entry, attributes)| {
-            let shown = match entry.is_dot() {
-                true => file_attributes(&attributes, self.number(attributes.inode)),
-                false => self.show(attributes),
+            let shown = match attributes {
+                Some(attributes) => self.show(attributes),
+                None => bare_directory(self.number(entry.inode)),
             };
             (entry, shown)
         }))

@@ -20,7 +20,9 @@ use bark_schema::cluster_file::VNODES_MAX;
 use bark_schema::codec;
 use bark_schema::frame::FrameDecoder;
 use bark_schema::ids::NodeNumber;
-use bark_schema::limits::{FRAME_ENVELOPE_MAX, FRAME_SIZE_MAX, FRAME_SIZE_PEER_MAX, KIB, MIB};
+use bark_schema::limits::{
+    FRAME_ENVELOPE_MAX, FRAME_SIZE_MAX, FRAME_SIZE_PEER_MAX, KIB, MIB, WRITE_SIZE_MAX,
+};
 use bark_schema::message::{ClientMessage, PREAMBLE_CLIENT, PROTOCOL_VERSION, ServerMessage, Welcome};
 use bark_schema::operation::{Failure, Refusal};
 use bytes::Bytes;
@@ -39,8 +41,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Requests are gathered into one write up to this size.
 const WRITE_SIZE: usize = 256 * KIB;
 const READ_SIZE: usize = 256 * KIB;
-/// Requests with more of the user's bytes than this are left to the connection's task.
-const DIRECT_BULK_MAX: usize = 16 * KIB;
+/// Requests with more of the user's bytes than this are left to the connection's task: those that carry blocks.
+const DIRECT_BULK_MAX: usize = WRITE_SIZE_MAX;
 /// While so much of a reply is here, or more, the node is known to be at it.
 const PROGRESS_SIZE_MIN: usize = MIB;
 /// Progress is told at most this often.

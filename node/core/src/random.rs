@@ -1,5 +1,7 @@
 //! Seeded pseudo-random numbers (SplitMix64; Steele, Lea, Flood, OOPSLA 2014). Not for secrets.
 
+use bark_schema::mix::{GOLDEN, mix};
+
 /// A generator whose whole future is its seed.
 #[derive(Clone, Debug)]
 pub struct Random {
@@ -12,11 +14,8 @@ impl Random {
     }
 
     pub fn next_u64(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        self.state = self.state.wrapping_add(GOLDEN);
+        mix(self.state)
     }
 
     /// A number in `0 .. bound`; the tiny bias of the multiplication method is fine here.

@@ -56,7 +56,7 @@ impl Delegations {
         self.finish(from.directory, decided).await
     }
 
-    /// New bytes and attributes of a file.
+    /// New bytes and attributes of a file, or attributes of a directory.
     pub(crate) async fn update(
         self: &Arc<Self>,
         update: &FileUpdate,
@@ -91,7 +91,7 @@ impl Delegations {
         let directory = table.ready(entry.directory)?;
         match directory.name(&entry.name) {
             Name::Nothing => {}
-            Name::Member(_) | Name::Elsewhere(_) if exclusive => {
+            Name::Member(_) | Name::Elsewhere(..) if exclusive => {
                 return Some((Err(Failure::refused(Refusal::Exists, "file exists")), None));
             }
             _ => return None,
@@ -156,7 +156,7 @@ impl Delegations {
         let inode = match directory.name(&entry.name) {
             Name::Nothing => return Some((Err(no_such_entry()), None)),
             Name::Member(inode) => inode,
-            Name::Elsewhere(_) | Name::Unknown { .. } => return None,
+            Name::Elsewhere(..) | Name::Unknown { .. } => return None,
         };
         let parent_changed = directory.attributes.as_ref()?.changed;
         let time = now().max(parent_changed).max(table.changed(inode)?);
@@ -196,16 +196,16 @@ impl Delegations {
         let inode = match source.name(&from.name) {
             Name::Nothing => return Some((Err(no_such_entry()), None)),
             Name::Member(inode) => inode,
-            Name::Elsewhere(_) | Name::Unknown { .. } => return None,
+            Name::Elsewhere(..) | Name::Unknown { .. } => return None,
         };
         let replaced = match (target, mode) {
             (Name::Nothing, _) => None,
-            (Name::Member(_) | Name::Elsewhere(_), RenameMode::NoReplace) => {
+            (Name::Member(_) | Name::Elsewhere(..), RenameMode::NoReplace) => {
                 return Some((Err(Failure::refused(Refusal::Exists, "file exists")), None));
             }
             (Name::Member(target), _) if target == inode => return Some((Ok(()), None)),
             (Name::Member(target), _) => Some(target),
-            (Name::Elsewhere(_) | Name::Unknown { .. }, _) => return None,
+            (Name::Elsewhere(..) | Name::Unknown { .. }, _) => return None,
         };
         let mut time = now().max(from_changed).max(to_changed).max(table.changed(inode)?);
         if let Some(replaced) = replaced {
@@ -247,17 +247,30 @@ impl Delegations {
 
     fn decide_update(&self, update: &FileUpdate, haste: Haste) -> Option<(Option<Ticket>, Attributes)> {
         let mut table = self.lock();
-        let directory = table.files.get(&update.inode)?.directory;
-        table.ready(directory)?;
+        let is_directory = table.directories.contains_key(&update.inode);
+        let covering = match is_directory {
+            true => update.inode,
+            false => table.files.get(&update.inode)?.directory,
+        };
+        table.ready(covering)?;
         let partition = update.inode.home();
         if !table.lines.get(&partition)?.has_room() {
             return None;
         }
-        let member = table.files.get_mut(&update.inode)?;
-        let attributes = member.attributes.as_mut()?;
+        let attributes = match is_directory {
+            true => &mut table.directories.get_mut(&update.inode)?.attributes,
+            false => &mut table.files.get_mut(&update.inode)?.attributes,
+        };
+        let attributes = attributes.as_mut()?;
         let time = now().max(attributes.changed);
         update_attributes(attributes, update, time);
         let attributes = attributes.clone();
+        if let NewBytes::Bytes { offset: 0, data } = &update.bytes
+            && attributes.size == data.len() as u64
+        {
+            // The kernel keeps whole pages of what is written; what is in the last one it asks for.
+            table.kept.add(update.inode, attributes.version, data);
+        }
         let size = match &update.bytes {
             NewBytes::Nothing => 0,
             NewBytes::Bytes { data, .. } => data.len(),
@@ -269,8 +282,8 @@ impl Delegations {
             number: None,
             command: Command::Data(DataCommand::Update(Box::new(update.clone()))),
             haste,
-            member: Some(update.inode),
-            directories: Vec::new(),
+            member: (!is_directory).then_some(update.inode),
+            directories: Vec::from_iter(is_directory.then_some(update.inode)),
         };
         let ticket = self.send(&mut table, change, CHANGE_SIZE + size);
         Some((ticket, attributes))
@@ -315,7 +328,7 @@ fn update_attributes(attributes: &mut Attributes, update: &FileUpdate, time: Uni
         attributes.version += 1;
         attributes.modified = then(update.written);
     }
-    if update.drops_privileges {
+    if update.drops_privileges && attributes.kind != FileKind::Directory {
         attributes.mode = without_privileges(attributes.mode);
     }
     let change = &update.change;

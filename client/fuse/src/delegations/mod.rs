@@ -9,7 +9,7 @@
 //! several names, one that is cut) is asked of the cluster as before, which knows who holds the directory and lets
 //! it pass; `Touched` keeps the table out of the way meanwhile.
 //!
-//! Reading order: `read` answers from the table, `change` decides, `line` sends, `take` gets directories and gives
+//! Reading order: `read` and `list` answer from the table, `ahead` fills it with what is read next, `change` decides, `line` sends, `take` gets directories and gives
 //! them back, `touched` is for what goes to the cluster, `lock` for advisory locks.
 //!
 //! Invariants:
@@ -20,8 +20,10 @@
 //! - Nothing is decided here longer than half a lease after the cluster last confirmed it.
 //! - A change that was refused although it was told to be done is told by the next fsync or close of what it was done to.
 
+mod ahead;
 mod change;
 mod line;
+mod list;
 mod lock;
 mod read;
 mod take;
@@ -33,16 +35,19 @@ use std::time::{Instant, SystemTime};
 
 use bark_client::Client;
 use bark_schema::ids::{InodeId, PartitionId};
-use bark_schema::operation::{Attributes, UnixNanos};
+use bark_schema::operation::{Attributes, FileKind, UnixNanos};
 use bytes::Bytes;
 use fuser::Errno;
 use tokio::sync::{Notify, mpsc};
 
+use self::ahead::{Kept, Reads};
 pub(crate) use self::line::Haste;
 use self::line::{End, Line};
+pub(crate) use self::list::Listed;
 pub(crate) use self::lock::LockDecided;
 pub(crate) use self::read::Known;
 use self::take::Interest;
+pub(crate) use self::touched::Touched;
 use crate::attributes::unix_nanos;
 use crate::lock_table::LockTable;
 
@@ -67,6 +72,9 @@ struct Table {
     lines: HashMap<PartitionId, Line>,
     interests: HashMap<InodeId, Interest>,
     errors: HashMap<InodeId, Errno>,
+    kept: Kept,
+    /// Counts what may have given directories other parents.
+    moves: u64,
 }
 
 /// A directory that is delegated, or is about to be.
@@ -76,11 +84,20 @@ struct Directory {
     /// None: they are to be asked for.
     attributes: Option<Attributes>,
     names: HashMap<Bytes, Name>,
+    parent: Option<Parent>,
+    reads: Reads,
     /// A name that is not among them is not there.
     is_complete: bool,
     used: Instant,
     /// Somebody wants it back since before it was ready.
     is_wanted: bool,
+}
+
+/// Where a directory was when so many moves had been made. Those of others take the delegation away.
+#[derive(Clone, Copy, Debug)]
+struct Parent {
+    inode: InodeId,
+    moves: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +115,7 @@ enum Name {
     /// One of `files`.
     Member(InodeId),
     /// Something the delegation does not cover: a directory, or a file at home elsewhere.
-    Elsewhere(InodeId),
+    Elsewhere(InodeId, FileKind),
     Nothing,
     /// To be asked for. Changes under way in the cluster, besides.
     Unknown {
@@ -192,6 +209,8 @@ impl Directory {
             phase,
             attributes: None,
             names: HashMap::new(),
+            parent: None,
+            reads: Reads::default(),
             is_complete: false,
             used: Instant::now(),
             is_wanted: false,

@@ -32,7 +32,7 @@ impl Delegations {
         match found.name(name) {
             Name::Nothing => Known::Nothing,
             Name::Unknown { .. } => Known::Unknown,
-            Name::Elsewhere(inode) => Known::Inode(inode),
+            Name::Elsewhere(inode, _) => Known::Inode(inode),
             Name::Member(inode) => match table
                 .files
                 .get(&inode)
@@ -83,12 +83,7 @@ impl Delegations {
         match answer {
             Err(Failure::Refused(Refusal::NotFound, _)) => found.set(name, Name::Nothing),
             Err(_) => {}
-            Ok(attributes) => {
-                let known = table.add(directory, attributes);
-                if let Some(found) = table.ready(directory) {
-                    found.set(name, known);
-                }
-            }
+            Ok(attributes) => table.learn_name(directory, name, attributes),
         }
     }
 
@@ -145,11 +140,26 @@ impl Table {
         self.lines.get(&inode.home()).map_or(0, |line| line.changes)
     }
 
+    /// Takes what the cluster said of a name nothing is known of.
+    pub(super) fn learn_name(&mut self, directory: InodeId, name: Bytes, attributes: &Attributes) {
+        let unknown = Name::Unknown { touched: 0 };
+        if self
+            .ready(directory)
+            .is_none_or(|found| found.name(&name) != unknown)
+        {
+            return;
+        }
+        let known = self.add(directory, attributes);
+        if let Some(found) = self.ready(directory) {
+            found.set(name, known);
+        }
+    }
+
     /// Takes what a name of a directory leads to into the table.
     pub(super) fn add(&mut self, directory: InodeId, attributes: &Attributes) -> Name {
         let inode = attributes.inode;
         if inode.home() != directory.home() || !is_decided_here(attributes) {
-            return Name::Elsewhere(inode);
+            return Name::Elsewhere(inode, attributes.kind);
         }
         let is_pending = self.is_pending(inode);
         let member = self.files.entry(inode).or_insert(super::Member {

@@ -15,8 +15,8 @@ use bark_schema::operation::{
     Attributes, Command, DirectoryEntry, Failure, FileKind, ListPosition, Query, Reply,
 };
 
-use super::{Delegations, Directory, Name, Phase, Table};
-use crate::cluster::unexpected;
+use super::{Delegations, Directory, Name, Parent, Phase, Table};
+use crate::cluster::{Page, unexpected};
 
 /// What a lookup and a change count for, and with what a directory is asked for.
 pub(super) const LOOKUP: u32 = 1;
@@ -203,6 +203,7 @@ impl Delegations {
     }
 
     async fn load(&self, directory: InodeId) -> Result<Loaded, Failure> {
+        let moves = self.moves();
         let attributes = self.query(directory, Query::Attributes { inode: directory });
         let first = self.page(directory, ListPosition::Start);
         let (attributes, first) = futures::try_join!(attributes, first)?;
@@ -212,42 +213,49 @@ impl Delegations {
         let mut loaded = Loaded {
             attributes,
             entries: Vec::new(),
+            parent: Parent {
+                inode: first.parent,
+                moves,
+            },
             is_complete: false,
         };
-        let (mut entries, mut more) = first;
+        let mut page = first;
         loop {
-            let after = match entries.last() {
+            let after = match page.entries.last() {
                 Some(last) => ListPosition::AfterCookie(last.cookie),
                 None => ListPosition::Start,
             };
-            let is_last = !more || entries.is_empty();
-            loaded.entries.extend(entries);
+            let is_last = !page.more || page.entries.is_empty();
+            loaded.entries.extend(page.entries);
             if is_last || loaded.entries.len() >= LOAD_MAX {
                 loaded.is_complete = is_last;
                 return Ok(loaded);
             }
-            (entries, more) = self.page(directory, after).await?;
+            page = self.page(directory, after).await?;
         }
     }
 
-    /// Entries behind `after`, and whether there are more.
-    async fn page(
-        &self,
-        directory: InodeId,
-        after: ListPosition,
-    ) -> Result<(Vec<DirectoryEntry>, bool), Failure> {
+    async fn page(&self, directory: InodeId, after: ListPosition) -> Result<Page, Failure> {
         let query = Query::ReadDirectory {
             directory,
             after,
             limit: PAGE,
         };
         match self.query(directory, query).await? {
-            Reply::Directory { entries, more, .. } => Ok((entries, more)),
+            Reply::Directory {
+                entries,
+                more,
+                parent,
+            } => Ok(Page {
+                entries,
+                more,
+                parent,
+            }),
             other => Err(unexpected(&other)),
         }
     }
 
-    async fn query(&self, directory: InodeId, query: Query) -> Result<Reply, Failure> {
+    pub(super) async fn query(&self, directory: InodeId, query: Query) -> Result<Reply, Failure> {
         let query = Query::By {
             client: self.client.id(),
             query: Box::new(query),
@@ -442,6 +450,7 @@ impl Delegations {
 struct Loaded {
     attributes: Attributes,
     entries: Vec<DirectoryEntry>,
+    parent: Parent,
     is_complete: bool,
 }
 
@@ -478,6 +487,7 @@ impl Table {
         let mut directory = Directory::new(Phase::Ready);
         directory.is_complete = loaded.is_complete;
         directory.attributes = Some(loaded.attributes);
+        directory.parent = Some(loaded.parent);
         for entry in &loaded.entries {
             let name = match &entry.attributes {
                 Some(attributes) if entry.kind != FileKind::Directory => {
@@ -485,7 +495,7 @@ impl Table {
                     self.note_unlocked_elsewhere(known);
                     known
                 }
-                _ => Name::Elsewhere(entry.inode),
+                _ => Name::Elsewhere(entry.inode, entry.kind),
             };
             directory.names.insert(entry.name.clone(), name);
         }

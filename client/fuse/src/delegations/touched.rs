@@ -12,22 +12,24 @@ use bytes::Bytes;
 use tokio::sync::OwnedRwLockReadGuard;
 
 use super::read::is_decided_here;
-use super::{Delegations, Name, Phase};
+use super::{Delegations, Name, Phase, Table};
 
 /// What a change touches: names, directories and files.
 #[derive(Debug, Default)]
 struct Things {
     names: Vec<(InodeId, Bytes)>,
     inodes: Vec<InodeId>,
+    /// A directory may get another parent.
+    may_move: bool,
 }
 
 /// As long as it lives the change is under way.
 pub(crate) struct Touched {
     delegations: Arc<Delegations>,
     things: Things,
-    /// What the cluster said the file is now.
+    /// What the cluster said the one file or name is now.
     answer: Option<Attributes>,
-    /// Of the file's partition, when the change began: if it is the same at the end, nothing else happened meanwhile.
+    /// Of its partition, when the change began: if it is the same at the end, nothing else happened meanwhile.
     changes: u64,
     _gates: Vec<OwnedRwLockReadGuard<()>>,
 }
@@ -35,6 +37,7 @@ pub(crate) struct Touched {
 impl Drop for Touched {
     fn drop(&mut self) {
         let mut table = self.delegations.lock();
+        table.moves += u64::from(self.things.may_move);
         for (directory, name) in &self.things.names {
             if let Some(directory) = table.directories.get_mut(directory)
                 && let Some(Name::Unknown { touched }) = directory.names.get_mut(name)
@@ -43,10 +46,12 @@ impl Drop for Touched {
             }
         }
         let answer = self.answer.take();
-        let answer = answer.filter(|answer| table.changes_of(answer.inode) == self.changes);
+        let answer = answer.filter(|_| self.things.changes(&table) == self.changes);
         table.make_unknown(&self.things);
-        if let Some(attributes) = answer
-            && is_decided_here(&attributes)
+        let Some(attributes) = answer else { return };
+        if let [(directory, name)] = &self.things.names[..] {
+            table.learn_name(*directory, name.clone(), &attributes);
+        } else if is_decided_here(&attributes)
             && !table.is_pending(attributes.inode)
             && let Some(member) = table.files.get_mut(&attributes.inode)
         {
@@ -56,13 +61,14 @@ impl Drop for Touched {
 }
 
 impl Touched {
-    /// The change is done, and this is what it made of the one file it touched.
+    /// The change is done, and this is what it made of the one file or name it touched.
     pub(crate) fn answered(mut self, attributes: &Attributes) {
-        if let ([inode], []) = (&self.things.inodes[..], &self.things.names[..])
-            && *inode == attributes.inode
-        {
-            self.answer = Some(attributes.clone());
-        }
+        let is_of_it = match (&self.things.inodes[..], &self.things.names[..]) {
+            ([inode], []) => *inode == attributes.inode,
+            ([], [_]) => true,
+            _ => false,
+        };
+        self.answer = is_of_it.then(|| attributes.clone());
     }
 }
 
@@ -109,6 +115,7 @@ impl Delegations {
         }
         {
             let mut table = self.lock();
+            table.moves += u64::from(things.may_move);
             table.make_unknown(&things);
             for (directory, name) in &things.names {
                 let Some(directory) = table.directories.get_mut(directory) else {
@@ -124,10 +131,7 @@ impl Delegations {
         for partition in partitions {
             self.settle(partition).await;
         }
-        let changes = match &things.inodes[..] {
-            [inode] => self.lock().changes_of(*inode),
-            _ => 0,
-        };
+        let changes = things.changes(&self.lock());
         Touched {
             delegations: self.clone(),
             things,
@@ -138,7 +142,7 @@ impl Delegations {
     }
 }
 
-impl super::Table {
+impl Table {
     fn make_unknown(&mut self, things: &Things) {
         for inode in things.directories() {
             if let Some(line) = self.lines.get_mut(&inode.home()) {
@@ -172,17 +176,26 @@ impl Things {
         names.chain(self.inodes.iter().copied())
     }
 
+    /// How much has happened in the partition of the one thing it is.
+    fn changes(&self, table: &Table) -> u64 {
+        let mut directories = self.directories();
+        match (directories.next(), directories.next()) {
+            (Some(inode), None) => table.changes_of(inode),
+            _ => 0,
+        }
+    }
+
     fn inode(inode: InodeId) -> Things {
         Things {
-            names: Vec::new(),
             inodes: vec![inode],
+            ..Things::default()
         }
     }
 
     fn names<const N: usize>(names: [(InodeId, &Bytes); N]) -> Things {
         Things {
             names: names.map(|(directory, name)| (directory, name.clone())).to_vec(),
-            inodes: Vec::new(),
+            ..Things::default()
         }
     }
 
@@ -198,8 +211,8 @@ impl Things {
             }
             Command::Data(DataCommand::Update(update)) => Things::inode(update.inode),
             Command::Data(DataCommand::CopyRange { from, to, .. }) => Things {
-                names: Vec::new(),
                 inodes: vec![*from, *to],
+                ..Things::default()
             },
             _ => return None,
         })
@@ -214,11 +227,13 @@ impl Things {
             Namespace::RemoveDirectory { directory, name } => Things::names([(*directory, name)]),
             Namespace::Rename { from, to, .. } => Things {
                 names: vec![of(from), of(to)],
-                inodes: Vec::new(),
+                may_move: true,
+                ..Things::default()
             },
             Namespace::Link { inode, to } => Things {
                 names: vec![of(to)],
                 inodes: vec![*inode],
+                ..Things::default()
             },
             Namespace::KeySetMany { .. } | Namespace::KeyDeleteMany { .. } => return None,
         })

@@ -3,6 +3,8 @@
 //! Invariant: whatever the nodes answer, a session repeats at most `CAPACITY` requests at once and
 //! `PER_SECOND` sustained, so that a crowd of clients cannot keep a recovered cluster down.
 
+use bark_schema::mix::{GOLDEN, mix};
+
 /// Repetitions that may happen at once: a leader change with this many calls in flight costs no waiting.
 const CAPACITY: u64 = 512;
 /// Sustained repetitions a second once the capacity is used up.
@@ -18,11 +20,8 @@ impl Random {
     }
 
     pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        self.0 = self.0.wrapping_add(GOLDEN);
+        mix(self.0)
     }
 
     /// A number below `bound`, which must not be 0.

@@ -9,6 +9,7 @@
 //! - Decoding never panics and never reserves more memory than there are bytes left to read.
 
 use bark_schema::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId, TransactionId};
+use bark_schema::listing::digest;
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
 
@@ -53,7 +54,7 @@ impl DigestSink {
         }
     }
 
-    /// CRC-64/NVME of everything put, mixed, because sums of plain CRCs cancel too easily.
+    /// Of everything put.
     pub(crate) fn finish(mut self) -> u64 {
         let crc = match self.digest.take() {
             None => crc_fast::checksum(CrcAlgorithm::Crc64Nvme, &self.buffer[..self.used]),
@@ -62,10 +63,7 @@ impl DigestSink {
                 digest.finalize()
             }
         };
-        let mut mixed = crc.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        digest(crc)
     }
 }
 

@@ -11,9 +11,10 @@
 
 use bark_schema::ids::InodeId;
 use bark_schema::limits::{INLINE_SIZE_MAX, NAME_SIZE_MAX, PATH_SIZE_MAX};
+use bark_schema::listing::cookie;
 use bark_schema::operation::{Failure, FileKind, NewContent, NewInode, Refusal, Reply};
 
-use super::codec::{DigestSink, Reader, Row, Sink, row_struct};
+use super::codec::{Reader, Row, Sink, row_struct};
 use super::entry_name::EntryName;
 use super::inode::{Body, Inode, check_new_inode, is_at_home};
 use super::{Error, State};
@@ -51,18 +52,9 @@ impl DentryKey {
     }
 }
 
-/// Lower cookies are for those who list: the start, `.` and `..`.
-const COOKIE_MIN: u64 = 16;
 /// Most names of one directory with the same cookie, which a page never parts. Only names chosen for it
 /// come to more than one.
 const NAMES_PER_COOKIE_MAX: usize = 64;
-
-/// An entry's place in listings: below 2^63, because programs keep it in a signed number.
-pub(crate) fn cookie(name: &[u8]) -> u64 {
-    let mut sink = DigestSink::new();
-    sink.put(name);
-    (sink.finish() >> 1).max(COOKIE_MIN)
-}
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Dentry {

@@ -9,6 +9,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
+use bark_schema::mix::{GOLDEN, mix};
+
 use super::{Sockets, on_readable};
 use crate::network::connection::Phase;
 use crate::pipeline::{CloseReason, ConnectionKind, ToWorker};
@@ -162,12 +164,7 @@ impl Sockets {
 
     /// The worker of the next accepted connection: splitmix64 of a running number.
     pub(super) fn next_worker(&self) -> u16 {
-        let mut hash = self
-            .opened_count
-            .wrapping_add(1)
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        hash ^= hash >> 27;
+        let hash = mix(self.opened_count.wrapping_add(1).wrapping_mul(GOLDEN));
         (hash % self.port.workers_count() as u64) as u16
     }
 }
