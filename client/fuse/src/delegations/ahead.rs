@@ -17,6 +17,7 @@ use bark_schema::listing::cookie;
 use bark_schema::operation::{Attributes, Content, FileKind, Query, Reply};
 use bytes::Bytes;
 
+use super::list::NAMES_SORTED_MAX;
 use super::{Delegations, Name, Table};
 
 /// Files fetched ahead of a program; it is asked for more when half of them are read.
@@ -123,8 +124,12 @@ impl Table {
 
     /// The small files behind `inode`, in the order in which it comes soon after `last`.
     fn order(&self, directory: InodeId, last: InodeId, inode: InodeId) -> Option<Order> {
-        let names = self.directories.get(&directory)?.names.iter();
+        let names = &self.directories.get(&directory)?.names;
+        if names.len() > NAMES_SORTED_MAX {
+            return None;
+        }
         let mut files: Vec<(&Bytes, InodeId)> = names
+            .iter()
             .filter_map(|(name, leads_to)| match leads_to {
                 Name::Member(inode) => Some((name, *inode)),
                 _ => None,

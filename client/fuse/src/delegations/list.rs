@@ -10,6 +10,8 @@ use bytes::Bytes;
 use super::{Delegations, Name, Parent, Table};
 use crate::cluster::Page;
 
+/// Directories with more names are listed by the nodes, which have them in order; here they are put in order for each page.
+pub(super) const NAMES_SORTED_MAX: usize = 8192;
 /// More names that are not known here are not worth asking about one by one.
 const UNKNOWN_MAX: usize = 32;
 
@@ -57,7 +59,7 @@ impl Table {
         let moves = self.moves;
         let found = self.ready(directory)?;
         let parent = found.parent.filter(|parent| parent.moves == moves)?.inode;
-        if !found.is_complete {
+        if !found.is_complete || found.names.len() > NAMES_SORTED_MAX {
             return None;
         }
         let mut behind = Vec::with_capacity(found.names.len());
