@@ -131,11 +131,14 @@ impl fuser::Filesystem for Filesystem {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, entry: &OsStr, reply: ReplyEntry) {
-        let entry = name(entry);
+        let entry = self.entry(parent, entry);
         self.start(|volume| async move {
-            let found = volume.lookup(volume.inode(parent), entry).await;
-            let valid = volume.names_valid(volume.inode(parent));
-            answer!(reply, found, attributes => reply.entry(&valid, &attributes, Generation(0)));
+            let found = volume.lookup(entry.directory, entry.name.clone()).await;
+            let valid = volume.names_valid(entry.directory);
+            answer!(reply, found, attributes => {
+                volume.note_told(&attributes, entry);
+                reply.entry(&valid, &attributes, Generation(0))
+            });
         });
     }
 

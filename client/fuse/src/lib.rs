@@ -54,6 +54,7 @@ mod range_buffer;
 mod ranges;
 mod read;
 mod task;
+mod told_names;
 mod volume;
 mod xattr;
 

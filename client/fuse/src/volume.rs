@@ -20,7 +20,7 @@ use bark_schema::operation::{
     SetTime,
 };
 use bytes::Bytes;
-use fuser::{Errno, FileAttr, INodeNo, TimeOrNow};
+use fuser::{Errno, FileAttr, FileType, INodeNo, TimeOrNow};
 
 use crate::access_times::AccessTimes;
 use crate::attributes::{bare_directory, file_attributes, unix_nanos};
@@ -36,6 +36,7 @@ use crate::notices::Notices;
 use crate::open_file::OpenFile;
 use crate::open_files::{OpenFiles, VALID};
 use crate::pages::Renewed;
+use crate::told_names::ToldNames;
 
 /// How much of a file an open asks about: all of a small one, little enough to answer at once.
 const OPEN_LAYOUT_SIZE: u64 = MIB as u64;
@@ -73,6 +74,7 @@ pub(crate) struct Volume {
     pub(crate) files: OpenFiles,
     pub(crate) directories: Directories,
     pub(crate) access_times: AccessTimes,
+    pub(crate) told_names: ToldNames,
     capacity: CapacityCache,
     /// The directory that is mounted.
     root: InodeId,
@@ -84,6 +86,7 @@ impl Volume {
         Volume {
             files: OpenFiles::new(cluster.clone(), notices),
             directories: Directories::default(),
+            told_names: ToldNames::new(),
             access_times: AccessTimes::new(settings.moves_access_times),
             cluster,
             capacity: CapacityCache::default(),
@@ -123,6 +126,13 @@ impl Volume {
     fn with_access_time(&self, mut attributes: Attributes) -> FileAttr {
         self.access_times.show_in(&mut attributes);
         file_attributes(&attributes, self.number(attributes.inode))
+    }
+
+    /// The kernel is told that a name leads there.
+    pub(crate) fn note_told(&self, shown: &FileAttr, entry: Entry) {
+        if shown.kind == FileType::RegularFile {
+            self.told_names.note(self.inode(shown.ino), entry);
+        }
     }
 
     /// Something other than a regular file was read. Its times are those the kernel was told.
@@ -177,6 +187,10 @@ impl Volume {
         let asked = self.directories.ask();
         let attributes = self.cluster.attributes(inode).await.map_err(errno)?;
         self.directories.learn(&attributes, asked);
+        if let Some(entry) = self.lost_name(&attributes) {
+            let directory = self.number(entry.directory);
+            self.files.notices.name_gone(directory, entry.name);
+        }
         Ok((self.show(attributes), VALID))
     }
 
@@ -485,8 +499,10 @@ impl Volume {
                 .map(|attributes| (attributes, None)),
         }
         .map_err(errno)?;
-        // The name it was found by is gone. Told so, the kernel looks the name up again.
-        if attributes.link_count == 0 && self.files.get(inode).is_none() {
+        // The name it was found by is gone. Told so, the kernel looks the name up again; or comes again, if it was found
+        // by a handle.
+        let is_name_gone = self.lost_name(&attributes).is_some();
+        if attributes.link_count == 0 && (is_name_gone || self.files.get(inode).is_none()) {
             return Err(Errno::ESTALE);
         }
         let (file, renewed) = self.files.open(&attributes, false).await;
@@ -494,6 +510,22 @@ impl Volume {
             file.take_layout(0, &attributes, content);
         }
         Ok((file, renewed))
+    }
+
+    /// The name by which the kernel may still find a file that has none.
+    fn lost_name(&self, attributes: &Attributes) -> Option<Entry> {
+        match attributes.link_count {
+            0 => self.told_names.take(attributes.inode),
+            _ => None,
+        }
+    }
+
+    /// Has the kernel forget the name of a file others have removed. Not for who is to answer a question about its directory.
+    async fn forget_lost_name(&self, file: &OpenFile) {
+        if let Some(entry) = self.lost_name(&file.attributes()) {
+            let directory = self.number(entry.directory);
+            self.files.notices.name_forgotten(directory, entry.name).await;
+        }
     }
 
     /// Tells the cluster all that is kept here.
@@ -516,6 +548,7 @@ impl Volume {
 
     async fn publish_with(&self, file: &Arc<OpenFile>, haste: Haste) -> Result<(), Errno> {
         let result = file.publish(haste).await;
+        self.forget_lost_name(file).await;
         let earlier = file.take_error();
         let lost = self.cluster.delegations.take_error(file.inode);
         result.and(earlier).and(lost)

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
+use bark_schema::operation::Entry;
 use fuser::{Generation, ReplyDirectory, ReplyDirectoryPlus};
 
 use super::Filesystem;
@@ -47,6 +48,8 @@ impl Filesystem {
                         if reply.add(shown.ino, entry.next, entry_name, &VALID, &shown, Generation(0)) {
                             break;
                         }
+                        let (directory, name) = (directory.inode, entry.name);
+                        volume.note_told(&shown, Entry { directory, name });
                     }
                     volume.was_read(directory.inode);
                     reply.ok();

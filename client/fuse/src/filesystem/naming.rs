@@ -22,8 +22,11 @@ impl Filesystem {
         let handles = self.handles.clone();
         self.start(|volume| async move {
             let directory = volume.inode(parent);
-            match volume.create_open(caller, directory, entry, mode, flags).await {
+            let made = volume.create_open(caller, directory, entry.clone(), mode, flags);
+            match made.await {
                 Ok((attributes, file, pages)) => {
+                    let name = entry;
+                    volume.note_told(&attributes, Entry { directory, name });
                     let handle = handles.add(Handle::File(file));
                     let how = how_opened(flags, pages);
                     reply.created(
