@@ -2,7 +2,8 @@
 //!
 //! Next in the flow: the client library, which finds the leader, repeats and gives up at its deadline.
 //! Here lives the policy for that moment: `Soft` hands the failure on, `Hard` asks again for as long as it
-//! takes. A change whose outcome is not known is never asked again: that would be a second change.
+//! takes. A change whose outcome is not known is repeated as the same change for as long as the nodes remember it, and never
+//! asked again after that: it would be a second change.
 
 mod blocks;
 
@@ -545,7 +546,11 @@ impl Cluster {
             return self.client.call(call).await;
         }
         loop {
-            match self.client.call(call.clone()).await {
+            let answer = match &call {
+                Call::Command { .. } | Call::Namespace(_) => self.client.insist(call.clone()).await,
+                _ => self.client.call(call.clone()).await,
+            };
+            match answer {
                 Err(Failure::Busy(reason)) => {
                     tracing::warn!(reason, "the cluster does not answer; asking again");
                 }

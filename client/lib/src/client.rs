@@ -53,7 +53,7 @@ pub enum Source {
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
     pub cluster: Source,
-    /// How long an operation may take, retries included. Changes end after two minutes whatever it says.
+    /// How long an operation may take, retries included. Changes end after eight minutes whatever it says.
     pub deadline: Duration,
     /// Shown at login; empty where the cluster asks for none.
     pub token: Bytes,
@@ -303,6 +303,15 @@ impl Client {
 
     /// Makes one call and waits for its end. Dropping the future gives the call up.
     pub async fn call(&self, call: Call) -> Result<Reply, Failure> {
+        self.call_within(call, self.shared.config.deadline).await
+    }
+
+    /// The same for a change whose outcome must be known, if that can be: it is repeated for as long as the nodes remember it.
+    pub async fn insist(&self, call: Call) -> Result<Reply, Failure> {
+        self.call_within(call, Duration::MAX).await
+    }
+
+    async fn call_within(&self, call: Call, patience: Duration) -> Result<Reply, Failure> {
         let transfer_ms = session::transfer_ms(call.bulk_bytes());
         let cost = (cost_bytes(&call).min(BYTES_IN_FLIGHT_MAX) / KIB) as u32;
         let _permit = self.shared.budget.acquire_many(cost).await;
@@ -316,7 +325,7 @@ impl Client {
             let mut state = self.shared.lock();
             let now = self.shared.now();
             let deadline = now
-                .saturating_add(self.shared.config.deadline.as_millis() as u64)
+                .saturating_add(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX))
                 .saturating_add(transfer_ms);
             let id = state.session.begin(now, call, deadline);
             state.waiting.insert(id, Waiting::Caller(sender));

@@ -14,7 +14,7 @@ pub struct SessionConfig {
     pub named_attempt_timeout_ms: u64,
     pub backoff_min_ms: u64,
     pub backoff_max_ms: u64,
-    /// Changes are not repeated after this; well below what nodes remember (10 minutes).
+    /// Changes are not repeated after this; below what nodes remember (10 minutes), by more than clocks differ.
     pub retention_ms: u64,
     /// Nodes are asked to tell where the time of each request goes.
     pub traced: bool,
@@ -30,7 +30,7 @@ impl SessionConfig {
             named_attempt_timeout_ms: 15_000,
             backoff_min_ms: 10,
             backoff_max_ms: 500,
-            retention_ms: 120_000,
+            retention_ms: 480_000,
             traced: false,
         }
     }
