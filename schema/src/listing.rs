@@ -9,7 +9,7 @@ use crc_fast::CrcAlgorithm;
 use crate::mix::{GOLDEN, mix};
 
 /// Lower cookies are for those who list: the start, `.` and `..`.
-pub const COOKIE_MIN: u64 = 16;
+const COOKIE_MIN: u64 = 16;
 
 /// An entry's place: below 2^63, because programs keep it in a signed number.
 pub fn cookie(name: &[u8]) -> u64 {
