@@ -888,6 +888,7 @@ struct NewBytes @0xd8f7a9d1c3b5e602 {
   union {
     nothing @0 :Void;
     bytes :group {
+      # One piece.
       offset @1 :UInt64;
       data @2 :Data;
     }
@@ -895,7 +896,13 @@ struct NewBytes @0xd8f7a9d1c3b5e602 {
       extents @3 :List(Extent);
       size @4 :UInt64;
     }
+    pieces @5 :List(NewPiece);
   }
+}
+
+struct NewPiece @0xc6a0f1d4b97e3825 {
+  offset @0 :UInt64;
+  data @1 :Data;
 }
 
 struct DataQuery @0xbe07f3c1ee4cdb59 {

@@ -96,10 +96,32 @@ pub struct FileUpdate {
 pub enum NewBytes {
     #[default]
     Nothing,
-    /// They travel in the log entry, as those of [`DataCommand::Write`].
-    Bytes { offset: u64, data: Bytes },
+    /// They travel in the log entry, as those of [`DataCommand::Write`]: behind each other, WRITE_SIZE_MAX of them at most,
+    /// in PIECES_PER_UPDATE_MAX pieces at most. Each piece makes a version of the content.
+    Pieces(Vec<NewPiece>),
     /// Blocks that are stored, laid over what the file has; it grows to `size` if it was shorter.
     Blocks { extents: Vec<Extent>, size: u64 },
+}
+
+/// Bytes and where they belong.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewPiece {
+    pub offset: u64,
+    pub data: Bytes,
+}
+
+impl NewPiece {
+    /// Behind its last byte, unless that is beyond all numbers.
+    pub fn end(&self) -> Option<u64> {
+        self.offset.checked_add(self.data.len() as u64)
+    }
+}
+
+impl NewBytes {
+    /// One piece.
+    pub fn at(offset: u64, data: Bytes) -> NewBytes {
+        NewBytes::Pieces(vec![NewPiece { offset, data }])
+    }
 }
 
 impl FileUpdate {

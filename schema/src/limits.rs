@@ -68,6 +68,8 @@ pub const PAGE_ENTRIES_MAX: u32 = 4096;
 pub const EXTENTS_PER_COMMAND_MAX: usize = 4096;
 /// Most bytes of one write that travels in the log entry; more goes into blocks.
 pub const WRITE_SIZE_MAX: usize = 64 * KIB;
+/// Most pieces of one file in one log entry: more would be a long step of a worker.
+pub const PIECES_PER_UPDATE_MAX: usize = 128;
 /// Bytes of patches after which one answer about a file's layout ends.
 pub const LAYOUT_PATCH_BYTES_MAX: usize = MIB;
 /// Most blocks in one question or command about blocks.

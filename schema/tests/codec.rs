@@ -212,10 +212,7 @@ fn golden_write() -> DataCommand {
 fn golden_update() -> DataCommand {
     DataCommand::Update(Box::new(FileUpdate {
         inode: InodeId::new(PartitionId(3), 9),
-        bytes: NewBytes::Bytes {
-            offset: 4096,
-            data: Bytes::from_static(b"bytes\xff"),
-        },
+        bytes: NewBytes::at(4096, Bytes::from_static(b"bytes\xff")),
         change: AttributeChange {
             mode: Some(0o644),
             owner: Some(7),

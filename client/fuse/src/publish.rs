@@ -1,7 +1,7 @@
 //! Making what was written part of the file.
 //!
 //! Long runs are stored as blocks, all at once, and one command lays them over the file. Short runs travel in
-//! log entries, one round trip each, all at once too; but those the file grows by together with a neighbour
+//! log entries, as many in each as it takes, all at once too; but those the file grows by together with a neighbour
 //! become blocks as well, so that a file which was written from its beginning to its end has no hole in it,
 //! whatever dies half-way.
 //!
@@ -15,8 +15,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use bark_schema::data::{FileUpdate, NewBytes};
-use bark_schema::limits::{EXTENTS_PER_COMMAND_MAX, WRITE_SIZE_MAX};
+use bark_schema::data::{FileUpdate, NewBytes, NewPiece};
+use bark_schema::limits::{EXTENTS_PER_COMMAND_MAX, PIECES_PER_UPDATE_MAX, WRITE_SIZE_MAX};
 use bark_schema::operation::{Attributes, Extent, Failure, Refusal};
 use fuser::Errno;
 use futures::StreamExt;
@@ -189,28 +189,29 @@ impl OpenFile {
     }
 
     async fn write_all(&self, sent: Vec<(u64, Piece)>, haste: Haste) -> Result<(), Unpublished> {
-        let takes_attributes = sent.len() == 1;
-        let writes = sent.into_iter().map(|(id, piece)| async move {
-            let bytes = NewBytes::Bytes {
+        let entries = share_entries(sent);
+        let takes_attributes = entries.len() == 1;
+        let writes = entries.into_iter().map(|sent| async move {
+            let pieces = sent.iter().map(|(_, piece)| NewPiece {
                 offset: piece.offset,
                 data: piece.data.clone(),
-            };
-            let update = self.update(bytes, takes_attributes);
+            });
+            let update = self.update(NewBytes::Pieces(pieces.collect()), takes_attributes);
             let result = self.cluster.update(update, haste).await;
             if result.is_err() {
-                self.take_back(&[(id, piece)]);
+                self.take_back(&sent);
             }
-            (id, result)
+            (sent, result)
         });
         let mut writes = futures::stream::iter(writes).buffer_unordered(WRITES_AT_ONCE);
         let mut done = Vec::new();
         let mut failure = None;
         // Answers come in any order; the newest attributes count.
         let mut newest: Option<Attributes> = None;
-        while let Some((id, result)) = writes.next().await {
+        while let Some((sent, result)) = writes.next().await {
             match result {
                 Ok(attributes) => {
-                    done.push(id);
+                    done.extend(sent.iter().map(|(id, _)| *id));
                     if newest
                         .as_ref()
                         .is_none_or(|known| known.version < attributes.version)
@@ -331,5 +332,52 @@ impl OpenFile {
         state.discard();
         self.account(&mut state);
         Ok(())
+    }
+}
+
+/// Which pieces, in order and apart, go into one log entry each.
+fn share_entries(pieces: Vec<(u64, Piece)>) -> Vec<Vec<(u64, Piece)>> {
+    let mut entries: Vec<Vec<(u64, Piece)>> = Vec::new();
+    let mut room = 0;
+    for (id, piece) in pieces {
+        let size = piece.data.len();
+        match entries.last_mut() {
+            Some(entry) if size <= room && entry.len() < PIECES_PER_UPDATE_MAX => {
+                room -= size;
+                entry.push((id, piece));
+            }
+            _ => {
+                room = WRITE_SIZE_MAX.saturating_sub(size);
+                entries.push(vec![(id, piece)]);
+            }
+        }
+    }
+    entries
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn entries_are_filled_and_not_beyond_what_one_takes() {
+        // Goal: as few entries as there can be in order, none that would be refused. Method: pieces of some sizes.
+        let entries = |sizes: &[usize]| -> Vec<usize> {
+            let pieces = sizes.iter().map(|size| Piece {
+                offset: 0,
+                data: Bytes::from(vec![0; *size]),
+            });
+            let entries = share_entries(pieces.map(|piece| (0, piece)).collect());
+            entries.iter().map(Vec::len).collect()
+        };
+        assert_eq!(entries(&[]), [0; 0]);
+        assert_eq!(entries(&[4096; 40]), [16, 16, 8]);
+        assert_eq!(
+            entries(&[WRITE_SIZE_MAX, 1, WRITE_SIZE_MAX, WRITE_SIZE_MAX - 1, 1]),
+            [1, 1, 1, 2]
+        );
+        assert_eq!(entries(&[1; 300]), [128, 128, 44]);
     }
 }

@@ -6,8 +6,8 @@ use super::read::{self, Source, required};
 use super::reply::{read_extent, write_extents};
 use super::write::{write_block_id, write_nodes};
 use crate::data::{
-    Allocation, CopyChange, DataCommand, DataQuery, FileMap, FileUpdate, NewBytes, PackedBlock, PackedFrom,
-    PackedPiece, Patch, SeekTarget,
+    Allocation, CopyChange, DataCommand, DataQuery, FileMap, FileUpdate, NewBytes, NewPiece, PackedBlock,
+    PackedFrom, PackedPiece, Patch, SeekTarget,
 };
 use crate::generated::common_capnp as wire;
 use crate::ids::{BlockId, InodeId, NodeNumber};
@@ -101,11 +101,21 @@ fn write_update(update: &FileUpdate, mut builder: wire::data_command::update::Bu
     let mut bytes = builder.init_bytes();
     match &update.bytes {
         NewBytes::Nothing => bytes.set_nothing(()),
-        NewBytes::Bytes { offset, data } => {
-            let mut group = bytes.init_bytes();
-            group.set_offset(*offset);
-            group.set_data(data);
-        }
+        NewBytes::Pieces(pieces) => match &pieces[..] {
+            [NewPiece { offset, data }] => {
+                let mut group = bytes.init_bytes();
+                group.set_offset(*offset);
+                group.set_data(data);
+            }
+            pieces => {
+                let mut list = bytes.init_pieces(pieces.len() as u32);
+                for (index, piece) in pieces.iter().enumerate() {
+                    let mut builder = list.reborrow().get(index as u32);
+                    builder.set_offset(piece.offset);
+                    builder.set_data(&piece.data);
+                }
+            }
+        },
         NewBytes::Blocks { extents, size } => {
             let mut group = bytes.init_blocks();
             group.set_size(*size);
@@ -119,10 +129,15 @@ fn read_update(reader: wire::data_command::update::Reader<'_>, source: Source<'_
         inode: InodeId(reader.get_inode()),
         bytes: match reader.get_bytes()?.which()? {
             wire::new_bytes::Nothing(()) => NewBytes::Nothing,
-            wire::new_bytes::Bytes(group) => NewBytes::Bytes {
-                offset: group.get_offset(),
-                data: source.bytes(group.get_data())?,
-            },
+            wire::new_bytes::Bytes(group) => {
+                NewBytes::at(group.get_offset(), source.bytes(group.get_data())?)
+            }
+            wire::new_bytes::Pieces(pieces) => NewBytes::Pieces(read::list(pieces, |piece| {
+                Ok(NewPiece {
+                    offset: piece.get_offset(),
+                    data: source.bytes(piece.get_data())?,
+                })
+            })?),
             wire::new_bytes::Blocks(group) => NewBytes::Blocks {
                 extents: read::list(group.get_extents(), read_extent)?,
                 size: group.get_size(),

@@ -262,10 +262,13 @@ fn new_inode(inode: &NewInode) -> usize {
         .sum::<usize>()
 }
 
+/// An offset and a pointer.
+const PIECE_WORDS: usize = 2;
+
 fn new_bytes(bytes: &NewBytes) -> usize {
     match bytes {
         NewBytes::Nothing => 0,
-        NewBytes::Bytes { data: bytes, .. } => data(bytes),
+        NewBytes::Pieces(pieces) => pieces.iter().map(|piece| PIECE_WORDS + data(&piece.data)).sum(),
         NewBytes::Blocks { extents, .. } => extent_words(extents),
     }
 }

@@ -83,10 +83,10 @@ impl Generator {
             inode: self.inode(),
             bytes: match self.choose("NewBytes", 3) {
                 0 => NewBytes::Nothing,
-                1 => NewBytes::Bytes {
-                    offset: self.number(),
-                    data: self.data(),
-                },
+                1 => NewBytes::Pieces(self.list(|arbitrary| NewPiece {
+                    offset: arbitrary.number(),
+                    data: arbitrary.data(),
+                })),
                 _ => NewBytes::Blocks {
                     extents: self.list(Self::extent),
                     size: self.number(),

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use bark_schema::data::{DataCommand, FileUpdate, NewBytes};
+use bark_schema::data::{DataCommand, FileUpdate, NewBytes, NewPiece};
 use bark_schema::ids::InodeId;
 use bark_schema::limits::INLINE_SIZE_MAX;
 use bark_schema::operation::{
@@ -265,7 +265,8 @@ impl Delegations {
         let time = now().max(attributes.changed);
         update_attributes(attributes, update, time);
         let attributes = attributes.clone();
-        if let NewBytes::Bytes { offset: 0, data } = &update.bytes
+        if let NewBytes::Pieces(pieces) = &update.bytes
+            && let [NewPiece { offset: 0, data }] = &pieces[..]
             && attributes.size == data.len() as u64
         {
             // The kernel keeps whole pages of what is written; what is in the last one it asks for.
@@ -273,7 +274,7 @@ impl Delegations {
         }
         let size = match &update.bytes {
             NewBytes::Nothing => 0,
-            NewBytes::Bytes { data, .. } => data.len(),
+            NewBytes::Pieces(pieces) => pieces.iter().map(|piece| piece.data.len()).sum(),
             NewBytes::Blocks { extents, .. } => size_of_val(&extents[..]),
         };
         let change = Change {
@@ -307,14 +308,16 @@ fn update_attributes(attributes: &mut Attributes, update: &FileUpdate, time: Uni
     let old_size = attributes.size;
     match &update.bytes {
         NewBytes::Nothing => {}
-        NewBytes::Bytes { offset, data } => {
-            attributes.size = old_size.max(offset + data.len() as u64);
+        NewBytes::Pieces(pieces) => {
+            let end = pieces.last().and_then(NewPiece::end).unwrap_or_default();
+            let bytes: usize = pieces.iter().map(|piece| piece.data.len()).sum();
+            attributes.size = old_size.max(end);
             let whole = units(attributes.size);
             attributes.blocks = match attributes.size <= INLINE_SIZE_MAX as u64 {
                 true => whole,
                 false => whole
                     .max(attributes.blocks)
-                    .min(attributes.blocks + units(data.len() as u64)),
+                    .min(attributes.blocks + units(bytes as u64)),
             };
         }
         NewBytes::Blocks { extents, size } => {
@@ -324,8 +327,12 @@ fn update_attributes(attributes: &mut Attributes, update: &FileUpdate, time: Uni
             attributes.blocks = whole.min(attributes.blocks + units(bytes));
         }
     }
+    attributes.version += match &update.bytes {
+        NewBytes::Nothing => 0,
+        NewBytes::Pieces(pieces) => pieces.len() as u64,
+        NewBytes::Blocks { .. } => 1,
+    };
     if update.bytes != NewBytes::Nothing {
-        attributes.version += 1;
         attributes.modified = then(update.written);
     }
     if update.drops_privileges && attributes.kind != FileKind::Directory {

@@ -64,7 +64,7 @@ fn bulk_of_command(command: &Command) -> usize {
         Command::Publish { extents, .. } => extents.len() * EXTENT_SIZE,
         Command::Data(DataCommand::Update(update)) => match &update.bytes {
             NewBytes::Nothing => 0,
-            NewBytes::Bytes { data, .. } => data.len(),
+            NewBytes::Pieces(pieces) => pieces.iter().map(|piece| piece.data.len()).sum(),
             NewBytes::Blocks { extents, .. } => extents.len() * EXTENT_SIZE,
         },
         _ => 0,

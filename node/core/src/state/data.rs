@@ -13,11 +13,11 @@
 
 use std::ops::Bound;
 
-use bark_schema::data::{Allocation, Copied, DataCommand, PackedBlock, PackedFrom, PackedPiece};
+use bark_schema::data::{Allocation, Copied, DataCommand, NewPiece, PackedBlock, PackedFrom, PackedPiece};
 use bark_schema::ids::InodeId;
 use bark_schema::limits::{
     BLOCK_SIZE_MAX, EXTENTS_PER_COMMAND_MAX, FILE_SIZE_MAX, INLINE_SIZE_MAX, LAYOUT_PATCH_BYTES_MAX, MIB,
-    WRITE_SIZE_MAX,
+    PIECES_PER_UPDATE_MAX, WRITE_SIZE_MAX,
 };
 use bark_schema::operation::{Failure, Refusal, Reply};
 use bark_schema::policy::Policy;
@@ -114,6 +114,56 @@ impl State {
         }
         self.set_size(inode, size);
         self.touch_content(inode)
+    }
+
+    /// Writes them all, or nothing: what any of them would be refused for is looked for before. The last one comes first, so
+    /// that a file leaves its inode at once or not at all, and what it takes afterwards is known from the beginning.
+    pub(super) fn write_pieces(&mut self, inode: InodeId, pieces: &[NewPiece]) -> Result<(), Failure> {
+        self.check_pieces(inode, pieces)?;
+        for piece in pieces.iter().rev() {
+            self.write(inode, Some(piece.offset), &piece.data)?;
+        }
+        Ok(())
+    }
+
+    fn check_pieces(&self, inode: InodeId, pieces: &[NewPiece]) -> Result<(), Failure> {
+        let row = self.regular(inode)?;
+        let invalid = |sentence: &str| Err(Failure::refused(Refusal::InvalidArgument, sentence));
+        if pieces.is_empty() || pieces.len() > PIECES_PER_UPDATE_MAX {
+            return invalid("no bytes, or too many pieces of them in one update");
+        }
+        let (mut end, mut bytes, mut replaced) = (0, 0, 0);
+        for piece in pieces {
+            if piece.offset < end {
+                return invalid("the pieces of an update must come in order, and apart");
+            }
+            end = check_range(piece.offset, piece.data.len() as u64)?;
+            bytes += piece.data.len();
+            if pieces.len() > 1 {
+                if piece.data.is_empty() {
+                    return invalid("an empty piece among others in one update");
+                }
+                if self.limits_growth() {
+                    replaced += self.stored_within(inode, piece.offset, end);
+                }
+            }
+        }
+        if bytes > WRITE_SIZE_MAX {
+            return invalid("more than one log entry takes: write blocks and publish them");
+        }
+        // One alone is checked when it is written.
+        if pieces.len() == 1 {
+            return Ok(());
+        }
+        // Each may cut an older patch in two.
+        let overhead = 2 * pieces.len() as u64 * PATCH_OVERHEAD;
+        self.check_patch_space(bytes as u64 + overhead + INLINE_SIZE_MAX as u64)?;
+        let stored = row.allocated();
+        let grown = match row.body {
+            Body::Inline(_) if end <= INLINE_SIZE_MAX as u64 => stored.max(end),
+            _ => stored - replaced + bytes as u64,
+        };
+        self.check_content_growth(inode, stored, grown)
     }
 
     fn check_patch_space(&self, more_bytes: u64) -> Result<(), Failure> {

@@ -30,9 +30,7 @@ impl State {
         self.check_settled(inode)?;
         match &update.bytes {
             NewBytes::Nothing => {}
-            NewBytes::Bytes { offset, data } => {
-                self.write(inode, Some(*offset), data)?;
-            }
+            NewBytes::Pieces(pieces) => self.write_pieces(inode, pieces)?,
             NewBytes::Blocks { extents, size } => {
                 self.publish(inode, extents, *size, false, None)?;
             }

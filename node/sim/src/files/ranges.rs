@@ -10,7 +10,7 @@
 use bark_client::session::Call;
 use bark_core::checksum::crc32c;
 use bark_core::random::Random;
-use bark_schema::data::{Allocation, DataCommand, DataQuery, FileUpdate, NewBytes, SeekTarget};
+use bark_schema::data::{Allocation, DataCommand, DataQuery, FileUpdate, NewBytes, NewPiece, SeekTarget};
 use bark_schema::ids::{BlockId, ClientId, InodeId, NodeNumber, PartitionId};
 use bark_schema::operation::{
     AttributeChange, Attributes, Command, Extent, Failure, NewContent, NodeRequest, Query, Refusal, Reply,
@@ -25,6 +25,8 @@ use crate::client::{Fate, Phase, Port};
 /// In one directory, and in another whose files may live in another partition.
 const FILES: [usize; 2] = [2, 1];
 const SIZE_MAX: u64 = 60_000;
+/// Of one update; all of them together fit into a log entry.
+const PIECES_MAX: usize = 5;
 /// The unit of `Attributes::blocks`.
 const BLOCK_UNIT: u64 = 512;
 
@@ -202,17 +204,25 @@ impl Work {
         let offset = if appends { size } else { self.some_offset(index) };
         let size_max = if self.random.chance(3) { 12_000 } else { 300 };
         let data = self.some_bytes(size_max);
+        let mut pieces = vec![NewPiece { offset, data }];
         let command = match appends || self.random.chance(2) {
             true => DataCommand::Write {
                 inode,
                 offset: Some(offset).filter(|_| !appends),
-                data: data.clone(),
+                data: pieces[0].data.clone(),
             },
-            // As mounts do, with attributes.
+            // As mounts do, several at once and with attributes.
             false => DataCommand::Update(Box::new(FileUpdate {
-                bytes: NewBytes::Bytes {
-                    offset,
-                    data: data.clone(),
+                bytes: {
+                    while pieces.len() < PIECES_MAX
+                        && self.random.chance(2)
+                        && let Some(end) = pieces.last().and_then(NewPiece::end)
+                    {
+                        let offset = end + self.random.below(2_000);
+                        let data = self.some_bytes(size_max);
+                        pieces.push(NewPiece { offset, data });
+                    }
+                    NewBytes::Pieces(pieces.clone())
                 },
                 change: AttributeChange {
                     mode: Some(0o600),
@@ -223,8 +233,10 @@ impl Work {
             })),
         };
         let fate = self.command("a write", index, Command::Data(command), &[]).await;
-        let known: Vec<Option<u8>> = data.iter().map(|byte| Some(*byte)).collect();
-        self.lay(index, offset, &fate, &known);
+        for NewPiece { offset, data } in pieces {
+            let known: Vec<Option<u8>> = data.iter().map(|byte| Some(*byte)).collect();
+            self.lay(index, offset, &fate, &known);
+        }
     }
 
     /// Stores a block for files of that partition; nothing points into it yet.
@@ -493,5 +505,11 @@ fn raises(command: &Command, size: u64) -> u64 {
             ..
         }) if *keep_size || offset + length <= size
     );
-    u64::from(!reserves_nothing)
+    match command {
+        Command::Data(DataCommand::Update(update)) => match &update.bytes {
+            NewBytes::Pieces(pieces) => pieces.len() as u64,
+            _ => 1,
+        },
+        _ => u64::from(!reserves_nothing),
+    }
 }

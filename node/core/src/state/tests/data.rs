@@ -3,7 +3,8 @@
 use super::*;
 use crate::random::Random;
 use bark_schema::data::{
-    Allocation, DataCommand, DataQuery, PackedBlock, PackedFrom, PackedPiece, Place, SeekTarget,
+    Allocation, DataCommand, DataQuery, FileUpdate, NewBytes, NewPiece, PackedBlock, PackedFrom, PackedPiece,
+    Place, SeekTarget,
 };
 use bark_schema::limits::{FILE_SIZE_MAX, INLINE_SIZE_MAX, WRITE_SIZE_MAX};
 use bark_schema::operation::AttributeChange;
@@ -151,11 +152,12 @@ impl Model {
         let range = offset as usize..(offset + length) as usize;
         let byte = self.random.below(255) as u8 + 1;
         match self.random.below(12) {
-            0..=3 => {
+            0..=2 => {
                 let data: Vec<u8> = (0..length).map(|at| byte ^ at as u8).collect();
                 self.apply(write(inode, offset, &data));
                 self.lay(file, range, &data);
             }
+            3 => self.write_pieces(file, offset),
             4 if size < SIZE_MAX / 2 => {
                 self.apply(append(inode, &vec![byte; 300]));
                 self.lay(file, size as usize..size as usize + 300, &vec![byte; 300]);
@@ -199,6 +201,30 @@ impl Model {
                 }
             }
         }
+    }
+
+    fn write_pieces(&mut self, file: usize, mut offset: u64) {
+        let mut pieces = Vec::new();
+        for _ in 0..=self.random.below(4) {
+            let data = vec![self.random.below(255) as u8 + 1; 1 + self.random.below(3_000) as usize];
+            self.lay(file, offset as usize..offset as usize + data.len(), &data);
+            let piece = NewPiece {
+                offset,
+                data: data.into(),
+            };
+            offset = piece.end().unwrap() + self.random.below(6_000);
+            pieces.push(piece);
+        }
+        let version = self.machine.attributes(self.files[file].0).version;
+        let count = pieces.len() as u64;
+        self.apply(Command::Data(DataCommand::Update(Box::new(FileUpdate {
+            bytes: NewBytes::Pieces(pieces),
+            ..FileUpdate::of(self.files[file].0)
+        }))));
+        assert_eq!(
+            self.machine.attributes(self.files[file].0).version,
+            version + count
+        );
     }
 
     fn apply(&mut self, command: Command) -> Reply {

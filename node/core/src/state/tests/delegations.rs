@@ -130,10 +130,7 @@ fn nobody_else_sees_or_changes_what_a_delegation_covers() {
         machine.query(Query::By { client, query }).unwrap();
     }
     let update = FileUpdate {
-        bytes: NewBytes::Bytes {
-            offset: 0,
-            data: bytes("x"),
-        },
+        bytes: NewBytes::at(0, bytes("x")),
         ..FileUpdate::of(file)
     };
     let entry = |name| Entry {

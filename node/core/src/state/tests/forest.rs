@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::random::Random;
 use crate::state::inode::Body;
-use bark_schema::data::{Allocation, DataCommand};
+use bark_schema::data::{Allocation, DataCommand, FileUpdate, NewBytes, NewPiece};
 use bark_schema::ids::TransactionId;
 use bark_schema::operation::{AttributeChange, Entry, RenameMode, Step};
 use bark_schema::quota::{QuotaCommand, QuotaLimits};
@@ -322,6 +322,9 @@ impl Forest {
             return;
         };
         let size = self.random.below(30_000);
+        if self.random.chance(4) {
+            return self.write_pieces(inode, size);
+        }
         let command = match self.random.below(4) {
             0 => Command::SetAttributes {
                 inode,
@@ -347,6 +350,24 @@ impl Forest {
         if self.random.chance(10) {
             let _ = self.apply(inode.home(), Command::ReapOrphans { limit: 5 });
         }
+    }
+
+    /// All of them or, where the quota ends, none.
+    fn write_pieces(&mut self, inode: InodeId, mut offset: u64) {
+        let pieces = (0..2 + self.random.below(4)).map(|_| {
+            let data = Bytes::from(vec![1; 1 + self.random.below(2_000) as usize]);
+            let piece = NewPiece { offset, data };
+            offset = piece.end().unwrap_or(offset) + self.random.below(4_000);
+            piece
+        });
+        let update = FileUpdate {
+            bytes: NewBytes::Pieces(pieces.collect()),
+            ..FileUpdate::of(inode)
+        };
+        let attributes = |forest: &Forest| forest.state(inode.home()).query(0, &Query::Attributes { inode });
+        let before = attributes(self);
+        let written = self.apply(inode.home(), Command::Data(DataCommand::Update(Box::new(update))));
+        assert_eq!(written.is_err(), attributes(self) == before);
     }
 
     /// Carries what a partition has to report; some of it is lost on the way there or back.

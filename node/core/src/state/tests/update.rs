@@ -3,7 +3,8 @@
 use bark_schema::policy::PolicyChange;
 
 use super::*;
-use bark_schema::data::{DataCommand, FileUpdate, NewBytes};
+use bark_schema::data::{DataCommand, FileUpdate, NewBytes, NewPiece};
+use bark_schema::limits::{FILE_SIZE_MAX, PIECES_PER_UPDATE_MAX, WRITE_SIZE_MAX};
 use bark_schema::operation::{AttributeChange, SetTime};
 
 const ROOT: InodeId = InodeId::ROOT;
@@ -14,10 +15,7 @@ fn update(update: FileUpdate) -> Command {
 
 fn written(inode: InodeId, data: &'static [u8]) -> FileUpdate {
     FileUpdate {
-        bytes: NewBytes::Bytes {
-            offset: 0,
-            data: Bytes::from_static(data),
-        },
+        bytes: NewBytes::at(0, Bytes::from_static(data)),
         ..FileUpdate::of(inode)
     }
 }
@@ -151,10 +149,7 @@ fn an_update_that_is_refused_changes_nothing() {
     let file = machine.create(ROOT, "f", b"");
     let before = machine.attributes(file);
     let too_far = FileUpdate {
-        bytes: NewBytes::Bytes {
-            offset: u64::MAX,
-            data: Bytes::from_static(b"x"),
-        },
+        bytes: NewBytes::at(u64::MAX, Bytes::from_static(b"x")),
         change: mode(0),
         ..FileUpdate::of(file)
     };
@@ -184,4 +179,40 @@ fn an_update_that_is_refused_changes_nothing() {
     };
     assert_eq!(refusal(machine.apply(update(directory))), Refusal::IsDirectory);
     assert_eq!(machine.attributes(file), before);
+}
+
+#[test]
+fn pieces_are_written_all_or_none_of_them() {
+    // Goal: an update of several pieces is atomic. Method: some of each kind that is refused, behind one that alone would not be.
+    let mut machine = Machine::new();
+    let file = machine.create(ROOT, "f", b"content");
+    let of_sizes = |pieces: &[(u64, usize)]| {
+        let piece = |(offset, size): &(u64, usize)| NewPiece {
+            offset: *offset,
+            data: Bytes::from(vec![7; *size]),
+        };
+        update(FileUpdate {
+            bytes: NewBytes::Pieces(pieces.iter().map(piece).collect()),
+            ..FileUpdate::of(file)
+        })
+    };
+    let before = (machine.attributes(file), machine.layout(file, 0, 100));
+    let many: Vec<(u64, usize)> = (0..=PIECES_PER_UPDATE_MAX as u64).map(|at| (at * 2, 1)).collect();
+    for (pieces, expected) in [
+        (&[][..], Refusal::InvalidArgument),
+        (&[(0, 3), (2, 1)], Refusal::InvalidArgument),
+        (&[(5, 1), (0, 1)], Refusal::InvalidArgument),
+        (&[(0, 1), (5, 0)], Refusal::InvalidArgument),
+        (&[(0, 1), (10, WRITE_SIZE_MAX)], Refusal::InvalidArgument),
+        (&[(0, 1), (FILE_SIZE_MAX, 1)], Refusal::FileTooLarge),
+        (&[(0, 1), (u64::MAX, 1)], Refusal::FileTooLarge),
+        (&many, Refusal::InvalidArgument),
+    ] {
+        assert_eq!(refusal(machine.apply(of_sizes(pieces))), expected, "{pieces:?}");
+        assert_eq!((machine.attributes(file), machine.layout(file, 0, 100)), before);
+    }
+    machine.apply(of_sizes(&[(1, 2), (3, 1), (5, 1)])).unwrap();
+    let content = Content::Inline(Bytes::from_static(b"c\x07\x07\x07e\x07t"));
+    assert_eq!(machine.layout(file, 0, 9), content);
+    assert_eq!(machine.attributes(file).version, before.0.version + 3);
 }

@@ -5,7 +5,7 @@ use crate::random::Random;
 use crate::state::extent::ExtentRow;
 use bark_schema::access_time::Access;
 use bark_schema::data::{
-    Allocation, DataCommand, FileUpdate, NewBytes, PackedBlock, PackedFrom, PackedPiece,
+    Allocation, DataCommand, FileUpdate, NewBytes, NewPiece, PackedBlock, PackedFrom, PackedPiece,
 };
 use bark_schema::ids::TransactionId;
 use bark_schema::operation::{AttributeChange, Entry, RenameMode, Step, UnixNanos, Xattr};
@@ -110,15 +110,23 @@ impl Workload {
         }
     }
 
+    /// Some that are refused, too.
+    fn pieces(&mut self, mut offset: u64) -> NewBytes {
+        let pieces = (0..self.below(4)).map(|_| {
+            let data = Bytes::from(vec![4; self.below(5_000)]);
+            let piece = NewPiece { offset, data };
+            offset += self.random.below(9_000);
+            piece
+        });
+        NewBytes::Pieces(pieces.collect())
+    }
+
     fn data(&mut self, state: &State) -> DataCommand {
         let (inode, offset) = (self.inode(state), self.random.below(20_000));
         let known = |skip: u64| state.extents.iter().nth(skip as usize);
         match self.random.below(9) {
             3 => DataCommand::Update(Box::new(FileUpdate {
-                bytes: NewBytes::Bytes {
-                    offset,
-                    data: Bytes::from(vec![4; self.below(5_000)]),
-                },
+                bytes: self.pieces(offset),
                 change: AttributeChange {
                     mode: Some(self.below(0o10000) as u32).filter(|_| !self.random.chance(2)),
                     ..AttributeChange::default()
