@@ -35,8 +35,6 @@ use crate::inheritance::Mode;
 use crate::locks::kernel_range;
 use crate::notices::Notices;
 use crate::open_file::Way;
-use crate::open_files::VALID;
-use crate::pages::Renewed;
 use crate::task;
 use crate::volume::{Caller, Volume, Wanted};
 use crate::xattr;
@@ -96,17 +94,6 @@ fn caller(request: &Request) -> Caller {
     Caller {
         user: request.uid(),
         group: request.gid(),
-    }
-}
-
-/// What the kernel does with the pages it has of a file that is opened. Who appends goes past them: through them a
-/// write comes in parts that end with pages, and what others append could come between.
-fn how_opened(flags: i32, pages: Renewed) -> FopenFlags {
-    let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
-    match pages {
-        _ if writes && flags & libc::O_APPEND != 0 => FopenFlags::FOPEN_DIRECT_IO,
-        Renewed::Right | Renewed::Dropped => FopenFlags::FOPEN_KEEP_CACHE,
-        Renewed::Absent => FopenFlags::empty(),
     }
 }
 
@@ -183,7 +170,7 @@ impl fuser::Filesystem for Filesystem {
         };
         self.start(|volume| async move {
             let set = volume.set_attributes(caller, volume.inode(inode), wanted).await;
-            answer!(reply, set, attributes => reply.attr(&VALID, &attributes));
+            answer!(reply, set, attributes => reply.attr(&volume.valid(), &attributes));
         });
     }
 
@@ -207,7 +194,7 @@ impl fuser::Filesystem for Filesystem {
         self.start(|volume| async move {
             let directory = volume.inode(parent);
             let made = volume.make_directory(caller, directory, entry, mode).await;
-            answer!(reply, made, attributes => reply.entry(&VALID, &attributes, Generation(0)));
+            answer!(reply, made, attributes => reply.entry(&volume.valid(), &attributes, Generation(0)));
         });
     }
 
@@ -231,7 +218,7 @@ impl fuser::Filesystem for Filesystem {
         let (caller, entry, target) = (caller(request), name(entry), name(target.as_os_str()));
         self.start(|volume| async move {
             let made = volume.symlink(caller, volume.inode(parent), entry, target).await;
-            answer!(reply, made, attributes => reply.entry(&VALID, &attributes, Generation(0)));
+            answer!(reply, made, attributes => reply.entry(&volume.valid(), &attributes, Generation(0)));
         });
     }
 
@@ -260,7 +247,7 @@ impl fuser::Filesystem for Filesystem {
         let to = self.entry(new_parent, new_entry);
         self.start(|volume| async move {
             let linked = volume.link(volume.inode(inode), to).await;
-            answer!(reply, linked, attributes => reply.entry(&VALID, &attributes, Generation(0)));
+            answer!(reply, linked, attributes => reply.entry(&volume.valid(), &attributes, Generation(0)));
         });
     }
 
@@ -324,7 +311,7 @@ impl fuser::Filesystem for Filesystem {
         }
         let data = &data[..room.min(data.len() as u64) as usize];
         let how = How {
-            synchronous: flags.0 & SYNC_FLAGS != 0,
+            synchronous: flags.0 & SYNC_FLAGS != 0 || self.volume.is_strict,
             way: Way {
                 is_privileged: !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
                 // What the kernel writes out of mapped pages has its place.
@@ -493,7 +480,7 @@ impl fuser::Filesystem for Filesystem {
         self.start(|volume| async move {
             let directory = volume.inode(parent);
             let made = volume.make_node(caller, directory, entry, mode, device).await;
-            answer!(reply, made, attributes => reply.entry(&VALID, &attributes, Generation(0)));
+            answer!(reply, made, attributes => reply.entry(&volume.valid(), &attributes, Generation(0)));
         });
     }
 

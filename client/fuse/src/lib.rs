@@ -59,4 +59,4 @@ mod volume;
 mod xattr;
 
 pub use cluster::Patience;
-pub use mount::{Error, Mount, MountOptions, Trust, remount, unmount};
+pub use mount::{Consistency, Error, Mount, MountOptions, Trust, remount, unmount};

@@ -32,7 +32,6 @@ use crate::errno::errno;
 use crate::lock_ranges::LockedRange;
 use crate::lock_table::{Holder, Standing};
 use crate::open_file::OpenFile;
-use crate::open_files::VALID;
 use crate::volume::Volume;
 
 /// Between attempts to take back what may have been granted.
@@ -372,7 +371,7 @@ impl Volume {
     pub(crate) fn names_valid(&self, directory: InodeId) -> Duration {
         match self.cluster.locks().is_used(directory.home()) {
             true => Duration::ZERO,
-            false => VALID,
+            false => self.valid(),
         }
     }
 
@@ -386,6 +385,9 @@ impl Volume {
         if self.cluster.locks().standing(file.inode) == Standing::Doubtful {
             // What is lost can be read all the same, as it is now: others read it too.
             let _ = self.settle_locks(file).await;
+        }
+        if self.is_strict {
+            file.look_again(offset, size).await?;
         }
         file.read(offset, size).await
     }

@@ -56,6 +56,7 @@ pub struct MountOptions {
     pub read_only: bool,
     /// Every write is published before it is answered.
     pub synchronous: bool,
+    pub consistency: Consistency,
     /// Reads move the times of access, by the rules of relatime.
     pub access_times: bool,
     /// Programs of other users may use the mount.
@@ -66,6 +67,15 @@ pub struct MountOptions {
     pub patience: Patience,
     /// Threads that take requests from the kernel.
     pub threads: usize,
+}
+
+/// What the mount sees of what other clients do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    /// An open sees what was closed or synced before it began.
+    CloseToOpen,
+    /// Every system call sees what was answered before it began. Mapped memory sees what there was when it was mapped.
+    Strict,
 }
 
 /// What files of the mount may do, beyond being read and written.
@@ -109,9 +119,12 @@ impl Mount {
             });
         }
         let (notices, queue) = Notices::new();
-        let cluster = Cluster::new(client, options.patience, !options.synchronous);
+        let is_strict = options.consistency == Consistency::Strict;
+        let is_synchronous = options.synchronous || is_strict;
+        let cluster = Cluster::new(client, options.patience, !is_synchronous);
         let settings = Settings {
-            is_synchronous: options.synchronous,
+            is_synchronous,
+            is_strict,
             moves_access_times: options.access_times && !options.read_only,
         };
         let volume = Arc::new(Volume::new(cluster, notices.clone(), root.inode, settings));
@@ -194,6 +207,12 @@ pub fn remount(options: &MountOptions) -> Result<(), Error> {
         return Err(Error::Directory {
             directory: shown(&options.directory),
             sentence: "noatime cannot be changed by a remount: unmount, and mount again".into(),
+        });
+    }
+    if options.consistency == Consistency::Strict {
+        return Err(Error::Directory {
+            directory: shown(&options.directory),
+            sentence: "consistency cannot be changed by a remount: unmount, and mount again".into(),
         });
     }
     let flags = [

@@ -97,6 +97,11 @@ impl OpenFile {
         Ok(state.view(offset, size))
     }
 
+    /// Learns what the file is now, whatever is known of it.
+    pub(crate) async fn look_again(&self, offset: u64, size: u32) -> Result<(), Errno> {
+        self.ask_view(offset, offset, size).await.map(drop)
+    }
+
     /// Takes what the cluster told of the bytes from `from` on.
     pub(crate) fn take_layout(&self, from: u64, attributes: &Attributes, content: Content) {
         self.lock().take_layout(from, attributes, content);

@@ -64,6 +64,8 @@ pub(crate) struct Wanted {
 pub(crate) struct Settings {
     /// Whatever a program changes is in the cluster before it is answered.
     pub(crate) is_synchronous: bool,
+    /// Nothing is believed without asking the cluster.
+    pub(crate) is_strict: bool,
     /// Reads are told to the cluster.
     pub(crate) moves_access_times: bool,
 }
@@ -79,6 +81,7 @@ pub(crate) struct Volume {
     /// The directory that is mounted.
     root: InodeId,
     is_synchronous: bool,
+    pub(crate) is_strict: bool,
 }
 
 impl Volume {
@@ -92,7 +95,21 @@ impl Volume {
             capacity: CapacityCache::default(),
             root,
             is_synchronous: settings.is_synchronous,
+            is_strict: settings.is_strict,
         }
+    }
+
+    /// For how long the kernel believes names and attributes without asking.
+    pub(crate) fn valid(&self) -> Duration {
+        match self.is_strict {
+            true => Duration::ZERO,
+            false => VALID,
+        }
+    }
+
+    /// Whether the inode is known to have no extended attributes.
+    pub(crate) fn is_bare(&self, inode: InodeId) -> bool {
+        !self.is_strict && self.files.is_bare(inode)
     }
 
     /// The kernel calls the root 1, whatever directory is mounted.
@@ -176,13 +193,15 @@ impl Volume {
     /// Attributes. Those of a file that is written to here are known here: the kernel asks after each write.
     /// Says for how long they count.
     pub(crate) async fn attributes(&self, inode: InodeId) -> Result<(FileAttr, Duration), Errno> {
-        if let Some(file) = self.files.get(inode)
-            && let Some(attributes) = file.attributes_if_written(VALID)
-        {
-            return Ok((self.show_written(&attributes), VALID));
-        }
-        if let Some((attributes, left)) = self.directories.with_new_files(inode) {
-            return Ok((self.with_access_time(attributes), left));
+        if !self.is_strict {
+            if let Some(file) = self.files.get(inode)
+                && let Some(attributes) = file.attributes_if_written(VALID)
+            {
+                return Ok((self.show_written(&attributes), VALID));
+            }
+            if let Some((attributes, left)) = self.directories.with_new_files(inode) {
+                return Ok((self.with_access_time(attributes), left));
+            }
         }
         let asked = self.directories.ask();
         let attributes = self.cluster.attributes(inode).await.map_err(errno)?;
@@ -191,7 +210,7 @@ impl Volume {
             let directory = self.number(entry.directory);
             self.files.notices.name_gone(directory, entry.name);
         }
-        Ok((self.show(attributes), VALID))
+        Ok((self.show(attributes), self.valid()))
     }
 
     pub(crate) async fn set_attributes(

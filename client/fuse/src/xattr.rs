@@ -16,7 +16,7 @@ use crate::volume::{Caller, Volume};
 impl Volume {
     pub(crate) async fn xattr(&self, inode: InodeId, name: Bytes) -> Result<Bytes, Errno> {
         check(&name)?;
-        if self.files.is_bare(inode) {
+        if self.is_bare(inode) {
             return Err(Errno::from_i32(libc::ENODATA));
         }
         self.cluster.xattr(inode, name).await.map_err(errno)
@@ -25,7 +25,7 @@ impl Volume {
     /// All names, each ended by a NUL, as listxattr has them.
     pub(crate) async fn xattrs(&self, inode: InodeId) -> Result<Bytes, Errno> {
         let mut list = BytesMut::new();
-        if self.files.is_bare(inode) {
+        if self.is_bare(inode) {
             return Ok(list.freeze());
         }
         for name in self.cluster.xattrs(inode).await.map_err(errno)? {

@@ -36,7 +36,7 @@ pub struct Mount {
     /// Stay, instead of becoming a daemon.
     #[arg(long)]
     foreground: bool,
-    /// fsname=NAME, subdir=PATH, ro, sync, noatime, allow_other, nonempty, hard, soft, timeout=SECONDS, suid, dev, noexec,
+    /// fsname=NAME, subdir=PATH, ro, sync, noatime, allow_other, nonempty, hard, soft, timeout=SECONDS, consistency=NAME, suid, dev, noexec,
     /// and remount with ro, rw, sync, suid, dev or noexec.
     #[arg(short, value_delimiter = ',', value_name = "OPTION,...")]
     options: Vec<String>,
@@ -51,8 +51,17 @@ pub struct Mount {
 enum Consistency {
     /// An open sees what was closed or synced before, anywhere.
     CloseToOpen,
-    /// Every read sees every write.
+    /// Every read sees every write. Nothing is kept here, so everything takes a round trip.
     Strict,
+}
+
+impl From<Consistency> for bark_fuse::Consistency {
+    fn from(consistency: Consistency) -> bark_fuse::Consistency {
+        match consistency {
+            Consistency::CloseToOpen => bark_fuse::Consistency::CloseToOpen,
+            Consistency::Strict => bark_fuse::Consistency::Strict,
+        }
+    }
 }
 
 impl Mount {
@@ -64,6 +73,7 @@ impl Mount {
             name: "bark".into(),
             read_only: self.read_only,
             synchronous: false,
+            consistency: self.consistency.into(),
             access_times: true,
             allow_other: self.allow_other,
             allow_non_empty: false,
@@ -90,15 +100,13 @@ impl Mount {
                 ("remount", _) => {}
                 ("allow_other", _) => options.allow_other = true,
                 ("nonempty", _) => options.allow_non_empty = true,
+                ("consistency", name) => options.consistency = parse_consistency(name)?,
                 ("hard", _) => options.patience = Patience::Hard,
                 ("soft", _) => options.patience = Patience::Soft,
                 ("timeout", seconds) => global.timeout = parse_seconds(seconds)?,
                 (known, _) if means_nothing_here(known) => {}
                 _ => return Err(Problem::usage("-o", format!("unknown option {option}"))),
             }
-        }
-        if self.consistency == Consistency::Strict {
-            return Err(Problem::usage("--consistency", "strict is not built yet"));
         }
         Ok(options)
     }
@@ -181,6 +189,16 @@ fn start_daemon(arguments: Vec<std::ffi::OsString>) -> Result<(), Problem> {
 fn parse_seconds(text: &str) -> Result<u64, Problem> {
     text.parse()
         .map_err(|_| Problem::usage("-o timeout", format!("{text} is not a number of seconds")))
+}
+
+fn parse_consistency(text: &str) -> Result<bark_fuse::Consistency, Problem> {
+    let parsed = Consistency::from_str(text, false).map(Into::into);
+    parsed.map_err(|_| {
+        Problem::usage(
+            "-o consistency",
+            format!("{text} is neither close-to-open nor strict"),
+        )
+    })
 }
 
 /// What mount(8) and fstab lines carry that the kernel or mount(8) itself has dealt with.

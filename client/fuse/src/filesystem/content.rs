@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fuser::{INodeNo, OpenFlags, ReplyOpen, ReplyWrite};
+use fuser::{FopenFlags, INodeNo, OpenFlags, ReplyOpen, ReplyWrite};
 
-use super::{Filesystem, how_opened};
+use super::Filesystem;
 use crate::handles::Handle;
 use crate::lock_table::Standing;
 use crate::open_file::{OpenFile, Way};
@@ -16,6 +16,17 @@ pub(super) struct How {
     /// It is published before it is answered.
     pub(super) synchronous: bool,
     pub(super) way: Way,
+}
+
+/// What the kernel does with the pages it has of a file that is opened. A strict mount goes past them, and so does who
+/// appends: through them a write comes in parts that end with pages, and what others append could come between.
+pub(super) fn how_opened(flags: i32, pages: Renewed, is_strict: bool) -> FopenFlags {
+    let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+    match pages {
+        _ if is_strict || (writes && flags & libc::O_APPEND != 0) => FopenFlags::FOPEN_DIRECT_IO,
+        Renewed::Right | Renewed::Dropped => FopenFlags::FOPEN_KEEP_CACHE,
+        Renewed::Absent => FopenFlags::empty(),
+    }
 }
 
 /// An open that reads, and moves the time of access.
@@ -33,7 +44,10 @@ impl Filesystem {
                     if pages == Renewed::Right && counts_as_read(flags.0) {
                         volume.access_times.read(file.inode, file.times());
                     }
-                    reply.opened(handles.add(Handle::File(file)), how_opened(flags.0, pages));
+                    reply.opened(
+                        handles.add(Handle::File(file)),
+                        how_opened(flags.0, pages, volume.is_strict),
+                    );
                 }
                 Err(error) => reply.error(error),
             }

@@ -10,7 +10,6 @@ use fuser::{Generation, ReplyDirectory, ReplyDirectoryPlus};
 use super::Filesystem;
 use crate::attributes::file_type;
 use crate::directory::DirectoryStream;
-use crate::open_files::VALID;
 
 /// Entries looked at for one page of a listing; a page is as large as the kernel's buffer.
 const LIST_ENTRIES: usize = 256;
@@ -45,7 +44,14 @@ impl Filesystem {
                 Ok(entries) => {
                     for (entry, shown) in entries {
                         let entry_name = OsStr::from_bytes(&entry.name);
-                        if reply.add(shown.ino, entry.next, entry_name, &VALID, &shown, Generation(0)) {
+                        if reply.add(
+                            shown.ino,
+                            entry.next,
+                            entry_name,
+                            &volume.valid(),
+                            &shown,
+                            Generation(0),
+                        ) {
                             break;
                         }
                         let (directory, name) = (directory.inode, entry.name);

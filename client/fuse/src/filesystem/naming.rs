@@ -5,7 +5,8 @@ use bark_schema::operation::{Entry, RenameMode};
 use bytes::Bytes;
 use fuser::{Errno, Generation, INodeNo, RenameFlags, ReplyCreate, ReplyEmpty, ReplyStatfs};
 
-use super::{Filesystem, how_opened};
+use super::Filesystem;
+use super::content::how_opened;
 use crate::handles::Handle;
 use crate::inheritance::Mode;
 use crate::volume::Caller;
@@ -28,7 +29,7 @@ impl Filesystem {
                     let name = entry;
                     volume.note_told(&attributes, Entry { directory, name });
                     let handle = handles.add(Handle::File(file));
-                    let how = how_opened(flags, pages);
+                    let how = how_opened(flags, pages, volume.is_strict);
                     reply.created(
                         &volume.names_valid(directory),
                         &attributes,
