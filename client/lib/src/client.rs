@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use crate::connection::{self, Connection, Established, Handover, Login};
 use crate::error::Error;
-use crate::files::Files;
+use crate::files::{Files, Hedges};
 use crate::keys::Keys;
 use crate::placing::Placing;
 use crate::router::Router;
@@ -103,6 +103,7 @@ pub(crate) struct Shared {
     client: ClientId,
     next_counter: AtomicU64,
     placing: Placing,
+    hedges: Hedges,
     started: Instant,
     state: Mutex<State>,
     budget: Semaphore,
@@ -188,6 +189,7 @@ impl Client {
             client,
             next_counter: AtomicU64::new(1),
             placing: Placing::new(random()),
+            hedges: Hedges::new(),
             started: Instant::now(),
             state: Mutex::new(State {
                 session,
@@ -230,6 +232,10 @@ impl Client {
     /// Files and directories.
     pub fn files(&self) -> Files {
         Files::new(self.clone())
+    }
+
+    pub(crate) fn hedges(&self) -> &Hedges {
+        &self.shared.hedges
     }
 
     /// What the cluster knows this client by.

@@ -11,6 +11,7 @@
 
 mod block;
 mod handle;
+mod hedge;
 mod listing;
 mod read;
 mod staged;
@@ -31,6 +32,7 @@ use bark_schema::usage::{Usage, UsageQuery};
 use bytes::Bytes;
 
 pub use self::handle::FileHandle;
+pub(crate) use self::hedge::Hedges;
 pub use self::listing::Listing;
 pub use self::read::FileReader;
 pub use self::write::{FileWriter, OnlyIf};

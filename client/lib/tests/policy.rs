@@ -3,6 +3,7 @@
 mod fake;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use bark_client::{Client, ClientConfig, ClusterPath, Source};
 use bark_schema::ids::NodeNumber;
@@ -194,6 +195,29 @@ async fn the_only_copy_is_waited_for_while_its_node_is_away() {
         _ => Fault::None,
     });
     assert!(client.files().read_to_end(&path("/d/f")).await.unwrap() == content);
+}
+
+#[tokio::test]
+async fn a_node_that_lets_readers_wait_gets_company() {
+    // Goal: a stalled disk holds nobody up for long. Method: each of three nodes in turn answers everything but reads of
+    // blocks; many read at once.
+    let cluster = FakeCluster::start(3, 4).await;
+    let client = connected(&cluster).await;
+    let content = pattern(60 * KIB);
+    client.files().write(&path("/f"), content.clone()).await.unwrap();
+    for stalled in (1..=3).map(NodeNumber) {
+        cluster.script(move |node, request| match request {
+            Request::Node(NodeRequest::BlockGet { .. }) if node == stalled => Fault::Never,
+            _ => Fault::None,
+        });
+        let target = path("/f");
+        let files = client.files();
+        let reads = (0..50).map(|_| files.read_to_end(&target));
+        let read = tokio::time::timeout(Duration::from_secs(5), futures::future::join_all(reads));
+        for read in read.await.expect("from another node") {
+            assert!(read.unwrap() == content);
+        }
+    }
 }
 
 #[tokio::test]

@@ -20,6 +20,8 @@ use bark_schema::operation::{Command, Extent, Failure, NodeRequest, Refusal, Rep
 use bark_schema::placement::first_reader;
 use bark_schema::policy::Policy;
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep};
 
 use crate::session::Call;
@@ -148,7 +150,8 @@ async fn put_on(
     Err(last)
 }
 
-/// Reads `length` bytes of an extent from `skip` on, from whichever node has them.
+/// Reads `length` bytes of an extent from `skip` on, from whichever node has them. Where one lets itself be waited for,
+/// another is asked besides, and the first good answer counts (`hedge`).
 pub(super) async fn get(
     client: Client,
     subject: String,
@@ -160,27 +163,62 @@ pub(super) async fn get(
     let whole = offset == 0 && length == extent.block_size;
     let mut last = Failure::refused(Refusal::Corrupt, format!("no node has {}", extent.block));
     let nodes = candidates(&client, &extent);
-    let mut rounds = Rounds::new(&client);
-    let mut refused = false;
-    let mut left = nodes.iter().copied();
-    loop {
-        let Some(node) = left.next() else {
-            // Who has no copy or a bad one said so for good; those that cannot be asked may come back.
-            if !refused && !nodes.is_empty() && rounds.wait().await {
-                left = nodes.iter().copied();
-                continue;
-            }
-            break;
-        };
+    let ask = async |node: NodeNumber| {
         let request = NodeRequest::BlockGet {
             block: extent.block,
             offset,
             length,
         };
-        match client.call(Call::NamedNode(node, request)).await {
+        (node, client.call(Call::NamedNode(node, request)).await)
+    };
+    let begun = Instant::now();
+    let mut rounds = Rounds::new(&client);
+    let mut refused = false;
+    let mut left = nodes.iter().copied().peekable();
+    let mut asked = FuturesUnordered::new();
+    // The node that is waited for, as long as it is alone.
+    let mut alone = None;
+    // The one that was, until another was asked besides.
+    let mut hedged = None;
+    loop {
+        if asked.is_empty() {
+            let Some(node) = left.next() else {
+                // Who has no copy or a bad one said so for good; those that cannot be asked may come back.
+                if !refused && !nodes.is_empty() && rounds.wait().await {
+                    left = nodes.iter().copied().peekable();
+                    continue;
+                }
+                break;
+            };
+            asked.push(ask(node));
+            alone = Some(node);
+        }
+        let other = left.peek().copied().filter(|node| extent.nodes.contains(node));
+        let answered = tokio::select! {
+            biased;
+            answered = asked.next() => answered,
+            () = sleep(client.hedges().patience(length)), if alone.is_some() && other.is_some() => None,
+        };
+        let Some((node, answer)) = answered else {
+            if let Some(first) = alone
+                && client.hedges().take(first)
+                && let Some(node) = left.next()
+            {
+                tracing::debug!(node = node.0, block = %extent.block, "asked besides a node that is slow");
+                asked.push(ask(node));
+                alone = None;
+                hedged = Some(first);
+            }
+            continue;
+        };
+        match answer {
             Ok(Reply::Block(data)) => {
                 let sound = data.len() == length as usize && (!whole || checksum(&data) == extent.checksum);
                 if sound {
+                    if let Some(slow) = hedged.filter(|slow| *slow != node && !asked.is_empty()) {
+                        client.hedges().was_slow(slow);
+                    }
+                    client.hedges().note(length, begun.elapsed());
                     return Ok(data);
                 }
                 tracing::warn!(node = node.0, block = %extent.block, %subject, "node sent wrong bytes of a block");
@@ -203,6 +241,7 @@ pub(super) async fn get(
             }
         }
     }
+    drop(asked);
     Err(Error::new(subject, last))
 }
 
@@ -235,12 +274,12 @@ impl Rounds {
     }
 }
 
-/// The nodes that acknowledged the block, first the one that keeps it in memory; then those the ring names, where repair
+/// The nodes that acknowledged the block, first the one that keeps it in memory, last those that are slow; then those the ring names, where repair
 /// may have put it since.
 fn candidates(client: &Client, extent: &Extent) -> Vec<NodeNumber> {
     let mut nodes = extent.nodes.clone();
     let first = first_reader(extent.block, &nodes);
-    nodes.sort_by_key(|node| Some(*node) != first);
+    nodes.sort_by_key(|node| (client.hedges().is_slow(*node), Some(*node) != first));
     for node in client.router().block_replicas(extent.block) {
         if !nodes.contains(&node) {
             nodes.push(node);

@@ -36,6 +36,8 @@ pub enum Fault {
     DropAfter,
     AnswerTwice,
     Delay(Duration),
+    /// Everything but this is answered.
+    Never,
 }
 
 pub type Script = Box<dyn FnMut(NodeNumber, &Request) -> Fault + Send>;
@@ -148,6 +150,7 @@ impl Connection {
                 Err(failure)
             }
             Fault::DropBefore => return None,
+            Fault::Never => return Some(()),
             Fault::DropAfter => {
                 let _ = apply();
                 return None;
