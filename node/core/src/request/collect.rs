@@ -67,6 +67,17 @@ pub struct Sweep {
     unknown: BTreeMap<BlockId, u64>,
 }
 
+impl Sweep {
+    /// Forgets what is not in the store any more: blocks between `after` and the end of a page of the store that are not in it.
+    /// Most were given up by their clients, and would take the place of others.
+    fn forget_dropped(&mut self, after: Option<BlockId>, page: &[BlockId]) {
+        let is_passed =
+            |block: &BlockId| after < Some(*block) && page.last().is_none_or(|last| block <= last);
+        self.unknown
+            .retain(|block, _| !is_passed(block) || page.binary_search(block).is_ok());
+    }
+}
+
 /// Most blocks a sweep remembers as unknown; others are found again on a later round.
 const UNKNOWN_MAX: usize = 1 << 16;
 /// Blocks looked at in one step.
@@ -157,6 +168,7 @@ async fn next_orphans(
         other => return Err(unexpected(&other)),
     };
     let last = page.last().copied();
+    sweep.borrow_mut().forget_dropped(after, &page);
     let mut by_home = BTreeMap::<PartitionId, Vec<BlockId>>::new();
     for block in page {
         if let Some(home) = block.home()
@@ -210,4 +222,31 @@ async fn condemn(gateway: &Gateway, sweep: &RefCell<Sweep>, old: Vec<BlockId>) -
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bark_schema::ids::ClientId;
+
+    use super::*;
+
+    #[test]
+    fn blocks_that_are_gone_are_forgotten_when_the_walk_passes_their_place() {
+        // Goal: what clients gave up does not fill the memory of a sweep. Method: pages that miss some of what is remembered.
+        let block = |counter| BlockId {
+            client: ClientId(1),
+            counter,
+        };
+        let mut sweep = Sweep {
+            unknown: (1..=9).map(|counter| (block(counter), 0)).collect(),
+            ..Sweep::default()
+        };
+        let left = |sweep: &Sweep| -> Vec<u64> { sweep.unknown.keys().map(|block| block.counter).collect() };
+        sweep.forget_dropped(None, &[block(2), block(3)]);
+        assert_eq!(left(&sweep), [2, 3, 4, 5, 6, 7, 8, 9]);
+        sweep.forget_dropped(Some(block(3)), &[block(5), block(7)]);
+        assert_eq!(left(&sweep), [2, 3, 5, 7, 8, 9]);
+        sweep.forget_dropped(Some(block(7)), &[]);
+        assert_eq!(left(&sweep), [2, 3, 5, 7]);
+    }
 }
