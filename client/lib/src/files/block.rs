@@ -241,7 +241,6 @@ pub(super) async fn get(
             }
         }
     }
-    drop(asked);
     Err(Error::new(subject, last))
 }
 
@@ -274,8 +273,8 @@ impl Rounds {
     }
 }
 
-/// The nodes that acknowledged the block, first the one that keeps it in memory, last those that are slow; then those the ring names, where repair
-/// may have put it since.
+/// The nodes that acknowledged the block, first the one that keeps it in memory, last those that are slow; then those the
+/// ring names, where repair may have put it since.
 fn candidates(client: &Client, extent: &Extent) -> Vec<NodeNumber> {
     let mut nodes = extent.nodes.clone();
     let first = first_reader(extent.block, &nodes);
