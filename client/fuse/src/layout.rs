@@ -12,8 +12,8 @@ use crate::range_buffer::Piece;
 pub(crate) enum Layout {
     #[default]
     Unknown,
-    /// All bytes of a small file.
-    Inline(Bytes),
+    /// All bytes of a small file from there on; what they are short of is zeros.
+    Inline { from: u64, data: Bytes },
     /// Extents of the range `from .. until`, and bytes that are in no block yet; the rest is zeros.
     Mapped {
         from: u64,
@@ -26,7 +26,7 @@ pub(crate) enum Layout {
 /// Where part of a file is.
 #[derive(Debug)]
 pub(crate) enum Place {
-    Inline(Bytes),
+    Inline(Piece),
     Mapped {
         extents: Vec<Extent>,
         patches: Vec<Piece>,
@@ -37,8 +37,7 @@ impl Layout {
     /// What an answer to a question about the bytes from `offset` on tells.
     pub(crate) fn from_answer(offset: u64, content: Content) -> Layout {
         match content {
-            Content::Inline(bytes) if offset == 0 => Layout::Inline(bytes),
-            Content::Inline(_) => Layout::Unknown,
+            Content::Inline(data) => Layout::Inline { from: offset, data },
             Content::Mapped(map) => {
                 let mut extents = ExtentMap::default();
                 for extent in map.extents {
@@ -70,7 +69,7 @@ impl Layout {
     pub(crate) fn known_end(&self, offset: u64) -> Option<u64> {
         match self {
             Layout::Unknown => None,
-            Layout::Inline(_) => Some(u64::MAX),
+            Layout::Inline { from, .. } => (*from <= offset).then_some(u64::MAX),
             Layout::Mapped { from, until, .. } => (*from <= offset && offset < *until).then_some(*until),
         }
     }
@@ -79,7 +78,12 @@ impl Layout {
     pub(crate) fn place(&self, from: u64, to: u64) -> Option<Place> {
         match self {
             Layout::Unknown => None,
-            Layout::Inline(bytes) => Some(Place::Inline(bytes.clone())),
+            Layout::Inline { from: low, data } => (*low <= from).then(|| {
+                Place::Inline(Piece {
+                    offset: *low,
+                    data: data.clone(),
+                })
+            }),
             Layout::Mapped {
                 from: low,
                 until,

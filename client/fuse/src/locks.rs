@@ -23,14 +23,13 @@ use bark_schema::file_lock::{
 use bark_schema::ids::InodeId;
 use bark_schema::limits::LOCK_LEASE_MS_DEFAULT;
 use bark_schema::operation::{Attributes, Failure, Refusal, Reply};
-use bytes::Bytes;
 use fuser::Errno;
 use tokio::sync::Notify;
 
 use crate::delegations::LockDecided;
 use crate::errno::errno;
 use crate::lock_ranges::LockedRange;
-use crate::lock_table::{Holder, Standing};
+use crate::lock_table::Holder;
 use crate::open_file::OpenFile;
 use crate::volume::Volume;
 
@@ -379,17 +378,6 @@ impl Volume {
     pub(crate) async fn settle_locks(&self, file: &OpenFile) -> Result<(), Errno> {
         let patience = self.cluster.lock_patience();
         self.cluster.locks().settle(file.inode, patience).await
-    }
-
-    pub(crate) async fn read(&self, file: &Arc<OpenFile>, offset: u64, size: u32) -> Result<Bytes, Errno> {
-        if self.cluster.locks().standing(file.inode) == Standing::Doubtful {
-            // What is lost can be read all the same, as it is now: others read it too.
-            let _ = self.settle_locks(file).await;
-        }
-        if self.is_strict {
-            file.look_again(offset, size).await?;
-        }
-        file.read(offset, size).await
     }
 
     fn lock_of(&self, wish: Wish) -> FileLock {

@@ -538,7 +538,7 @@ impl State {
     }
 
     /// Where the last byte ends that is not published.
-    fn unpublished_end(&self) -> u64 {
+    pub(crate) fn unpublished_end(&self) -> u64 {
         let sending = self.sending.iter().map(|sending| sending.piece.end()).max();
         self.dirty.end().max(self.stored.end()).max(sending.unwrap_or(0))
     }
@@ -561,15 +561,17 @@ impl State {
     /// Takes what the cluster answered to the last of so many changes this mount made. Says whether nobody
     /// else changed the content in between.
     pub(crate) fn learn_own(&mut self, attributes: &Attributes, changes: u64) -> bool {
-        let alone = attributes.version <= self.attributes.version + changes;
-        if alone {
-            self.pages.wrote(self.attributes.version, attributes.version);
+        let known = self.attributes.version;
+        let alone = (known..=known + changes).contains(&attributes.version);
+        match alone {
+            true => self.pages.wrote(known, attributes.version),
+            false => self.layout.forget(),
         }
-        if attributes.version >= self.attributes.version {
+        if attributes.version >= known {
             self.attributes = attributes.clone();
             self.learned_at = Instant::now();
         }
-        self.size = attributes.size.max(self.unpublished_end());
+        self.size = self.attributes.size.max(self.unpublished_end());
         alone
     }
 }

@@ -75,7 +75,7 @@ impl Volume {
         self.settle_locks(from.0).await?;
         self.settle_locks(to.0).await?;
         self.publish(from.0).await?;
-        let _hold = to.0.hold().await;
+        let hold = to.0.hold().await;
         to.0.publish_held(Haste::Relaxed).await?;
         let shared = self
             .cluster
@@ -85,7 +85,11 @@ impl Volume {
                 changed(to.0, &copied.attributes);
                 Ok(u32::try_from(copied.length).unwrap_or(u32::MAX))
             }
-            Err(Failure::CrossPartition) => self.copy_bytes(from, to, length).await,
+            Err(Failure::CrossPartition) => {
+                // Reading may have to hold the other file, and somebody may be copying from this one to that.
+                drop(hold);
+                self.copy_bytes(from, to, length).await
+            }
             Err(failure) => Err(errno(failure)),
         }
     }
@@ -98,13 +102,16 @@ impl Volume {
         length: u64,
     ) -> Result<u32, Errno> {
         let size = length.min(COPY_STEP) as u32;
-        let bytes = from.0.read(from.1, size).await?;
+        let bytes = from.0.read(from.1, size, self.sight()).await?;
         let way = Way {
             is_privileged: true,
             appends: false,
         };
         while !bytes.is_empty() && to.0.write(to.1, &bytes, way).is_none() {
-            to.0.publish_held(Haste::Relaxed).await?;
+            self.publish(to.0).await?;
+        }
+        if self.is_synchronous {
+            self.publish(to.0).await?;
         }
         Ok(bytes.len() as u32)
     }

@@ -2,6 +2,12 @@
 //!
 //! The kernel reads ahead and asks for several ranges at once, so blocks are fetched in parallel, and its page cache is the
 //! cache; [`crate::block_cache`] is only for what is read in small pieces.
+//!
+//! Invariants:
+//! - A read shows all that was written by this mount before it began, wherever that is by then.
+//! - However often a file changes, each read of it ends and finds some content of that time.
+
+use std::sync::Arc;
 
 use bark_schema::operation::{Attributes, Content, Extent, Refusal};
 use bytes::{Bytes, BytesMut};
@@ -11,13 +17,24 @@ use futures::stream::FuturesUnordered;
 
 use crate::errno::{errno, errno_of_error};
 use crate::layout::{Layout, Place};
+use crate::lock_table::Standing;
 use crate::open_file::{OpenFile, State};
 use crate::range_buffer::Piece;
+use crate::volume::Volume;
 
 /// Extents are asked for this much of the file at a time: about a thousand of them.
 const LAYOUT_SIZE: u64 = 1 << 30;
 /// How often a read starts over because the file changed meanwhile.
 const READ_ATTEMPTS_MAX: u32 = 8;
+
+/// Whose bytes a read sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// Those of the cluster as this mount knows them, and what was written here since.
+    Mount,
+    /// Those of the cluster as they are now.
+    Cluster,
+}
 
 /// What is known of a range at one moment.
 struct View {
@@ -28,17 +45,37 @@ struct View {
     newer: Vec<Piece>,
 }
 
+impl Volume {
+    pub(crate) async fn read(&self, file: &Arc<OpenFile>, offset: u64, size: u32) -> Result<Bytes, Errno> {
+        if self.cluster.locks().standing(file.inode) == Standing::Doubtful {
+            // What is lost can be read all the same, as it is now: others read it too.
+            let _ = self.settle_locks(file).await;
+        }
+        file.read(offset, size, self.sight()).await
+    }
+
+    /// Whose bytes programs read.
+    pub(crate) fn sight(&self) -> Sight {
+        match self.is_strict {
+            true => Sight::Cluster,
+            false => Sight::Mount,
+        }
+    }
+}
+
 impl OpenFile {
     /// Bytes from `offset` on, fewer than `size` at the end of the file.
-    pub(crate) async fn read(&self, offset: u64, size: u32) -> Result<Bytes, Errno> {
-        let first = self.read_known(offset, size).await?;
+    pub(crate) async fn read(self: &Arc<Self>, offset: u64, size: u32, sight: Sight) -> Result<Bytes, Errno> {
+        let first = self.read_known(offset, size, sight).await?;
         if first.is_empty() || first.len() == size as usize {
             return Ok(first);
         }
         let mut bytes = BytesMut::from(first);
         while bytes.len() < size as usize {
             let done = bytes.len() as u32;
-            let next = self.read_known(offset + u64::from(done), size - done).await?;
+            let next = self
+                .read_known(offset + u64::from(done), size - done, sight)
+                .await?;
             if next.is_empty() {
                 break;
             }
@@ -48,20 +85,17 @@ impl OpenFile {
     }
 
     /// Bytes from `offset` on, as far as one answer tells where they are; none at the end of the file.
-    async fn read_known(&self, offset: u64, size: u32) -> Result<Bytes, Errno> {
+    async fn read_known(self: &Arc<Self>, offset: u64, size: u32, sight: Sight) -> Result<Bytes, Errno> {
         for _ in 0..READ_ATTEMPTS_MAX {
-            let mut view = self.lock().view(offset, size);
+            let view = match sight {
+                Sight::Cluster => self.ask_published(offset, size).await?,
+                Sight::Mount => self.view(offset, size).await?,
+            };
             if view.length == 0 {
                 return Ok(Bytes::new());
             }
-            if let [piece] = &view.newer[..]
-                && piece.offset == offset
-                && piece.data.len() == view.length
-            {
+            if let Some(piece) = view.covering(offset) {
                 return Ok(piece.data.clone());
-            }
-            if view.place.is_none() {
-                view = self.learn_view(offset, size).await?;
             }
             match self.assemble(offset, view).await? {
                 Some(bytes) => return Ok(bytes),
@@ -73,33 +107,64 @@ impl OpenFile {
         Err(Errno::EIO)
     }
 
-    async fn learn_view(&self, offset: u64, size: u32) -> Result<View, Errno> {
+    /// What this mount sees of a range; the cluster is asked for what is not known.
+    async fn view(self: &Arc<Self>, offset: u64, size: u32) -> Result<View, Errno> {
+        let view = self.lock().view(offset, size);
+        if view.is_known(offset) {
+            return Ok(view);
+        }
         // The first question is for the file from its start, so that the answer serves most later reads.
         if !self.lock().layout.is_known() && offset < LAYOUT_SIZE / 2 {
             let view = self.ask_view(0, offset, size).await?;
             // Of a file in many pieces an answer tells the first ones only.
-            if view.place.is_some() {
+            if view.is_known(offset) {
                 return Ok(view);
             }
         }
-        self.ask_view(offset, offset, size).await
+        let view = self.ask_view(offset, offset, size).await?;
+        if view.is_known(offset) {
+            return Ok(view);
+        }
+        self.ask_view_held(offset, size).await
     }
 
-    /// What the answer to a question about the bytes from `from` on shows, before another read asks elsewhere.
+    /// What the answer to a question about the bytes from `from` on shows, unless something newer is known when it comes.
     async fn ask_view(&self, from: u64, offset: u64, size: u32) -> Result<View, Errno> {
-        let (attributes, content) = self
-            .cluster
-            .layout(self.inode, from, LAYOUT_SIZE)
-            .await
-            .map_err(errno)?;
+        let (attributes, content) = self.ask(from, LAYOUT_SIZE).await?;
         let mut state = self.lock();
         state.take_layout(from, &attributes, content);
         Ok(state.view(offset, size))
     }
 
-    /// Learns what the file is now, whatever is known of it.
-    pub(crate) async fn look_again(&self, offset: u64, size: u32) -> Result<(), Errno> {
-        self.ask_view(offset, offset, size).await.map(drop)
+    /// The same where programs of this mount publish so often that each answer is old when it comes: they wait for this
+    /// one, which therefore shows all that is not to be laid over it.
+    async fn ask_view_held(self: &Arc<Self>, offset: u64, size: u32) -> Result<View, Errno> {
+        let _hold = self.hold().await;
+        let (attributes, content) = self.ask(offset, LAYOUT_SIZE).await?;
+        let layout = Layout::from_answer(offset, content.clone());
+        let mut state = self.lock();
+        state.take_layout(offset, &attributes, content);
+        let end = attributes.size.max(state.unpublished_end());
+        let view = View::new(&layout, attributes.size, end, (offset, size));
+        Ok(state.lay_over(view, offset))
+    }
+
+    /// What the cluster has of a range now.
+    async fn ask_published(&self, offset: u64, size: u32) -> Result<View, Errno> {
+        let (attributes, content) = self.ask(offset, u64::from(size)).await?;
+        self.lock().learn(&attributes);
+        let layout = Layout::from_answer(offset, content);
+        Ok(View::new(
+            &layout,
+            attributes.size,
+            attributes.size,
+            (offset, size),
+        ))
+    }
+
+    async fn ask(&self, offset: u64, length: u64) -> Result<(Attributes, Content), Errno> {
+        let answer = self.cluster.layout(self.inode, offset, length).await;
+        answer.map_err(errno)
     }
 
     /// Takes what the cluster told of the bytes from `from` on.
@@ -112,7 +177,7 @@ impl OpenFile {
         let mut bytes = vec![0; view.length];
         let (extents, patches) = match view.place {
             None => return Ok(None),
-            Some(Place::Inline(data)) => (Vec::new(), vec![Piece { offset: 0, data }]),
+            Some(Place::Inline(piece)) => (Vec::new(), vec![piece]),
             Some(Place::Mapped { extents, patches }) => (extents, patches),
         };
         if let ([], [], [], [extent]) = (&view.newer[..], &view.stored[..], &patches[..], &extents[..])
@@ -154,35 +219,66 @@ impl OpenFile {
     }
 }
 
-impl State {
-    /// At most `size` bytes from `offset` on: to the end of the file, or of what is known from there on.
-    fn view(&self, offset: u64, size: u32) -> View {
-        let mut end = offset.saturating_add(u64::from(size)).min(self.size);
-        let published_end = end.min(self.attributes.size);
+impl View {
+    /// The part of `offset .. offset + size` whose place `layout` tells, of a file with so many bytes published, and so
+    /// many in all.
+    fn new(layout: &Layout, published: u64, all: u64, (offset, size): (u64, u32)) -> View {
+        let mut end = offset.saturating_add(u64::from(size)).min(all);
+        let published_end = end.min(published);
         let place = match published_end > offset {
             true => {
-                let known_end = self.layout.known_end(offset);
+                let known_end = layout.known_end(offset);
                 end = known_end.map_or(end, |known_end| match known_end < published_end {
                     true => known_end,
                     false => end,
                 });
-                self.layout.place(offset, end.min(published_end))
+                layout.place(offset, end.min(published_end))
             }
             false => Some(Place::Mapped {
                 extents: Vec::new(),
                 patches: Vec::new(),
             }),
         };
+        View {
+            length: end.saturating_sub(offset) as usize,
+            place,
+            stored: Vec::new(),
+            newer: Vec::new(),
+        }
+    }
+
+    /// The cluster need not be asked.
+    fn is_known(&self, offset: u64) -> bool {
+        self.place.is_some() || self.covering(offset).is_some()
+    }
+
+    /// What was written here and is all that is to be seen.
+    fn covering(&self, offset: u64) -> Option<&Piece> {
+        match &self.newer[..] {
+            [piece] if piece.offset == offset && piece.data.len() == self.length => Some(piece),
+            _ => None,
+        }
+    }
+}
+
+impl State {
+    fn view(&self, offset: u64, size: u32) -> View {
+        let view = View::new(&self.layout, self.attributes.size, self.size, (offset, size));
+        self.lay_over(view, offset)
+    }
+
+    /// Lays what is not published over a view from `offset` on.
+    fn lay_over(&self, view: View, offset: u64) -> View {
+        let end = offset + view.length as u64;
         let sending = self.sending.iter().map(|sending| sending.piece.clone());
         let newer = sending
             .filter(|piece| piece.offset < end && piece.end() > offset)
             .chain(self.dirty.overlapping(offset, end))
             .collect();
         View {
-            length: end.saturating_sub(offset) as usize,
-            place,
             stored: self.stored.overlapping(offset, end),
             newer,
+            ..view
         }
     }
 

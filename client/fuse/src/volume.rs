@@ -80,7 +80,7 @@ pub(crate) struct Volume {
     capacity: CapacityCache,
     /// The directory that is mounted.
     root: InodeId,
-    is_synchronous: bool,
+    pub(crate) is_synchronous: bool,
     pub(crate) is_strict: bool,
 }
 
