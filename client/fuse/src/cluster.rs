@@ -265,21 +265,33 @@ impl Cluster {
         if let Some(decided) = decided {
             return decided.map(|()| Reply::Done);
         }
-        let replaced = match &operation {
+        let removed = match &operation {
             Namespace::RemoveDirectory { directory, name } => Some((*directory, name.clone())),
             Namespace::Rename { to, .. } => Some((to.directory, to.name.clone())),
             _ => None,
         };
-        if let Some((directory, name)) = replaced
-            && self.delegations.has_any()
-            && let Ok(attributes) = self.lookup(directory, name).await
-        {
-            self.delegations.removes(attributes.inode).await;
-        }
-        let touched = self.delegations.touch_by_operation(&operation).await;
+        let prepare = async {
+            if let Some((directory, name)) = removed
+                && self.delegations.has_any()
+                && let Some(inode) = self.inode_of(directory, name).await
+            {
+                self.delegations.removes(inode).await;
+            }
+        };
+        let ((), touched) = tokio::join!(prepare, self.delegations.touch_by_operation(&operation));
         let reply = self.call(Call::Namespace(operation)).await;
         note_answer(touched, &reply);
         reply
+    }
+
+    /// Where a name leads, if anywhere, asking for no more than that.
+    async fn inode_of(&self, directory: InodeId, name: Bytes) -> Option<InodeId> {
+        match self.delegations.lookup(directory, &name).await {
+            Known::Inode(inode) => Some(inode),
+            Known::Attributes(attributes) => Some(attributes.inode),
+            Known::Nothing => None,
+            Known::Unknown => self.lookup(directory, name).await.ok().map(|found| found.inode),
+        }
     }
 
     pub(crate) async fn set_attributes(
