@@ -115,6 +115,7 @@ impl Cluster {
         if let Some(attributes) = self.delegations.attributes(inode).await {
             return Ok(attributes);
         }
+        self.delegations.settle_changes_of(inode).await;
         let asked = self.delegations.ask(inode);
         let attributes = attributes_of(self.query(inode.home(), Query::Attributes { inode }).await?)?;
         self.delegations.learn(asked, &attributes);

@@ -4,17 +4,21 @@
 //! its name; so a program may go on from any place it has seen, in another stream too. `.` and `..` come
 //! first, at places cookies never have.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use bark_schema::ids::InodeId;
 use bark_schema::operation::{Attributes, DirectoryEntry, Failure, FileKind, ListPosition, Refusal};
 use bytes::Bytes;
 use fuser::Errno;
-use futures::StreamExt;
 
 use crate::cluster::Cluster;
 use crate::errno::errno;
 
 /// Enough to make round trips rare, little enough to keep the first page fast.
 const PAGE_ENTRIES: u32 = 1024;
+/// As many as a kernel's buffer holds with their attributes.
+const ENTRIES_WITH_ATTRIBUTES: u32 = 256;
 /// Attributes of entries whose home is elsewhere are asked for all at once, for so many in one answer.
 const ATTRIBUTES_AT_ONCE: usize = 32;
 
@@ -29,7 +33,7 @@ pub(crate) struct DirectoryStream {
 struct Listing {
     /// The place before the first entry.
     start: u64,
-    entries: Vec<DirectoryEntry>,
+    entries: Arc<Vec<DirectoryEntry>>,
     parent: Option<InodeId>,
     /// There is nothing behind this page.
     last: bool,
@@ -39,13 +43,11 @@ struct Listing {
 const AFTER_SELF: u64 = 1;
 const AFTER_PARENT: u64 = 2;
 
-/// An entry and the place to go on after it.
-pub(crate) struct Listed {
-    pub(crate) next: u64,
-    pub(crate) name: Bytes,
-    pub(crate) inode: InodeId,
-    pub(crate) kind: FileKind,
-    pub(crate) attributes: Option<Attributes>,
+/// Entries of a directory from a place on; the place to go on after one is its cookie.
+pub(crate) struct Part {
+    dots: Vec<DirectoryEntry>,
+    page: Arc<Vec<DirectoryEntry>>,
+    skip: usize,
 }
 
 impl DirectoryStream {
@@ -56,59 +58,68 @@ impl DirectoryStream {
         }
     }
 
-    /// Entries from a place on, at least one unless there are no more.
-    pub(crate) async fn entries(
-        &self,
-        cluster: &Cluster,
-        from: u64,
-        count: usize,
-    ) -> Result<Vec<Listed>, Errno> {
+    /// Names from a place on, at least one unless there are no more; those of a page may be some time old.
+    pub(crate) async fn names(&self, cluster: &Cluster, from: u64) -> Result<Part, Errno> {
         let mut listing = self.listing.lock().await;
         if from == 0 {
             *listing = Listing::default();
         }
-        let place = if from <= AFTER_PARENT { 0 } else { from };
-        let mut skip = listing.position(place);
-        let exhausted = skip.is_some_and(|skip| skip == listing.entries.len() && !listing.last);
-        if skip.is_none() || exhausted || listing.parent.is_none() {
-            listing.read_page(cluster, self.inode, place).await?;
-            skip = Some(0);
-        }
-        let parent = listing.parent.unwrap_or(self.inode);
-        let mut listed = Vec::new();
-        if from < AFTER_SELF {
-            listed.push(dot(".", AFTER_SELF, self.inode));
-        }
-        if from < AFTER_PARENT {
-            listed.push(dot("..", AFTER_PARENT, parent));
-        }
-        for entry in listing.entries.iter().skip(skip.unwrap_or(0)).take(count) {
-            listed.push(Listed {
-                next: entry.cookie,
-                name: entry.name.clone(),
-                inode: entry.inode,
-                kind: entry.kind,
-                attributes: entry.attributes.clone(),
-            });
-        }
-        Ok(listed)
+        let place = place_in_pages(from);
+        let known = listing.position(place);
+        let known = known.filter(|skip| *skip < listing.entries.len() || listing.ends_at(*skip));
+        let skip = match known {
+            Some(skip) => skip,
+            None => {
+                listing
+                    .read_page(cluster, self.inode, place, PAGE_ENTRIES)
+                    .await?
+            }
+        };
+        Ok(listing.part(self.inode, from, skip))
+    }
+
+    /// The same as they are now: what the kernel is told with attributes it believes as if it had looked for it just now, and
+    /// since its last question names may have come and gone by other calls of its own.
+    pub(crate) async fn entries(&self, cluster: &Cluster, from: u64) -> Result<Part, Errno> {
+        let mut listing = self.listing.lock().await;
+        // Most listings end with the first page, or go on without attributes.
+        let limit = match from {
+            0 => PAGE_ENTRIES,
+            _ => ENTRIES_WITH_ATTRIBUTES,
+        };
+        let place = place_in_pages(from);
+        let skip = match listing.position(place) {
+            // Nothing is told where it is known to end.
+            Some(skip) if from > 0 && listing.ends_at(skip) => skip,
+            _ => listing.read_page(cluster, self.inode, place, limit).await?,
+        };
+        Ok(listing.part(self.inode, from, skip))
     }
 }
 
-impl Listed {
-    /// `.` or `..`.
-    pub(crate) fn is_dot(&self) -> bool {
-        self.next <= AFTER_PARENT
+/// Pages are without `.` and `..`.
+fn place_in_pages(from: u64) -> u64 {
+    if from <= AFTER_PARENT { 0 } else { from }
+}
+
+impl Part {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &DirectoryEntry> {
+        self.dots.iter().chain(self.page.iter().skip(self.skip))
     }
 }
 
-fn dot(name: &'static str, next: u64, inode: InodeId) -> Listed {
-    Listed {
-        next,
+/// Whether it is `.` or `..`.
+pub(crate) fn is_dot(entry: &DirectoryEntry) -> bool {
+    entry.cookie <= AFTER_PARENT
+}
+
+fn dot(name: &'static str, cookie: u64, inode: InodeId) -> DirectoryEntry {
+    DirectoryEntry {
         name: Bytes::from_static(name.as_bytes()),
         inode,
         kind: FileKind::Directory,
         attributes: None,
+        cookie,
     }
 }
 
@@ -122,46 +133,90 @@ impl Listing {
         Some(index + 1)
     }
 
-    async fn read_page(&mut self, cluster: &Cluster, directory: InodeId, place: u64) -> Result<(), Errno> {
+    /// Whether the directory is known to end behind the first so many entries.
+    fn ends_at(&self, skip: usize) -> bool {
+        self.last && skip == self.entries.len()
+    }
+
+    fn part(&self, directory: InodeId, from: u64, skip: usize) -> Part {
+        let mut dots = Vec::new();
+        if from < AFTER_SELF {
+            dots.push(dot(".", AFTER_SELF, directory));
+        }
+        if from < AFTER_PARENT {
+            dots.push(dot("..", AFTER_PARENT, self.parent.unwrap_or(directory)));
+        }
+        Part {
+            dots,
+            page: self.entries.clone(),
+            skip,
+        }
+    }
+
+    /// Says where in the page the place is: at its start.
+    async fn read_page(
+        &mut self,
+        cluster: &Cluster,
+        directory: InodeId,
+        place: u64,
+        limit: u32,
+    ) -> Result<usize, Errno> {
         let after = match place {
             0 => ListPosition::Start,
             cookie => ListPosition::AfterCookie(cookie),
         };
-        let page = cluster.read_directory(directory, after, PAGE_ENTRIES).await;
+        let page = cluster.read_directory(directory, after, limit).await;
         let page = page.map_err(errno)?;
         self.start = place;
         self.parent = Some(page.parent);
         self.last = !page.more || page.entries.is_empty();
-        self.entries = page.entries;
-        Ok(())
+        self.entries = Arc::new(page.entries);
+        Ok(0)
     }
 }
 
-/// With the attributes of every entry but `.` and `..`; those removed meanwhile are left out, and the last ones if too many have to
-/// be asked about.
-pub(crate) async fn complete(
-    cluster: &Cluster,
-    mut listed: Vec<Listed>,
-) -> Result<Vec<(Listed, Option<Attributes>)>, Errno> {
-    let unknown = |(_, entry): &(usize, &Listed)| entry.attributes.is_none() && !entry.is_dot();
-    let too_many = listed.iter().enumerate().filter(unknown).nth(ATTRIBUTES_AT_ONCE);
-    let count = too_many.map_or(listed.len(), |(index, _)| index);
-    listed.truncate(count);
-    let asked = listed.into_iter().map(|entry| async move {
-        let attributes = match &entry.attributes {
-            None if !entry.is_dot() => cluster.attributes(entry.inode).await.map(Some),
-            known => Ok(known.clone()),
-        };
-        (entry, attributes)
-    });
-    let mut asked = futures::stream::iter(asked).buffered(ATTRIBUTES_AT_ONCE);
-    let mut known = Vec::new();
-    while let Some((entry, attributes)) = asked.next().await {
-        match attributes {
-            Ok(attributes) => known.push((entry, attributes)),
-            Err(Failure::Refused(Refusal::NotFound, _)) => {}
-            Err(failure) => return Err(errno(failure)),
+/// What is asked about entries that came without attributes.
+#[derive(Default)]
+pub(crate) struct Asked {
+    /// How many entries there is an answer for, from the first on.
+    pub(crate) count: usize,
+    /// None for what was removed meanwhile.
+    attributes: HashMap<InodeId, Option<Attributes>>,
+}
+
+impl Asked {
+    /// What is known of an entry now.
+    pub(crate) fn attributes<'a>(&'a self, entry: &'a DirectoryEntry) -> Option<&'a Attributes> {
+        match &entry.attributes {
+            Some(attributes) => Some(attributes),
+            None => self.attributes.get(&entry.inode)?.as_ref(),
         }
     }
-    Ok(known)
+}
+
+/// Asks for the attributes of the first entries, but `.` and `..`, that came without; not of so many that it takes long.
+pub(crate) async fn ask_missing(cluster: &Cluster, part: &Part) -> Result<Asked, Errno> {
+    let mut asked = Asked::default();
+    let mut missing = Vec::new();
+    for entry in part.entries().take(ENTRIES_WITH_ATTRIBUTES as usize) {
+        if entry.attributes.is_none() && !is_dot(entry) {
+            if missing.len() == ATTRIBUTES_AT_ONCE {
+                break;
+            }
+            missing.push(entry.inode);
+        }
+        asked.count += 1;
+    }
+    let answers = missing
+        .into_iter()
+        .map(|inode| async move { (inode, cluster.attributes(inode).await) });
+    for (inode, answer) in futures::future::join_all(answers).await {
+        let attributes = match answer {
+            Ok(attributes) => Some(attributes),
+            Err(Failure::Refused(Refusal::NotFound, _)) => None,
+            Err(failure) => return Err(errno(failure)),
+        };
+        asked.attributes.insert(inode, attributes);
+    }
+    Ok(asked)
 }

@@ -53,6 +53,7 @@ mod publish;
 mod range_buffer;
 mod ranges;
 mod read;
+mod show;
 mod task;
 mod told_names;
 mod volume;

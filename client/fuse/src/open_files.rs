@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bark_schema::access_time::{Access, Times};
 use bark_schema::ids::InodeId;
-use bark_schema::operation::{Attributes, FileKind};
+use bark_schema::operation::{Attributes, FileKind, UnixNanos};
 
 use crate::cluster::Cluster;
 use crate::delegations::Haste;
@@ -50,6 +50,9 @@ pub(crate) struct Shown {
     oldest: u64,
     /// It may have pages of it.
     pub(crate) has_pages: bool,
+    /// Version and time of change when this mount had published what it wrote and nobody had it open any more. Until then what is
+    /// known of the open file counts.
+    published: (u64, UnixNanos),
     pub(crate) times: Times,
     /// It had no extended attributes then.
     pub(crate) bare: bool,
@@ -132,18 +135,35 @@ impl OpenFiles {
 
     /// Attributes as the cluster told them, with what is written here; what the kernel sees from now on.
     pub(crate) fn show(&self, attributes: Attributes) -> Attributes {
-        let attributes = match attributes.kind {
-            FileKind::Regular => match self.get(attributes.inode) {
-                Some(file) => {
-                    file.learn(&attributes);
-                    file.attributes()
-                }
-                None => attributes,
-            },
-            _ => attributes,
-        };
+        let attributes = self.with_written(&attributes).unwrap_or(attributes);
         self.note_shown(&attributes);
         attributes
+    }
+
+    /// The same, unless the cluster was asked before this mount published something that is not in the answer.
+    pub(crate) fn show_current(&self, attributes: Attributes) -> Option<Attributes> {
+        let attributes = match self.with_written(&attributes) {
+            Some(attributes) => attributes,
+            None if self.is_outdated(&attributes) => return None,
+            None => attributes,
+        };
+        self.note_shown(&attributes);
+        Some(attributes)
+    }
+
+    /// What programs see of a file that is open, or not published.
+    fn with_written(&self, attributes: &Attributes) -> Option<Attributes> {
+        let is_regular = attributes.kind == FileKind::Regular;
+        let file = self.get(attributes.inode).filter(|_| is_regular)?;
+        file.learn(attributes);
+        Some(file.attributes())
+    }
+
+    /// Whether this mount has published something that is not in an answer of the cluster.
+    pub(crate) fn is_outdated(&self, attributes: &Attributes) -> bool {
+        let shown = self.lock_shown();
+        let shown = shown.get(&attributes.inode);
+        shown.is_some_and(|shown| (attributes.version, attributes.changed) < shown.published)
     }
 
     /// The kernel sees these from now on.
@@ -153,6 +173,7 @@ impl OpenFiles {
         let (oldest, has_pages) = before.map_or((attributes.version, false), |before| {
             (before.oldest, before.has_pages)
         });
+        let published = before.map_or((0, 0), |before| before.published);
         shown.insert(
             attributes.inode,
             Shown {
@@ -160,6 +181,7 @@ impl OpenFiles {
                 group: attributes.group,
                 oldest,
                 has_pages,
+                published,
                 times: attributes.into(),
                 bare: attributes.xattr_count == 0,
                 at: Instant::now(),
@@ -241,13 +263,17 @@ impl OpenFiles {
     fn drop_if_closed(&self, file: &Arc<OpenFile>) {
         let mut open = self.lock();
         if open.get(&file.inode).is_some_and(|entry| entry.handles == 0) && !file.is_dirty() {
-            open.remove(&file.inode);
-            drop(open);
-            let pages = file.lock().pages;
+            let (pages, published) = {
+                let state = file.lock();
+                (state.pages, (state.attributes.version, state.attributes.changed))
+            };
+            // Before it leaves the table: who does not find it there finds this.
             if let Some(shown) = self.lock_shown().get_mut(&file.inode) {
                 shown.oldest = pages.oldest;
                 shown.has_pages = pages.has_some;
+                shown.published = published;
             }
+            open.remove(&file.inode);
         }
     }
 

@@ -20,15 +20,14 @@ use bark_schema::operation::{
     SetTime,
 };
 use bytes::Bytes;
-use fuser::{Errno, FileAttr, FileType, INodeNo, TimeOrNow};
+use fuser::{Errno, FileAttr, INodeNo, TimeOrNow};
 
 use crate::access_times::AccessTimes;
-use crate::attributes::{bare_directory, file_attributes, unix_nanos};
+use crate::attributes::unix_nanos;
 use crate::capacity::{Capacity, CapacityCache};
 use crate::cluster::Cluster;
 use crate::delegations::Haste;
 use crate::directories::Directories;
-use crate::directory::{DirectoryStream, Listed, complete};
 use crate::errno::errno;
 use crate::inheritance::Mode;
 use crate::kept_attributes::without_privileges;
@@ -127,55 +126,11 @@ impl Volume {
         }
     }
 
-    /// Attributes on their way to the kernel.
-    pub(crate) fn show(&self, attributes: Attributes) -> FileAttr {
-        let attributes = self.files.show(attributes);
-        self.with_access_time(attributes)
-    }
-
-    /// Attributes of a file with what is written here, which the cluster does not have yet.
-    fn show_written(&self, attributes: &Attributes) -> FileAttr {
-        self.files.note_shown(attributes);
-        self.with_access_time(attributes.clone())
-    }
-
-    /// The time of the last read that is not told yet counts too.
-    fn with_access_time(&self, mut attributes: Attributes) -> FileAttr {
-        self.access_times.show_in(&mut attributes);
-        file_attributes(&attributes, self.number(attributes.inode))
-    }
-
-    /// The kernel is told that a name leads there.
-    pub(crate) fn note_told(&self, shown: &FileAttr, entry: Entry) {
-        if shown.kind == FileType::RegularFile {
-            self.told_names.note(self.inode(shown.ino), entry);
-        }
-    }
-
     /// Something other than a regular file was read. Its times are those the kernel was told.
     pub(crate) fn was_read(&self, inode: InodeId) {
         if let Some(shown) = self.files.shown(inode) {
             self.access_times.read(inode, shown.times);
         }
-    }
-
-    /// Part of a directory with attributes. The kernel takes none of `.` and `..`.
-    pub(crate) async fn list(
-        &self,
-        directory: &DirectoryStream,
-        from: u64,
-        count: usize,
-    ) -> Result<impl Iterator<Item = (Listed, FileAttr)>, Errno> {
-        let listed = directory.entries(&self.cluster, from, count).await?;
-        let known = complete(&self.cluster, listed).await?;
-        // One by one: what finds no room in the answer is not shown.
-        Ok(known.into_iter().map(|(entry, attributes)| {
-            let shown = match attributes {
-                Some(attributes) => self.show(attributes),
-                None => bare_directory(self.number(entry.inode)),
-            };
-            (entry, shown)
-        }))
     }
 
     pub(crate) async fn capacity(&self) -> Result<Capacity, Errno> {
@@ -187,7 +142,7 @@ impl Volume {
         let asked = self.directories.ask();
         let attributes = self.cluster.lookup(directory, name).await.map_err(errno)?;
         self.directories.learn(&attributes, asked);
-        Ok(self.show(attributes))
+        self.show_answer(attributes).await
     }
 
     /// Attributes. Those of a file that is written to here are known here: the kernel asks after each write.
@@ -210,7 +165,7 @@ impl Volume {
             let directory = self.number(entry.directory);
             self.files.notices.name_gone(directory, entry.name);
         }
-        Ok((self.show(attributes), self.valid()))
+        Ok((self.show_answer(attributes).await?, self.valid()))
     }
 
     pub(crate) async fn set_attributes(
@@ -518,6 +473,10 @@ impl Volume {
                 .map(|attributes| (attributes, None)),
         }
         .map_err(errno)?;
+        let (attributes, content) = match self.files.is_outdated(&attributes) {
+            true => (self.cluster.attributes(inode).await.map_err(errno)?, None),
+            false => (attributes, content),
+        };
         // The name it was found by is gone. Told so, the kernel looks the name up again; or comes again, if it was found
         // by a handle.
         let is_name_gone = self.lost_name(&attributes).is_some();

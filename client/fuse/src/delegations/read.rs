@@ -23,25 +23,13 @@ impl Delegations {
     /// What a name leads to.
     pub(crate) async fn lookup(self: &Arc<Self>, directory: InodeId, name: &Bytes) -> Known {
         self.wait_until_ready(directory).await;
-        let mut table = self.lock();
-        let Some(found) = table.ready(directory) else {
-            drop(table);
-            self.note_interest(directory, super::take::LOOKUP);
-            return Known::Unknown;
-        };
-        match found.name(name) {
-            Name::Nothing => Known::Nothing,
-            Name::Unknown { .. } => Known::Unknown,
-            Name::Elsewhere(inode, _) => Known::Inode(inode),
-            Name::Member(inode) => match table
-                .files
-                .get(&inode)
-                .and_then(|member| member.attributes.as_ref())
-            {
-                Some(attributes) => Known::Attributes(Box::new(attributes.clone())),
-                None => Known::Inode(inode),
-            },
+        if let Some(known) = self.lock().lookup(directory, name) {
+            return known;
         }
+        self.note_interest(directory, super::take::LOOKUP);
+        // What was decided in it before is on its way if it has just been given back.
+        self.settle_changes_of(directory).await;
+        Known::Unknown
     }
 
     pub(crate) async fn attributes(&self, inode: InodeId) -> Option<Attributes> {
@@ -136,6 +124,21 @@ pub(super) fn is_decided_here(attributes: &Attributes) -> bool {
 }
 
 impl Table {
+    /// None if the directory is not delegated.
+    fn lookup(&mut self, directory: InodeId, name: &Bytes) -> Option<Known> {
+        let leads_to = self.ready(directory)?.name(name);
+        let attributes = |inode| self.files.get(&inode)?.attributes.clone();
+        Some(match leads_to {
+            Name::Nothing => Known::Nothing,
+            Name::Unknown { .. } => Known::Unknown,
+            Name::Elsewhere(inode, _) => Known::Inode(inode),
+            Name::Member(inode) => match attributes(inode) {
+                Some(attributes) => Known::Attributes(Box::new(attributes)),
+                None => Known::Inode(inode),
+            },
+        })
+    }
+
     pub(super) fn changes_of(&self, inode: InodeId) -> u64 {
         self.lines.get(&inode.home()).map_or(0, |line| line.changes)
     }
