@@ -166,6 +166,13 @@ impl OpenFiles {
         shown.is_some_and(|shown| (attributes.version, attributes.changed) < shown.published)
     }
 
+    /// What became of what was published, asked for afterwards.
+    pub(crate) fn correct_published(&self, inode: InodeId, published: (u64, UnixNanos)) {
+        if let Some(shown) = self.lock_shown().get_mut(&inode) {
+            shown.published = published;
+        }
+    }
+
     /// The kernel sees these from now on.
     pub(crate) fn note_shown(&self, attributes: &Attributes) {
         let mut shown = self.lock_shown();
